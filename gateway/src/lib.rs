@@ -1,0 +1,2 @@
+//! HTTP ingress to function chains.
+#![forbid(unsafe_code)]

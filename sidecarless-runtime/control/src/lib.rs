@@ -1,0 +1,2 @@
+//! Versioned messages of the control sockets and the types of the admin API.
+#![forbid(unsafe_code)]

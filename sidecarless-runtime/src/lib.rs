@@ -1,0 +1,2 @@
+//! The supervisor: manifests, instances, restarts, the admin API.
+#![forbid(unsafe_code)]
