@@ -1,4 +1,5 @@
 //! Ids are newtypes so that an instance can never be passed where a function is meant.
+#![allow(missing_debug_implementations, reason = "the derives below add hidden types; every id derives Debug")]
 
 use core::fmt;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};

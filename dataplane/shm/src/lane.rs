@@ -1,0 +1,351 @@
+//! A single-producer single-consumer queue of packet descriptors between two processes that need not trust each other.
+//!
+//! Each side keeps its own position in private memory and only *publishes* it; what the other side publishes is checked
+//! against what is possible. A producer that dies between two stores has published nothing. Entries are atomics, so a
+//! peer that writes while we read gives us a wrong descriptor, which the reader checks anyway, and never a data race.
+//!
+//! Sleeping: the consumer announces that it will wait ([`Consumer::prepare_to_wait`]), looks once more, and waits on its
+//! doorbell. The producer publishes, then looks for the announcement. Both put a full fence between, so at least one
+//! sees the other.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use ramet_common::PacketDescriptor;
+use zerocopy::transmute;
+
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+#[cfg(not(loom))]
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+use crate::segment::{Access, Mapping, SegmentError};
+
+/// How many descriptors a lane holds.
+#[cfg(not(loom))]
+pub const LANE_ENTRIES: u64 = 256;
+/// A model small enough to explore.
+#[cfg(loom)]
+pub const LANE_ENTRIES: u64 = 2;
+
+const WORDS: usize = 4;
+
+/// A cache line that only the producer writes.
+#[repr(C, align(64))]
+#[derive(Debug)]
+struct ProducerLine {
+    tail: AtomicU64,
+}
+
+/// A cache line that only the consumer writes (but for clearing `waiting`).
+#[repr(C, align(64))]
+#[derive(Debug)]
+struct ConsumerLine {
+    head: AtomicU64,
+    waiting: AtomicU32,
+    load: AtomicU32,
+}
+
+/// The memory that both sides map. All atomics, so any bit pattern is valid.
+#[repr(C)]
+#[derive(Debug)]
+pub struct LaneMemory {
+    producer: ProducerLine,
+    consumer: ConsumerLine,
+    entries: [[AtomicU64; WORDS]; LANE_ENTRIES as usize],
+}
+
+/// The bytes of a lane's memfd.
+pub const LANE_BYTES: usize = size_of::<LaneMemory>().next_multiple_of(4096);
+
+/// The peer published a position that no honest peer can reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LaneError {
+    /// No room for the batch; nothing was published.
+    #[error("the lane has no room for this batch")]
+    Full,
+    /// The far side wrote an impossible position. The lane must be given up.
+    #[error("the far side of the lane wrote an impossible position")]
+    Corrupt,
+}
+
+/// A lane in a sealed memfd.
+#[derive(Clone, Debug)]
+pub struct SharedLane(Arc<Mapping>);
+
+impl SharedLane {
+    /// Maps the lane in `fd`, made by [`crate::segment::create_sealed`] with [`LANE_BYTES`].
+    ///
+    /// # Errors
+    /// A file of another size or without seals, or `mmap`'s error.
+    pub fn map(fd: std::os::fd::BorrowedFd<'_>) -> Result<Self, SegmentError> {
+        crate::segment::check_sealed(fd, LANE_BYTES)?;
+        let mapping = Mapping::new(fd, 0, LANE_BYTES, Access::ReadWrite)?;
+        Ok(Self(mapping))
+    }
+}
+
+impl Deref for SharedLane {
+    type Target = LaneMemory;
+
+    fn deref(&self) -> &LaneMemory {
+        let Ok(pointer) = self.0.typed::<LaneMemory>(0) else {
+            unreachable!("a lane's mapping is as large as a lane and starts a page")
+        };
+        // SAFETY: S1, S2, S3, S4: the mapping holds a whole lane, and a lane is made of atomics.
+        unsafe { pointer.as_ref() }
+    }
+}
+
+/// The writing end. One per lane; keep it behind a lock where several threads send.
+#[derive(Debug)]
+pub struct Producer<M: Deref<Target = LaneMemory>> {
+    memory: M,
+    tail: u64,
+}
+
+impl<M: Deref<Target = LaneMemory>> Producer<M> {
+    /// The writing end of a lane that nobody has used.
+    pub fn new(memory: M) -> Self {
+        Self { memory, tail: 0 }
+    }
+
+    /// Publishes the whole batch or nothing. `Ok(true)`: the reader waits and its doorbell must be rung.
+    ///
+    /// # Errors
+    /// [`LaneError::Full`], or [`LaneError::Corrupt`] from a hostile reader.
+    pub fn push(&mut self, batch: &[PacketDescriptor]) -> Result<bool, LaneError> {
+        let used = self.used()?;
+        if batch.len() as u64 > LANE_ENTRIES - used {
+            return Err(LaneError::Full);
+        }
+        for (place, descriptor) in (self.tail..).zip(batch) {
+            let words: [u64; WORDS] = transmute!(*descriptor);
+            let entry = &self.memory.entries[(place % LANE_ENTRIES) as usize];
+            for (into, word) in entry.iter().zip(words) {
+                into.store(word, Ordering::Relaxed);
+            }
+        }
+        self.tail += batch.len() as u64;
+        // SYNC: entries published; pairs with the load of `tail` in `pop`.
+        self.memory.producer.tail.store(self.tail, Ordering::Release);
+        // SYNC: publish, then look for the announcement; pairs with the fence in `prepare_to_wait`.
+        fence(Ordering::SeqCst);
+        let waiting = &self.memory.consumer.waiting;
+        Ok(waiting.load(Ordering::Relaxed) != 0 && waiting.swap(0, Ordering::Relaxed) != 0)
+    }
+
+    /// How many descriptors the reader has not yet taken, plus what it says it holds: the lane's part in its load.
+    ///
+    /// # Errors
+    /// [`LaneError::Corrupt`] from a hostile reader.
+    pub fn load(&self) -> Result<u64, LaneError> {
+        Ok(self.used()? + u64::from(self.memory.consumer.load.load(Ordering::Relaxed)))
+    }
+
+    fn used(&self) -> Result<u64, LaneError> {
+        // SYNC: entries free again; pairs with the store of `head` in `pop`.
+        let head = self.memory.consumer.head.load(Ordering::Acquire);
+        match self.tail.checked_sub(head) {
+            Some(used) if used <= LANE_ENTRIES => Ok(used),
+            _ => Err(LaneError::Corrupt),
+        }
+    }
+}
+
+/// The reading end. One per lane.
+#[derive(Debug)]
+pub struct Consumer<M: Deref<Target = LaneMemory>> {
+    memory: M,
+    head: u64,
+}
+
+impl<M: Deref<Target = LaneMemory>> Consumer<M> {
+    /// The reading end of a lane that nobody has used.
+    pub fn new(memory: M) -> Self {
+        Self { memory, head: 0 }
+    }
+
+    /// Takes up to `most` descriptors, each copied once, and gives them to `take`. Returns how many.
+    ///
+    /// # Errors
+    /// [`LaneError::Corrupt`] from a hostile writer.
+    pub fn pop(&mut self, most: usize, mut take: impl FnMut(PacketDescriptor)) -> Result<usize, LaneError> {
+        let count = self.ready()?.min(most as u64);
+        if count == 0 {
+            return Ok(0);
+        }
+        for place in self.head..self.head + count {
+            let entry = &self.memory.entries[(place % LANE_ENTRIES) as usize];
+            let mut words = [0u64; WORDS];
+            for (into, word) in words.iter_mut().zip(entry) {
+                *into = word.load(Ordering::Relaxed);
+            }
+            take(transmute!(words));
+        }
+        self.head += count;
+        // SYNC: entries free again; pairs with the load of `head` in `used`.
+        self.memory.consumer.head.store(self.head, Ordering::Release);
+        Ok(count as usize)
+    }
+
+    /// How many descriptors are there to take.
+    ///
+    /// # Errors
+    /// [`LaneError::Corrupt`] from a hostile writer.
+    pub fn ready(&self) -> Result<u64, LaneError> {
+        // SYNC: entries published; pairs with the store of `tail` in `push`.
+        let tail = self.memory.producer.tail.load(Ordering::Acquire);
+        match tail.checked_sub(self.head) {
+            Some(ready) if ready <= LANE_ENTRIES => Ok(ready),
+            _ => Err(LaneError::Corrupt),
+        }
+    }
+
+    /// Announces that the reader is about to wait. The caller then looks at [`Consumer::ready`] of every lane once more
+    /// and waits only if all are empty.
+    pub fn prepare_to_wait(&self) {
+        self.memory.consumer.waiting.store(1, Ordering::Relaxed);
+        // SYNC: announce, then look; pairs with the fence in `push`.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Takes the announcement back, so that writers ring no bell.
+    pub fn awake(&self) {
+        self.memory.consumer.waiting.store(0, Ordering::Relaxed);
+    }
+
+    /// Says how many messages the reader holds, for the writer's choice among replicas.
+    pub fn publish_load(&self, messages: u32) {
+        self.memory.consumer.load.store(messages, Ordering::Relaxed);
+    }
+}
+
+#[cfg(loom)]
+impl LaneMemory {
+    fn on_heap() -> Arc<Self> {
+        Arc::new(Self {
+            producer: ProducerLine { tail: AtomicU64::new(0) },
+            consumer: ConsumerLine { head: AtomicU64::new(0), waiting: AtomicU32::new(0), load: AtomicU32::new(0) },
+            entries: std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::new(0))),
+        })
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::segment::create_sealed;
+    use ramet_common::{FunctionId, Generation, Kind, RequestId, SlotIndex};
+    use std::os::fd::AsFd;
+
+    fn lane() -> (Producer<SharedLane>, Consumer<SharedLane>, SharedLane) {
+        let fd = create_sealed("lane", LANE_BYTES).expect("memfd");
+        let map = || SharedLane::map(fd.as_fd()).expect("map");
+        (Producer::new(map()), Consumer::new(map()), map())
+    }
+
+    fn numbered(number: u64) -> PacketDescriptor {
+        PacketDescriptor::new(Kind::Request, FunctionId(1), SlotIndex(0), Generation(0), RequestId(number))
+    }
+
+    #[test]
+    fn descriptors_arrive_once_and_in_order() {
+        let (mut producer, mut consumer, _) = lane();
+        let mut expected = 0;
+        for round in 0..1000u64 {
+            let batch: Vec<_> = (0..round % 7).map(|i| numbered(expected + i)).collect();
+            producer.push(&batch).expect("room");
+            let mut seen = Vec::new();
+            consumer.pop(64, |descriptor| seen.push(descriptor.request.0)).expect("honest");
+            assert_eq!(seen, (expected..expected + round % 7).collect::<Vec<_>>());
+            expected += round % 7;
+        }
+    }
+
+    #[test]
+    fn a_batch_that_does_not_fit_publishes_nothing() {
+        let (mut producer, mut consumer, _) = lane();
+        for number in 0..LANE_ENTRIES - 1 {
+            producer.push(&[numbered(number)]).expect("room");
+        }
+        assert_eq!(producer.push(&[numbered(0), numbered(1)]), Err(LaneError::Full));
+        assert_eq!(consumer.ready(), Ok(LANE_ENTRIES - 1));
+        assert_eq!(consumer.pop(1, |_| {}), Ok(1));
+        assert_eq!(producer.push(&[numbered(0), numbered(1)]), Ok(false));
+    }
+
+    #[test]
+    fn the_bell_is_wanted_only_after_an_announcement_and_only_once() {
+        let (mut producer, consumer, _) = lane();
+        assert_eq!(producer.push(&[numbered(0)]), Ok(false));
+        consumer.prepare_to_wait();
+        assert_eq!(producer.push(&[numbered(1)]), Ok(true));
+        assert_eq!(producer.push(&[numbered(2)]), Ok(false));
+    }
+
+    #[test]
+    fn impossible_positions_are_noticed_by_both_sides() {
+        let (mut producer, mut consumer, raw) = lane();
+        raw.producer.tail.store(LANE_ENTRIES + 1, Ordering::Relaxed);
+        assert_eq!(consumer.pop(64, |_| {}), Err(LaneError::Corrupt));
+        raw.consumer.head.store(1, Ordering::Relaxed);
+        assert_eq!(producer.push(&[numbered(0)]), Err(LaneError::Corrupt));
+    }
+}
+
+/// Model-checked with `RUSTFLAGS="--cfg loom" cargo test -p ramet-shm --release loom_`.
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use loom::thread;
+    use ramet_common::{FunctionId, Generation, Kind, RequestId, SlotIndex};
+
+    fn numbered(number: u64) -> PacketDescriptor {
+        PacketDescriptor::new(Kind::Request, FunctionId(1), SlotIndex(0), Generation(0), RequestId(number))
+    }
+
+    #[test]
+    fn loom_entries_are_whole_when_their_position_is_seen() {
+        loom::model(|| {
+            let memory = LaneMemory::on_heap();
+            let (mut producer, mut consumer) = (Producer::new(memory.clone()), Consumer::new(memory));
+            let writer = thread::spawn(move || {
+                for number in 1..=3 {
+                    while producer.push(&[numbered(number)]) == Err(LaneError::Full) {
+                        thread::yield_now();
+                    }
+                }
+            });
+            let reader = thread::spawn(move || {
+                let mut expected = 1;
+                while expected <= 3 {
+                    let taken = consumer.pop(1, |descriptor| assert_eq!(descriptor, numbered(expected)));
+                    match taken {
+                        Ok(0) => thread::yield_now(),
+                        Ok(_) => expected += 1,
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            });
+            writer.join().expect("writer");
+            reader.join().expect("reader");
+        });
+    }
+
+    #[test]
+    fn loom_no_wake_is_lost() {
+        loom::model(|| {
+            let memory = LaneMemory::on_heap();
+            let (mut producer, consumer) = (Producer::new(memory.clone()), Consumer::new(memory));
+            let writer = thread::spawn(move || producer.push(&[numbered(1)]).expect("room"));
+            let reader = thread::spawn(move || {
+                consumer.prepare_to_wait();
+                consumer.ready().expect("honest") > 0
+            });
+            let rang = writer.join().expect("writer");
+            let saw = reader.join().expect("reader");
+            assert!(rang || saw, "the reader would sleep on a message");
+        });
+    }
+}
