@@ -16,6 +16,10 @@ pub const EDGES_MAX: u32 = 65_536;
 /// How many slots all pools can have together, unless the loader sets another number.
 pub const SLOTS_MAX_DEFAULT: u32 = 1 << 20;
 
+/// How often a slot may move between functions before the gateway has it again. It bounds what two functions that
+/// pass a slot to and fro without reading their sockets can queue in the kernel: slots × this.
+pub const HOPS_MAX: u32 = 64;
+
 /// The sender's identity, in socket-local storage of its TCP socket.
 pub const IDENTITIES: &str = "IDENTITIES";
 /// The sockmap whose sockets carry the program, by instance index.
@@ -32,6 +36,8 @@ pub const DOMAINS: &str = "DOMAINS";
 pub const EDGES: &str = "EDGES";
 /// Slot → [`crate::LedgerWord`]; supervisor and gateway map it.
 pub const LEDGER: &str = "LEDGER";
+/// Slot → `u32`, as the ledger: its moves between functions since the gateway last sent it.
+pub const HOPS: &str = "HOPS";
 /// [`crate::Refusal`] → `u64`, per CPU.
 pub const REFUSALS: &str = "REFUSALS";
 /// The `sk_msg` program.

@@ -28,11 +28,13 @@ pub enum Refusal {
     KindDenied = 9,
     /// The descriptors of one batch name several destinations.
     MixedBatch = 10,
+    /// The slot has moved [`crate::map::HOPS_MAX`] times without passing the gateway.
+    TooManyHops = 11,
 }
 
 impl Refusal {
     /// How many reasons there are.
-    pub const COUNT: usize = 11;
+    pub const COUNT: usize = 12;
 
     /// Every reason, in the order of the counters.
     pub const ALL: [Refusal; Self::COUNT] = [
@@ -47,6 +49,7 @@ impl Refusal {
         Self::Unreachable,
         Self::KindDenied,
         Self::MixedBatch,
+        Self::TooManyHops,
     ];
 
     /// The reason with this number.
@@ -70,6 +73,7 @@ impl Refusal {
             Self::Unreachable => "unreachable",
             Self::KindDenied => "kind_denied",
             Self::MixedBatch => "mixed_batch",
+            Self::TooManyHops => "too_many_hops",
         }
     }
 }

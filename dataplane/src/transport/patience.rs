@@ -1,0 +1,70 @@
+//! How long a waiting reader looks before it sleeps: only as long as looking has paid lately.
+
+use std::time::Duration;
+
+/// Learns from how long the last waits were.
+#[derive(Clone, Debug)]
+pub struct Patience {
+    longest: Duration,
+    typical_ns: u64,
+}
+
+impl Patience {
+    /// How often a reader looks between two yields.
+    pub const LOOKS: u32 = 20;
+
+    /// Never looks more than once: for readers that must not use the CPU while they wait.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { longest: Duration::ZERO, typical_ns: u64::MAX }
+    }
+
+    /// Looks for at most 50 µs, which is what two wake-ups of a sleeper on another core cost.
+    #[must_use]
+    pub fn adaptive() -> Self {
+        Self { longest: Duration::from_micros(50), typical_ns: u64::MAX }
+    }
+
+    /// How long to look now. Waits that are typically longer than four times the limit are not worth a look.
+    #[must_use]
+    pub fn budget(&self) -> Duration {
+        let worth = u64::try_from(self.longest.as_nanos()).unwrap_or(u64::MAX).saturating_mul(4);
+        if self.typical_ns <= worth { self.longest } else { Duration::ZERO }
+    }
+
+    /// Learns from a wait: a moving average over about eight of them, which one long wait does not upset.
+    pub fn waited(&mut self, wait: Duration) {
+        const CAP_NS: u64 = 2_000_000;
+        let wait_ns = u64::try_from(wait.as_nanos()).unwrap_or(CAP_NS).min(CAP_NS);
+        let typical_ns = self.typical_ns.min(CAP_NS);
+        self.typical_ns = typical_ns - typical_ns / 8 + wait_ns / 8;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_waits_earn_patience_and_long_ones_lose_it() {
+        let mut patience = Patience::adaptive();
+        assert_eq!(patience.budget(), Duration::ZERO, "nothing is known yet");
+        for _ in 0..64 {
+            patience.waited(Duration::from_micros(20));
+        }
+        assert_eq!(patience.budget(), Duration::from_micros(50));
+        for _ in 0..8 {
+            patience.waited(Duration::from_secs(1));
+        }
+        assert_eq!(patience.budget(), Duration::ZERO);
+    }
+
+    #[test]
+    fn none_never_looks() {
+        let mut patience = Patience::none();
+        for _ in 0..64 {
+            patience.waited(Duration::ZERO);
+        }
+        assert_eq!(patience.budget(), Duration::ZERO);
+    }
+}

@@ -1,0 +1,91 @@
+//! The ring transport's lane: a shared-memory queue and an eventfd, each shared by exactly two processes.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
+
+use ramet_common::PacketDescriptor;
+use ramet_shm::doorbell;
+use ramet_shm::lane::{Consumer, LANE_BYTES, LaneError, Producer, SharedLane};
+use ramet_shm::segment::{create_sealed, duplicate};
+
+use super::lanes::{Broken, InLane, OutLane, PushError};
+use crate::endpoint::LinkEnd;
+
+/// Makes a lane: the sender's end and the receiver's.
+///
+/// # Errors
+/// The failing system call.
+pub fn link() -> io::Result<(LinkEnd, LinkEnd)> {
+    let memory = create_sealed("ramet-lane", LANE_BYTES).map_err(io::Error::other)?;
+    let bell = doorbell::create()?;
+    let sender = LinkEnd(vec![duplicate(&memory)?, duplicate(&bell)?]);
+    Ok((sender, LinkEnd(vec![memory, bell])))
+}
+
+fn open(end: LinkEnd) -> io::Result<(SharedLane, OwnedFd)> {
+    let [memory, bell] = <[OwnedFd; 2]>::try_from(end.0)
+        .map_err(|fds| io::Error::other(format!("a ring lane comes as 2 descriptors, not {}", fds.len())))?;
+    Ok((SharedLane::map(memory.as_fd()).map_err(io::Error::other)?, bell))
+}
+
+pub(super) fn out_lane(end: LinkEnd) -> io::Result<Box<dyn OutLane>> {
+    let (lane, bell) = open(end)?;
+    Ok(Box::new(RingOut { producer: Mutex::new(Producer::new(lane)), bell }))
+}
+
+pub(super) fn in_lane(end: LinkEnd) -> io::Result<(Box<dyn InLane>, OwnedFd)> {
+    let (lane, bell) = open(end)?;
+    Ok((Box::new(RingIn { consumer: Consumer::new(lane) }), bell))
+}
+
+#[derive(Debug)]
+struct RingOut {
+    producer: Mutex<Producer<SharedLane>>,
+    bell: OwnedFd,
+}
+
+impl OutLane for RingOut {
+    fn push(&self, batch: &[PacketDescriptor]) -> Result<(), PushError> {
+        let pushed = self.producer.lock().unwrap_or_else(PoisonError::into_inner).push(batch);
+        match pushed {
+            Ok(false) => Ok(()),
+            // The batch is published: a bell that cannot ring only delays it until the reader looks again.
+            Ok(true) => doorbell::ring(self.bell.as_fd()).or(Ok(())),
+            Err(LaneError::Full) => Err(PushError::Full),
+            Err(LaneError::Corrupt) => Err(PushError::Broken),
+        }
+    }
+
+    fn load(&self) -> u64 {
+        self.producer.lock().unwrap_or_else(PoisonError::into_inner).load().unwrap_or(u64::MAX)
+    }
+}
+
+#[derive(Debug)]
+struct RingIn {
+    consumer: Consumer<SharedLane>,
+}
+
+impl InLane for RingIn {
+    fn pop(&mut self, most: usize, take: &mut dyn FnMut(PacketDescriptor)) -> Result<usize, Broken> {
+        self.consumer.pop(most, take).map_err(|_| Broken)
+    }
+
+    fn ready(&self) -> bool {
+        // A corrupt lane counts as ready, so that `pop` gets to see and report it.
+        self.consumer.ready() != Ok(0)
+    }
+
+    fn announce_wait(&self) {
+        self.consumer.prepare_to_wait();
+    }
+
+    fn awake(&self) {
+        self.consumer.awake();
+    }
+
+    fn publish_load(&self, messages: u32) {
+        self.consumer.publish_load(messages);
+    }
+}
