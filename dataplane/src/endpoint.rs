@@ -136,4 +136,7 @@ pub trait Links: Debug + Send + Sync {
 
     /// Forgets `peer`: nothing is sent to it any more. What it has sent is still received.
     fn remove(&self, peer: InstanceId);
+
+    /// As [`Receiver::publish_load`], for a thread that completes a message while another one waits in `receive`.
+    fn publish_load(&self, messages: u32);
 }

@@ -182,11 +182,11 @@ pub fn inline_slot_bytes(block_bytes: usize, body_bytes: usize) -> usize {
 }
 
 /// Writes a message into a head slot that the caller owns. `envelope`'s lengths are filled in here. An inline body must
-/// already be in place; a table of parts is written.
+/// already be in place; a table of parts is written. Returns the envelope as written.
 ///
 /// # Errors
 /// [`MessageError::TooLarge`]: the slot is unchanged.
-pub fn write(slot: &Slot, mut envelope: Envelope, block: &[u8], body: &BodyPlace) -> Result<(), MessageError> {
+pub fn write(slot: &Slot, mut envelope: Envelope, block: &[u8], body: &BodyPlace) -> Result<Envelope, MessageError> {
     let block_end = ENVELOPE_BYTES + block.len();
     let (tail_offset, tail_bytes, part_count) = match body {
         BodyPlace::Inline { bytes: 0, .. } => (slot.bytes(), 0, 0),
@@ -213,7 +213,15 @@ pub fn write(slot: &Slot, mut envelope: Envelope, block: &[u8], body: &BodyPlace
     if let BodyPlace::Parts(parts) = body {
         slot.copy_in(tail_offset, parts.as_slice().as_bytes()).map_err(outside)?;
     }
-    Ok(())
+    Ok(envelope)
+}
+
+/// Rewrites the envelope alone, as returned by [`write`] or read by [`Message::read`]: for a message that goes on to another step unchanged.
+///
+/// # Errors
+/// [`MessageError::Malformed`] for a slot that is too small to be a head.
+pub fn rewrite_envelope(slot: &Slot, envelope: &Envelope) -> Result<(), MessageError> {
+    slot.copy_in(0, envelope.as_bytes()).map_err(|_| MessageError::Malformed("the slot is smaller than an envelope"))
 }
 
 #[cfg(test)]

@@ -1,2 +1,25 @@
-//! HTTP ingress to function chains.
+//! HTTP ingress to function chains: bodies go into slots, descriptors go out, answers come back from slots.
+//!
+//! The gateway is a process of its own. It starts with nothing, is handed sockets, pools and chains by the supervisor,
+//! runs one current-thread runtime per core, and never trusts a byte that a function could have written.
+//!
+//! Reading order: [`process`] is the conversation with the supervisor; [`worker`] is one core's loop; [`ingress`] turns
+//! HTTP into an [`exchange`] and back; [`conduct`] takes an exchange through the steps of its chain; [`flight`] is one
+//! message out at the functions; [`exchange`] owns every slot of a request; [`domain`] is a pool with its allocator;
+//! [`chains`] finds the chain of a request; [`metrics`] counts.
 #![forbid(unsafe_code)]
+
+mod chains;
+mod conduct;
+mod domain;
+mod exchange;
+mod flight;
+mod ingress;
+mod lending;
+mod metrics;
+mod problem;
+mod process;
+mod tls;
+mod worker;
+
+pub use process::{GatewayError, run};

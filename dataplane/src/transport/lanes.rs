@@ -48,6 +48,14 @@ pub(super) trait InLane: Debug + Send {
     fn awake(&self);
     /// Tells the far side how many messages the reader holds.
     fn publish_load(&self, messages: u32);
+    /// The same for other threads; `None` for lanes that do not tell.
+    fn gauge(&self) -> Option<Box<dyn Gauge>>;
+}
+
+/// Where one lane's writer reads how many messages the lane's reader holds.
+pub(super) trait Gauge: Debug + Send + Sync {
+    /// Tells it.
+    fn show(&self, messages: u32);
 }
 
 /// The lane's far side is gone or hostile.
@@ -82,6 +90,7 @@ pub fn endpoint(
         me,
         ledgers,
         lanes: RwLock::default(),
+        gauges: RwLock::default(),
         turn: AtomicUsize::new(0),
         changes: Arc::clone(&changes),
         epoll: Arc::clone(&epoll),
@@ -132,6 +141,8 @@ struct Outgoing {
     me: Member,
     ledgers: Arc<dyn Ledgers>,
     lanes: RwLock<HashMap<FunctionId, Vec<OutPeer>>>,
+    /// One for each lane that comes in.
+    gauges: RwLock<Vec<(InstanceId, Box<dyn Gauge>)>>,
     turn: AtomicUsize,
     changes: Arc<SegQueue<Change>>,
     epoll: Arc<Epoll>,
@@ -243,6 +254,11 @@ impl Links for Outgoing {
         self.epoll.add(&bell, EpollEvent::new(flags, u64::from(peer.0)))?;
         // From now on the first push rings, also while the receiver waits without knowing of this lane.
         lane.announce_wait();
+        if let Some(gauge) = lane.gauge() {
+            let mut gauges = self.gauges.write().unwrap_or_else(PoisonError::into_inner);
+            gauges.retain(|(known, _)| *known != peer);
+            gauges.push((peer, gauge));
+        }
         self.changes.push(Change::Joined(InPeer {
             instance: peer,
             function,
@@ -259,7 +275,14 @@ impl Links for Outgoing {
         for peers in lanes.values_mut() {
             peers.retain(|known| known.instance != peer);
         }
+        self.gauges.write().unwrap_or_else(PoisonError::into_inner).retain(|(known, _)| *known != peer);
         self.changes.push(Change::Left(peer));
+    }
+
+    fn publish_load(&self, messages: u32) {
+        for (_, gauge) in self.gauges.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            gauge.show(messages);
+        }
     }
 }
 

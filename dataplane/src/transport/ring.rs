@@ -9,7 +9,7 @@ use ramet_shm::doorbell;
 use ramet_shm::lane::{Consumer, LANE_BYTES, LaneError, Producer, SharedLane};
 use ramet_shm::segment::{create_sealed, duplicate};
 
-use super::lanes::{Broken, InLane, OutLane, PushError};
+use super::lanes::{Broken, Gauge, InLane, OutLane, PushError};
 use crate::endpoint::LinkEnd;
 
 /// Makes a lane: the sender's end and the receiver's.
@@ -36,7 +36,7 @@ pub(super) fn out_lane(end: LinkEnd) -> io::Result<Box<dyn OutLane>> {
 
 pub(super) fn in_lane(end: LinkEnd) -> io::Result<(Box<dyn InLane>, OwnedFd)> {
     let (lane, bell) = open(end)?;
-    Ok((Box::new(RingIn { consumer: Consumer::new(lane) }), bell))
+    Ok((Box::new(RingIn { consumer: Consumer::new(lane.clone()), lane }), bell))
 }
 
 #[derive(Debug)]
@@ -65,6 +65,7 @@ impl OutLane for RingOut {
 #[derive(Debug)]
 struct RingIn {
     consumer: Consumer<SharedLane>,
+    lane: SharedLane,
 }
 
 impl InLane for RingIn {
@@ -87,5 +88,19 @@ impl InLane for RingIn {
 
     fn publish_load(&self, messages: u32) {
         self.consumer.publish_load(messages);
+    }
+
+    fn gauge(&self) -> Option<Box<dyn Gauge>> {
+        Some(Box::new(RingGauge(Consumer::new(self.lane.clone()))))
+    }
+}
+
+/// A second handle on the lane's memory that takes nothing from it.
+#[derive(Debug)]
+struct RingGauge(Consumer<SharedLane>);
+
+impl Gauge for RingGauge {
+    fn show(&self, messages: u32) {
+        self.0.publish_load(messages);
     }
 }

@@ -9,7 +9,7 @@ use ramet_common::{BATCH_MAX, DESCRIPTOR_BYTES, PacketDescriptor};
 use ramet_shm::segment::{duplicate, number};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::lanes::{Broken, InLane, OutLane, PushError};
+use super::lanes::{Broken, Gauge, InLane, OutLane, PushError};
 use crate::endpoint::LinkEnd;
 
 /// Makes a lane: the sender's end and the receiver's.
@@ -94,4 +94,8 @@ impl InLane for SocketIn {
     fn awake(&self) {}
 
     fn publish_load(&self, _messages: u32) {}
+
+    fn gauge(&self) -> Option<Box<dyn Gauge>> {
+        None
+    }
 }

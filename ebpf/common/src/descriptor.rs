@@ -30,9 +30,11 @@ pub enum Kind {
     Grant = 7,
     /// From the gateway: a slot to write body bytes into, tied to the head slot of `request`. Nothing moves.
     Lend = 8,
-    /// To the gateway: `aux` slots of class `step` are wanted for the head slot named here. Nothing moves.
+    /// To the gateway: slots are wanted for the request of the head slot named here; `aux` is [`want_aux`]. Nothing
+    /// moves.
     Want = 9,
-    /// To the gateway: `aux` bytes of a streamed body are ready in a lent slot. Nothing moves.
+    /// To the gateway: `aux` bytes of a streamed body are ready in a lent slot, from its start. With `aux` zero no slot is
+    /// named. Nothing moves.
     Chunk = 10,
     /// From the gateway: nobody waits for this request any more. Nothing moves.
     Cancel = 11,
@@ -125,10 +127,28 @@ impl Failure {
     }
 }
 
+/// The class in a [`Kind::Want`] that asks for one head slot, answered by one [`Kind::Grant`]; the low half of `aux` is
+/// then the size class of that slot.
+pub const WANT_HEAD: u16 = 0xffff;
+
+/// The `aux` of a [`Kind::Want`]: the size class in the high half, how many slots in the low.
+#[must_use]
+pub const fn want_aux(class: u16, count: u16) -> u32 {
+    (class as u32) << 16 | count as u32
+}
+
+/// The size class (or [`WANT_HEAD`]) and the number of slots (or the head's size class) that `aux` asks for.
+#[must_use]
+pub const fn want_parts(aux: u32) -> (u16, u16) {
+    ((aux >> 16) as u16, aux as u16)
+}
+
 /// Set in [`PacketDescriptor::flags`] of a `Return` whose slot was lent, not owned.
 pub const FLAG_LENT: u8 = 1;
 /// Set in a `Reply` whose body goes on in `Chunk`s, and cleared in the last `Chunk`.
 pub const FLAG_MORE: u8 = 2;
+/// Set in the last `Chunk` of a body that its function could not finish: the client must see that it breaks off.
+pub const FLAG_BROKEN: u8 = 4;
 
 /// 32 bytes that name a slot and say what to do with it. A request, never proof: whoever receives one checks it.
 ///
@@ -221,6 +241,18 @@ impl PacketDescriptor {
         match Kind::from_u8(self.kind) {
             Some(kind) => kind.moves_slot() && self.flags & FLAG_LENT == 0,
             None => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_want_reads_back_what_it_asked_for() {
+        for (class, count) in [(0, 1), (4, 16), (WANT_HEAD, 2), (3, u16::MAX)] {
+            assert_eq!(want_parts(want_aux(class, count)), (class, count));
         }
     }
 }

@@ -16,9 +16,9 @@ pub const EDGES_MAX: u32 = 65_536;
 /// How many slots all pools can have together, unless the loader sets another number.
 pub const SLOTS_MAX_DEFAULT: u32 = 1 << 20;
 
-/// How often a slot may move between functions before the gateway has it again. It bounds what two functions that
-/// pass a slot to and fro without reading their sockets can queue in the kernel: slots × this.
-pub const HOPS_MAX: u32 = 64;
+/// How often a slot may move between functions before the gateway has it again: as often as the longest chain has steps.
+/// It bounds what two functions that pass a slot to and fro without reading their sockets can queue in the kernel.
+pub const HOPS_MAX: u32 = 256;
 
 /// The sender's identity, in socket-local storage of its TCP socket.
 pub const IDENTITIES: &str = "IDENTITIES";
@@ -26,6 +26,10 @@ pub const IDENTITIES: &str = "IDENTITIES";
 pub const SENDERS: &str = "SENDERS";
 /// The sockmap of unix stream sockets that messages are redirected to, by instance index.
 pub const RECEIVERS: &str = "RECEIVERS";
+/// A sockmap with one TCP socket that is shut down for sending. A refused message is redirected there, which fails with
+/// `EPIPE` at the sender. Dropping it instead would fail with `EACCES`, but the kernel remembers that verdict and fails
+/// every later send on the socket without asking the program again.
+pub const NOWHERE: &str = "NOWHERE";
 /// [`FunctionId`] → [`Replicas`].
 pub const FUNCTIONS: &str = "FUNCTIONS";
 /// Instance index → [`InstanceState`]; the gateway maps it.

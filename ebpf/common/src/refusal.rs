@@ -1,4 +1,6 @@
 //! Why SPROXY refuses a send; each reason has a counter and the sender can ask for its last one.
+//!
+//! The send fails with `EPIPE` (see [`crate::map::NOWHERE`]), on a socket without an identity with `EACCES`.
 
 /// A reason for which a send is refused. The discriminants index the refusal counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

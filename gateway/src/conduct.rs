@@ -1,0 +1,287 @@
+//! Takes a request through the steps of its chain. Plain steps pass it on among themselves (DFR): the gateway sends once
+//! and receives once. Supervised steps (timeout, retries, parallel) are each sent and received here, with the input kept.
+
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use ramet_common::descriptor::Failure;
+use ramet_common::{FunctionId, Refusal};
+use ramet_dataplane::message::{
+    self, BlockWriter, BodyPlace, Envelope, FLAG_SHARED, FLAG_SUPERVISED, Message, MessageError, Part,
+};
+use ramet_dataplane::route::{Hop, Step, Work};
+use ramet_dataplane::{Route, SlotRef};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::chains::Chain;
+use crate::exchange::Holdings;
+use crate::flight::Outcome;
+use crate::problem::Problem;
+use crate::worker::{Departed, Worker};
+
+/// The header that tells a fan-in function where each branch's answer is in the body.
+const BRANCH_HEADER: &str = "ramet-branch";
+
+/// How long a request waits for a first instance, if its deadline allows.
+const INSTANCE_WAIT: Duration = Duration::from_secs(5);
+
+/// How often a waiting request tries again without having heard of a new instance.
+const INSTANCE_RETRY: Duration = Duration::from_millis(100);
+
+/// A request on its way through a chain.
+pub(crate) struct Journey {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) chain: Arc<Chain>,
+    pub(crate) holdings: Arc<Holdings>,
+    pub(crate) deadline: Instant,
+}
+
+/// A message that has come back.
+pub(crate) struct Arrived {
+    pub(crate) head: SlotRef,
+    pub(crate) message: Message,
+    /// Present when the body goes on in chunks.
+    pub(crate) stream: Option<Departed>,
+    next: Option<u16>,
+}
+
+impl Journey {
+    /// Runs the chain on the message in `head`, to the answer.
+    pub(crate) async fn run(&self, head: SlotRef, envelope: Envelope) -> Result<Arrived, Problem> {
+        match timeout_at(self.deadline, self.steps(head, envelope)).await {
+            Ok(result) => result,
+            Err(_) => Err(Problem::DeadlineExceeded(self.chain.settings.deadline)),
+        }
+    }
+
+    fn route(&self) -> &Route {
+        &self.chain.settings.route
+    }
+
+    async fn steps(&self, head: SlotRef, envelope: Envelope) -> Result<Arrived, Problem> {
+        let (mut head, mut envelope, mut at) = (head, envelope, 0u16);
+        // The graph has no cycles, so a message that takes more hops than there are steps was misled by a function.
+        for _ in 0..=self.route().steps.len() {
+            let step = self.step(at)?;
+            let arrived = match &step.work {
+                Work::Function(function) if !step.is_supervised() => {
+                    envelope.flags = 0;
+                    self.fly(head, envelope, at, *function).await?
+                }
+                Work::Function(function) => {
+                    let input = self.read(head)?;
+                    self.attempts(&input, head, step, at, *function).await?
+                }
+                Work::Parallel(branches) => {
+                    let input = self.read(head)?;
+                    let all = branches.iter().map(|branch| self.attempts(&input, head, step, at, branch.function));
+                    let arrived = try_join_all(all).await?;
+                    let named: Vec<_> = branches.iter().map(|branch| branch.name.as_str()).zip(arrived).collect();
+                    self.fan_in(&input, &named, at)?
+                }
+            };
+            match arrived.next {
+                None => return Ok(arrived),
+                Some(next) => (head, envelope, at) = (arrived.head, arrived.message.envelope, next),
+            }
+        }
+        Err(Problem::BadAnswer("it sent the request round in circles"))
+    }
+
+    fn step(&self, at: u16) -> Result<&Step, Problem> {
+        self.route().step(at).map_err(|_| Problem::BadAnswer("it named a step that the chain does not have"))
+    }
+
+    /// Sends the message in `head` to an instance of `function` and waits for what comes back.
+    async fn fly(&self, head: SlotRef, envelope: Envelope, at: u16, function: FunctionId) -> Result<Arrived, Problem> {
+        let patience_ends = Instant::now() + INSTANCE_WAIT;
+        loop {
+            let slot = self.holdings.slot(head.slot).ok_or(Problem::BadAnswer("its slot is not in the pool"))?;
+            let departed = self.worker.depart(&self.holdings, head, function, |id| {
+                let envelope = Envelope {
+                    request: id,
+                    step: at,
+                    generation: head.generation,
+                    reply_function: FunctionId::GATEWAY,
+                    reply_instance: self.worker.instance,
+                    gateway: self.worker.instance,
+                    ..envelope
+                };
+                message::rewrite_envelope(&slot, &envelope).map_err(|error| bad_message(&error))
+            })?;
+            match departed.outcome().await {
+                Outcome::Reply { more } => {
+                    let message = self.answer(head)?;
+                    return Ok(Arrived { head, message, stream: more.then_some(departed), next: None });
+                }
+                Outcome::Forward => {
+                    let message = self.read(head)?;
+                    let next = Some(message.envelope.next_step);
+                    return Ok(Arrived { head, message, stream: None, next });
+                }
+                Outcome::Failed(failure) => return Err(failed(failure)),
+                Outcome::Died => return Err(Problem::FunctionDied),
+                Outcome::Refused(Refusal::NoReplica | Refusal::EdgeDenied | Refusal::Unreachable) => {
+                    if Instant::now() >= patience_ends {
+                        return Err(Problem::NoInstance);
+                    }
+                    // Either way the next attempt decides: the wait only keeps it from being busy.
+                    let _ = timeout(INSTANCE_RETRY, self.worker.instance_joined()).await;
+                }
+                Outcome::Refused(Refusal::Full) => return Err(Problem::Overloaded),
+                Outcome::Refused(refusal) => {
+                    tracing::error!(?refusal, chain = self.route().chain, "the data plane refused the gateway");
+                    return Err(Problem::NoInstance);
+                }
+            }
+        }
+    }
+
+    /// Runs one function under supervision: each attempt on a head of its own, the input untouched.
+    async fn attempts(
+        &self,
+        input: &Message,
+        input_head: SlotRef,
+        step: &Step,
+        at: u16,
+        function: FunctionId,
+    ) -> Result<Arrived, Problem> {
+        let mut left = step.retries;
+        loop {
+            let attempt = async {
+                let (head, envelope) = self.copy_of(input, input_head)?;
+                let envelope = Envelope { flags: FLAG_SHARED | FLAG_SUPERVISED, ..envelope };
+                self.fly(head, envelope, at, function).await
+            };
+            match within(step.timeout, attempt).await {
+                Ok(arrived) => return Ok(arrived),
+                Err(problem) if left == 0 || !may_be_retried(&problem) => return Err(problem),
+                Err(problem) => {
+                    tracing::info!(chain = self.route().chain, step = step.name, ?problem, "an attempt failed; again");
+                    left -= 1;
+                }
+            }
+        }
+    }
+
+    /// A head of its own for one attempt, whose body is the input's, shared.
+    fn copy_of(&self, input: &Message, input_head: SlotRef) -> Result<(SlotRef, Envelope), Problem> {
+        let parts = parts_of(input, input_head);
+        self.new_head(input.envelope, input.block.as_bytes(), parts)
+    }
+
+    fn new_head(&self, envelope: Envelope, block: &[u8], parts: Vec<Part>) -> Result<(SlotRef, Envelope), Problem> {
+        let needed = message::inline_slot_bytes(block.len(), parts.len() * size_of::<Part>());
+        let head = self.holdings.allocate_bytes(needed).ok_or(Problem::PoolExhausted)?;
+        let slot = self.holdings.slot(head.slot).ok_or(Problem::PoolExhausted)?;
+        let envelope = Envelope { generation: head.generation, ..envelope };
+        let body = if parts.is_empty() { BodyPlace::EMPTY } else { BodyPlace::Parts(parts) };
+        let envelope = message::write(&slot, envelope, block, &body).map_err(|error| bad_message(&error))?;
+        Ok((head, envelope))
+    }
+
+    /// Joins the branches' answers into one message for the next step: the request's headers, one header per branch, and
+    /// the bodies one after the other.
+    fn fan_in(&self, input: &Message, branches: &[(&str, Arrived)], at: u16) -> Result<Arrived, Problem> {
+        let mut writer = BlockWriter::request(input.block.method(), input.block.target());
+        for (name, value) in input.block.headers() {
+            writer.header(name, value).map_err(|error| bad_message(&error))?;
+        }
+        let mut parts = Vec::new();
+        for (name, arrived) in branches {
+            if arrived.stream.is_some() {
+                return Err(Problem::BadAnswer("a parallel branch cannot stream"));
+            }
+            let bytes = arrived.message.body.bytes();
+            let value = format!("{name};status={};bytes={bytes}", arrived.message.envelope.status);
+            writer.header(BRANCH_HEADER, value.as_bytes()).map_err(|error| bad_message(&error))?;
+            parts.extend(parts_of(&arrived.message, arrived.head));
+        }
+        let (head, _) = self.new_head(input.envelope, &writer.finish(), parts)?;
+        let message = self.read(head)?;
+        let hop = self.route().after(at, None, |name| input.block.header(name));
+        match hop {
+            Ok(Hop::Gateway { step } | Hop::Function { step, .. }) => {
+                Ok(Arrived { head, message, stream: None, next: Some(step) })
+            }
+            Ok(Hop::Reply) | Err(_) => Err(Problem::BadAnswer("a parallel step must be followed by one that joins")),
+        }
+    }
+
+    /// The message in `head`, checked: every part belongs to this request.
+    fn read(&self, head: SlotRef) -> Result<Message, Problem> {
+        let slot = self.holdings.slot(head.slot).ok_or(Problem::BadAnswer("its slot is not in the pool"))?;
+        let message = Message::read(&slot, head.generation, self.holdings.domain().pool.layout())
+            .map_err(|error| bad_message(&error))?;
+        if let BodyPlace::Parts(parts) = &message.body {
+            let owned = |part: &Part| self.holdings.owns(SlotRef { slot: part.slot, generation: part.generation });
+            if !parts.iter().all(owned) {
+                return Err(Problem::BadAnswer("its body names memory of another request"));
+            }
+        }
+        Ok(message)
+    }
+
+    fn answer(&self, head: SlotRef) -> Result<Message, Problem> {
+        let message = self.read(head)?;
+        if (200..600).contains(&message.envelope.status) {
+            Ok(message)
+        } else {
+            Err(Problem::BadAnswer("its status is none that an answer can have"))
+        }
+    }
+}
+
+/// The body as parts, also where it is inline.
+fn parts_of(message: &Message, head: SlotRef) -> Vec<Part> {
+    match &message.body {
+        BodyPlace::Parts(parts) => parts.clone(),
+        BodyPlace::Inline { bytes: 0, .. } => Vec::new(),
+        BodyPlace::Inline { offset, bytes } => {
+            vec![Part { slot: head.slot, generation: head.generation, offset: *offset as u32, bytes: *bytes as u32 }]
+        }
+    }
+}
+
+async fn within<T>(limit: Option<Duration>, attempt: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+    match limit {
+        None => attempt.await,
+        Some(limit) => timeout(limit, attempt).await.unwrap_or(Err(Problem::DeadlineExceeded(limit))),
+    }
+}
+
+fn may_be_retried(problem: &Problem) -> bool {
+    matches!(
+        problem,
+        Problem::FunctionDied
+            | Problem::FunctionFailed(_)
+            | Problem::BadAnswer(_)
+            | Problem::DeadlineExceeded(_)
+            | Problem::Overloaded
+            | Problem::NoInstance
+    )
+}
+
+fn failed(failure: Failure) -> Problem {
+    match failure {
+        Failure::FunctionError => Problem::FunctionFailed("returned an error"),
+        Failure::Panicked => Problem::FunctionFailed("panicked"),
+        Failure::Died => Problem::FunctionDied,
+        Failure::Exhausted => Problem::PoolExhausted,
+        Failure::Full => Problem::Overloaded,
+        Failure::Unreachable => Problem::NoInstance,
+        _ => Problem::BadAnswer("it could not make sense of its message"),
+    }
+}
+
+fn bad_message(error: &MessageError) -> Problem {
+    match error {
+        MessageError::TooLarge { .. } => Problem::HeadTooLarge,
+        MessageError::Version { .. } => Problem::BadAnswer("it is of another layout version"),
+        MessageError::Stale => Problem::BadAnswer("it belongs to another message"),
+        MessageError::Malformed(what) => Problem::BadAnswer(what),
+    }
+}

@@ -1,0 +1,192 @@
+//! A function's answer on its way out: status and headers copied and checked, body bytes handed to hyper from their slot.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderValue, Method, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use ramet_common::SlotIndex;
+use ramet_dataplane::Slot;
+use ramet_dataplane::message::{BodyPlace, Part};
+
+use crate::chains::Admission;
+use crate::conduct::Arrived;
+use crate::exchange::Holdings;
+use crate::flight::Piece;
+use crate::problem::Problem;
+use crate::worker::Departed;
+
+/// The body of every answer.
+pub(crate) struct AnswerBody {
+    now: VecDeque<Bytes>,
+    bytes_left: u64,
+    stream: Option<Stream>,
+    /// Keeps the request among those that run until its last byte has gone.
+    _admission: Option<Admission>,
+}
+
+struct Stream {
+    departed: Departed,
+    holdings: Arc<Holdings>,
+}
+
+/// The body broke off: its function died. The client must not take what it has for the whole.
+#[derive(Debug, thiserror::Error)]
+#[error("the function that streamed this answer died")]
+pub(crate) struct BrokenOff;
+
+impl AnswerBody {
+    /// A body that is not in a slot.
+    pub(crate) fn full(bytes: Bytes) -> Self {
+        let bytes_left = bytes.len() as u64;
+        Self { now: VecDeque::from([bytes]), bytes_left, stream: None, _admission: None }
+    }
+
+    fn from_slots(arrived: Arrived, holdings: &Arc<Holdings>, admission: Admission) -> Self {
+        let bytes_left = arrived.message.body.bytes();
+        let now = match arrived.message.body {
+            BodyPlace::Inline { bytes: 0, .. } => VecDeque::new(),
+            BodyPlace::Inline { offset, bytes } => {
+                VecDeque::from([SlotBytes::hand_out(holdings, arrived.head.slot, offset, bytes, Release::AtEnd)])
+            }
+            BodyPlace::Parts(parts) => parts
+                .iter()
+                .map(|part| {
+                    let release = if is_last_use(&parts, part) { Release::AtOnce } else { Release::AtEnd };
+                    SlotBytes::hand_out(holdings, part.slot, part.offset as usize, part.bytes as usize, release)
+                })
+                .collect(),
+        };
+        let stream = arrived.stream.map(|departed| Stream { departed, holdings: Arc::clone(holdings) });
+        Self { now, bytes_left, stream, _admission: Some(admission) }
+    }
+}
+
+/// Whether a slot is named by one part only, so that it is free once that part is written.
+fn is_last_use(parts: &[Part], part: &Part) -> bool {
+    parts.len() <= 64 && parts.iter().filter(|other| other.slot == part.slot).count() == 1
+}
+
+/// Turns what came back from the chain into the client's answer.
+pub(crate) fn respond(
+    arrived: Arrived,
+    holdings: &Arc<Holdings>,
+    admission: Admission,
+    method: &Method,
+) -> Result<Response<AnswerBody>, Problem> {
+    let status = StatusCode::from_u16(arrived.message.envelope.status)
+        .map_err(|_| Problem::BadAnswer("its status is no number that HTTP knows"))?;
+    let mut response = Response::builder().status(status);
+    let headers = response.headers_mut().ok_or(Problem::BadAnswer("its status is unusable"))?;
+    headers.reserve(arrived.message.block.header_count());
+    for (name, value) in arrived.message.block.headers() {
+        let name = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| Problem::BadAnswer("a header's name has characters that HTTP forbids"))?;
+        if is_ours(&name, method) {
+            continue;
+        }
+        let value = HeaderValue::from_bytes(value)
+            .map_err(|_| Problem::BadAnswer("a header's value has characters that HTTP forbids"))?;
+        headers.append(name, value);
+    }
+    let body = AnswerBody::from_slots(arrived, holdings, admission);
+    response.body(body).map_err(|_| Problem::BadAnswer("its head is unusable"))
+}
+
+/// Headers that speak of the connection, or of a length that the gateway knows better.
+fn is_ours(name: &HeaderName, method: &Method) -> bool {
+    match *name {
+        CONNECTION | TE | TRAILER | TRANSFER_ENCODING | UPGRADE => true,
+        CONTENT_LENGTH => *method != Method::HEAD,
+        _ => matches!(name.as_str(), "keep-alive" | "proxy-connection"),
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        if let Some(bytes) = self.now.pop_front() {
+            self.bytes_left = self.bytes_left.saturating_sub(bytes.len() as u64);
+            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+        }
+        let Some(stream) = &self.stream else { return Poll::Ready(None) };
+        match stream.departed.ticket.poll_piece(context) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Piece::Bytes { slot, bytes }) => {
+                let bytes = SlotBytes::hand_out(&stream.holdings, slot.slot, 0, bytes as usize, Release::AtOnce);
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Poll::Ready(Piece::End) => {
+                self.stream = None;
+                Poll::Ready(None)
+            }
+            Poll::Ready(Piece::Broken) => {
+                self.stream = None;
+                Poll::Ready(Some(Err(BrokenOff)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.now.is_empty() && self.stream.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.stream.is_some() { SizeHint::new() } else { SizeHint::with_exact(self.bytes_left) }
+    }
+}
+
+/// When a slot is free again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Release {
+    /// With the whole request.
+    AtEnd,
+    /// As soon as its bytes are written.
+    AtOnce,
+}
+
+/// Bytes of a slot in hyper's hands; the slot lives as long as they do.
+struct SlotBytes {
+    slot: Slot,
+    offset: usize,
+    bytes: usize,
+    index: SlotIndex,
+    release: Release,
+    holdings: Arc<Holdings>,
+}
+
+impl SlotBytes {
+    fn hand_out(holdings: &Arc<Holdings>, index: SlotIndex, offset: usize, bytes: usize, release: Release) -> Bytes {
+        match holdings.slot(index) {
+            // Impossible ranges were refused when the message was read; a chunk's length is checked by `slice`.
+            Some(slot) => {
+                let holdings = Arc::clone(holdings);
+                Bytes::from_owner(Self { slot, offset, bytes, index, release, holdings })
+            }
+            None => Bytes::new(),
+        }
+    }
+}
+
+impl AsRef<[u8]> for SlotBytes {
+    fn as_ref(&self) -> &[u8] {
+        self.slot.slice(self.offset, self.bytes).unwrap_or_default()
+    }
+}
+
+impl Drop for SlotBytes {
+    fn drop(&mut self) {
+        if self.release == Release::AtOnce {
+            self.holdings.release(self.index);
+        }
+    }
+}

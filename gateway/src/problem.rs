@@ -1,0 +1,122 @@
+//! Every answer that is the gateway's own: a status and a small JSON body after RFC 9457.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+use serde::Serialize;
+
+use crate::ingress::AnswerBody;
+
+/// Why a request is answered by the gateway itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Problem {
+    /// An HTTP/1.1 request without a host.
+    NoHost,
+    /// No chain matches.
+    NoChain,
+    /// A chain matches, but with these methods only.
+    MethodNotAllowed(Vec<String>),
+    /// The body is longer than this many bytes.
+    BodyTooLarge(u64),
+    /// The request head does not fit a head block.
+    HeadTooLarge,
+    /// The client sent its body too slowly.
+    BodyTimeout,
+    /// The client broke off its body, or framed it wrongly.
+    BadBody,
+    /// As many requests of the chain run as may.
+    TooManyRequests,
+    /// The pool has no free slot.
+    PoolExhausted,
+    /// No instance of a function takes requests.
+    NoInstance,
+    /// Every instance's queue is full.
+    Overloaded,
+    /// A function instance died with the request.
+    FunctionDied,
+    /// A function returned an error, or panicked.
+    FunctionFailed(&'static str),
+    /// A function answered with something that is no answer.
+    BadAnswer(&'static str),
+    /// The chain's deadline has passed.
+    DeadlineExceeded(Duration),
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: &'a str,
+    title: &'a str,
+    status: u16,
+    detail: String,
+}
+
+impl Problem {
+    /// The HTTP status.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::NoChain => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::BadBody | Self::NoHost => StatusCode::BAD_REQUEST,
+            Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
+            Self::PoolExhausted | Self::NoInstance | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::FunctionFailed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::FunctionDied | Self::BadAnswer(_) => StatusCode::BAD_GATEWAY,
+            Self::DeadlineExceeded(_) => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    fn detail(&self) -> String {
+        match self {
+            Self::NoHost => "an HTTP/1.1 request needs a Host header".to_owned(),
+            Self::NoChain => "no chain is routed at this host and path".to_owned(),
+            Self::MethodNotAllowed(allowed) => format!("this path takes {}", allowed.join(", ")),
+            Self::BodyTooLarge(limit) => format!("the body is longer than the {limit} bytes that this chain accepts"),
+            Self::HeadTooLarge => "request line and headers do not fit".to_owned(),
+            Self::BodyTimeout => "the body came too slowly".to_owned(),
+            Self::BadBody => "the body broke off or was framed wrongly".to_owned(),
+            Self::TooManyRequests => "as many requests of this chain run as it allows; try again later".to_owned(),
+            Self::PoolExhausted => "the memory for requests is used up at the moment; try again later".to_owned(),
+            Self::NoInstance => "no instance of a function is ready at the moment; try again later".to_owned(),
+            Self::Overloaded => "every instance of a function is busy; try again later".to_owned(),
+            Self::FunctionDied => "the function instance that had the request died".to_owned(),
+            Self::FunctionFailed(what) => format!("a function {what}"),
+            Self::BadAnswer(what) => format!("a function's answer was unusable: {what}"),
+            Self::DeadlineExceeded(limit) => format!("the chain did not answer within {limit:?}"),
+        }
+    }
+
+    /// Whether what follows on the connection can still be understood.
+    fn breaks_connection(&self) -> bool {
+        matches!(self, Self::BodyTooLarge(_) | Self::BodyTimeout | Self::BadBody | Self::NoHost)
+    }
+
+    /// The answer.
+    pub(crate) fn response(&self) -> Response<AnswerBody> {
+        let status = self.status();
+        let title = status.canonical_reason().unwrap_or_default();
+        let body = Body { r#type: "about:blank", title, status: status.as_u16(), detail: self.detail() };
+        // Strings and a number always serialise.
+        let json = serde_json::to_vec(&body).unwrap_or_default();
+        let mut response = Response::new(AnswerBody::full(Bytes::from(json)));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if let Self::MethodNotAllowed(allowed) = self
+            && let Ok(allowed) = HeaderValue::try_from(allowed.join(", "))
+        {
+            headers.insert(ALLOW, allowed);
+        }
+        if self.breaks_connection() {
+            headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}

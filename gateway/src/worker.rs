@@ -1,0 +1,295 @@
+//! One core's share of the gateway: a current-thread runtime that serves connections and owns one data-plane endpoint.
+
+mod inbox;
+mod outbox;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ramet_common::{DomainId, FunctionId, InstanceId, Kind, PacketDescriptor, RequestId};
+use ramet_control::gateway::{self, FromGateway, Protocol};
+use ramet_dataplane::endpoint::Links;
+use ramet_dataplane::{Endpoint, SlotRef};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::LocalSet;
+
+use crate::chains::ChainTable;
+use crate::domain::Domain;
+use crate::exchange::Holdings;
+use crate::flight::{Flights, Outcome, Piece, Ticket};
+use crate::ingress::Listening;
+use crate::lending::Loans;
+use crate::process::Shared;
+
+pub(crate) use inbox::slot_ref;
+
+/// What the conversation with the supervisor changes in a worker. Each is acknowledged when it has taken effect.
+#[derive(Debug)]
+pub(crate) enum Update {
+    Domain(Arc<Domain>),
+    DomainGone(DomainId),
+    Instance(gateway::Instance),
+    InstanceGone(InstanceId),
+    /// A lane has come; parked requests may go on.
+    Linked,
+    Chains(Arc<ChainTable>),
+    Listener(std::net::TcpListener, Protocol),
+    Serve,
+    Drain(Duration),
+}
+
+/// The way to a worker.
+#[derive(Debug)]
+pub(crate) struct WorkerHandle {
+    updates: mpsc::UnboundedSender<(Update, std::sync::mpsc::Sender<()>)>,
+    pub(crate) links: Option<Arc<dyn Links>>,
+}
+
+impl WorkerHandle {
+    /// Passes an update on; `done` hears when it has taken effect. The queue is as long as the supervisor's unanswered
+    /// messages, which is one.
+    pub(crate) fn update(&self, update: Update, done: std::sync::mpsc::Sender<()>) {
+        // A worker that is gone has ended the process or is about to.
+        let _ = self.updates.send((update, done));
+    }
+}
+
+/// Starts a worker on a thread of its own.
+pub(crate) fn start(
+    index: u32,
+    instance: InstanceId,
+    endpoint: Endpoint,
+    shared: Arc<Shared>,
+) -> std::io::Result<WorkerHandle> {
+    let (updates, inbox) = mpsc::unbounded_channel();
+    let links = endpoint.links.clone();
+    std::thread::Builder::new().name(format!("gateway-{index}")).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let result =
+            runtime.and_then(|runtime| LocalSet::new().block_on(&runtime, run(instance, endpoint, shared, inbox)));
+        // Without this worker the node would answer half of its connections: better none, and a fresh start.
+        if let Err(error) = result {
+            tracing::error!(%error, worker = index, "a gateway worker failed; the gateway ends");
+        }
+        std::process::exit(1);
+    })?;
+    Ok(WorkerHandle { updates, links })
+}
+
+async fn run(
+    instance: InstanceId,
+    endpoint: Endpoint,
+    shared: Arc<Shared>,
+    mut updates: mpsc::UnboundedReceiver<(Update, std::sync::mpsc::Sender<()>)>,
+) -> std::io::Result<()> {
+    let worker = Rc::new(Worker {
+        instance,
+        shared,
+        outbox: outbox::Outbox::new(endpoint.sender),
+        flights: RefCell::default(),
+        loans: RefCell::default(),
+        domains: RefCell::default(),
+        instances: RefCell::default(),
+        chains: RefCell::default(),
+        joined: Notify::new(),
+    });
+    tokio::task::spawn_local(outbox::flush_always(Rc::clone(&worker)));
+    let inbox = tokio::task::spawn_local(inbox::receive_always(Rc::clone(&worker), endpoint.receiver));
+    let mut listening = Listening::default();
+    tokio::pin!(inbox);
+    loop {
+        tokio::select! {
+            update = updates.recv() => {
+                let Some((update, done)) = update else { return Ok(()) };
+                worker.apply(update, &mut listening).await?;
+                let _ = done.send(());
+            }
+            ended = &mut inbox => return ended.map_err(std::io::Error::other)?.map_err(std::io::Error::other),
+        }
+    }
+}
+
+/// For a message that was still in the outbox when its waiter gave up, so that its holder is not yet known.
+const HANG_GRACE_DEFAULT: Duration = Duration::from_secs(10);
+
+/// Which instance has a head now, if it is one.
+fn holder_of(domain: &Domain, head: SlotRef) -> Option<InstanceId> {
+    let word = domain.slots.ledger().read(head.slot)?;
+    (word.generation == head.generation && word.owner != InstanceId::NONE).then_some(word.owner)
+}
+
+/// A worker's state. Single-threaded: borrows never cross an await.
+pub(crate) struct Worker {
+    pub(crate) instance: InstanceId,
+    pub(crate) shared: Arc<Shared>,
+    outbox: outbox::Outbox,
+    flights: RefCell<Flights>,
+    pub(crate) loans: RefCell<Loans>,
+    domains: RefCell<HashMap<DomainId, Arc<Domain>>>,
+    instances: RefCell<HashMap<InstanceId, gateway::Instance>>,
+    chains: RefCell<Arc<ChainTable>>,
+    joined: Notify,
+}
+
+impl Worker {
+    async fn apply(self: &Rc<Self>, update: Update, listening: &mut Listening) -> std::io::Result<()> {
+        match update {
+            Update::Domain(domain) => {
+                self.domains.borrow_mut().insert(domain.id, domain);
+            }
+            Update::DomainGone(domain) => {
+                self.domains.borrow_mut().remove(&domain);
+            }
+            Update::Instance(instance) => {
+                self.instances.borrow_mut().insert(instance.instance, instance);
+                self.joined.notify_waiters();
+            }
+            Update::InstanceGone(instance) => self.instance_gone(instance),
+            Update::Linked => self.joined.notify_waiters(),
+            Update::Chains(table) => *self.chains.borrow_mut() = table,
+            Update::Listener(listener, protocol) => listening.add(listener, protocol)?,
+            Update::Serve => listening.serve(self)?,
+            Update::Drain(timeout) => {
+                let drained = listening.drain(Rc::clone(self), timeout);
+                tokio::task::spawn_local(drained);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn chains(&self) -> Arc<ChainTable> {
+        Arc::clone(&self.chains.borrow())
+    }
+
+    pub(crate) fn domain(&self, id: DomainId) -> Option<Arc<Domain>> {
+        self.domains.borrow().get(&id).cloned()
+    }
+
+    /// The domain of whoever sent a descriptor.
+    pub(crate) fn domain_of(&self, instance: InstanceId) -> Option<Arc<Domain>> {
+        let domain = self.instances.borrow().get(&instance)?.domain;
+        self.domain(domain)
+    }
+
+    pub(crate) fn flights_now(&self) -> usize {
+        self.flights.borrow().len()
+    }
+
+    /// Waits until an instance joins, for a request that found none.
+    pub(crate) async fn instance_joined(&self) {
+        self.joined.notified().await;
+    }
+
+    /// Sends a message whose head the gateway owns to any instance of `function`; the ticket brings the outcome.
+    /// `prepare` writes the flight's id into the envelope before the descriptor goes.
+    pub(crate) fn depart<E>(
+        self: &Rc<Self>,
+        holdings: &Arc<Holdings>,
+        head: SlotRef,
+        function: FunctionId,
+        prepare: impl FnOnce(RequestId) -> Result<(), E>,
+    ) -> Result<Departed, E> {
+        let ticket = self.flights.borrow_mut().depart(Arc::clone(holdings), head);
+        if let Err(error) = prepare(ticket.id) {
+            self.flights.borrow_mut().remove(ticket.id);
+            return Err(error);
+        }
+        let descriptor = PacketDescriptor::new(Kind::Request, function, head.slot, head.generation, ticket.id);
+        self.outbox.push(self, descriptor);
+        Ok(Departed { worker: Rc::clone(self), ticket })
+    }
+
+    /// Sends a descriptor that needs no answer.
+    pub(crate) fn tell(self: &Rc<Self>, descriptor: PacketDescriptor) {
+        self.outbox.push(self, descriptor);
+    }
+
+    /// Nobody waits for this flight any more. Its holder is told, and replaced if it keeps the slots for too long.
+    fn abandon(self: &Rc<Self>, id: RequestId) {
+        let (head, domain, streaming) = {
+            let mut flights = self.flights.borrow_mut();
+            let Some(flight) = flights.get_mut(id) else { return };
+            flight.abandoned = true;
+            (flight.head, Arc::clone(flight.holdings.domain()), flight.streaming)
+        };
+        let holder = streaming.or_else(|| holder_of(&domain, head));
+        let info = holder.and_then(|holder| self.instances.borrow().get(&holder).cloned());
+        if let Some(info) = &info {
+            let cancel = PacketDescriptor::new(Kind::Cancel, info.function, head.slot, head.generation, id);
+            self.tell(cancel.to_instance(info.instance));
+        }
+        let grace = info.map_or(HANG_GRACE_DEFAULT, |info| info.hang_grace);
+        let worker = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(grace).await;
+            let streaming = worker.with_flight(id, |flight| flight.streaming);
+            if let Some(streaming) = streaming
+                && let Some(instance) = streaming.or_else(|| holder_of(&domain, head))
+            {
+                worker.shared.say(&FromGateway::Hung { instance });
+            }
+        });
+    }
+
+    /// Ends everything that a dead instance held. Looked at again shortly after, for a message that was on its way.
+    fn instance_gone(self: &Rc<Self>, instance: InstanceId) {
+        self.instances.borrow_mut().remove(&instance);
+        self.sweep();
+        let worker = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            for delay_ms in [10, 100, 1000] {
+                tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+                worker.sweep();
+            }
+        });
+    }
+
+    /// Takes back every slot whose owner is no living instance.
+    fn sweep(self: &Rc<Self>) {
+        let instances = self.instances.borrow();
+        let is_gone = |owner: InstanceId| owner != InstanceId::NONE && !instances.contains_key(&owner);
+        let mut died = Vec::new();
+        let mut broken = Vec::new();
+        for (id, flight) in self.flights.borrow().iter() {
+            let owner = flight.holdings.domain().slots.ledger().read(flight.head.slot);
+            match flight.streaming {
+                Some(from) if is_gone(from) => broken.push(id),
+                None if owner.is_some_and(|word| is_gone(word.owner)) => died.push(id),
+                Some(_) | None => {}
+            }
+        }
+        let orphans = self.loans.borrow_mut().take_orphans(is_gone);
+        drop(instances);
+        for id in died {
+            self.flights.borrow_mut().land(id, Outcome::Died);
+        }
+        for id in broken {
+            self.flights.borrow_mut().piece(id, Piece::Broken);
+        }
+        for orphan in orphans {
+            self.end_loan(orphan);
+        }
+    }
+}
+
+/// A flight with the task that waits for it. Dropping it while the message is out abandons the flight.
+pub(crate) struct Departed {
+    worker: Rc<Worker>,
+    pub(crate) ticket: Ticket,
+}
+
+impl Departed {
+    pub(crate) async fn outcome(&self) -> Outcome {
+        self.ticket.outcome().await
+    }
+}
+
+impl Drop for Departed {
+    fn drop(&mut self) {
+        // A flight that has landed is not in the table any more, so this finds only those that nobody will wait for.
+        self.worker.abandon(self.ticket.id);
+    }
+}

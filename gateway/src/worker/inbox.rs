@@ -1,0 +1,196 @@
+//! Descriptors coming in: each is checked against what this worker knows before anything it names is touched.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Instant;
+
+use ramet_common::descriptor::{FLAG_BROKEN, FLAG_LENT, FLAG_MORE, Failure};
+use ramet_common::{InstanceId, Kind, PacketDescriptor, RequestId};
+use ramet_dataplane::transport::patience::Patience;
+use ramet_dataplane::{ReceiveError, Receiver, SlotRef, TransportKind, Wait};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::Worker;
+use crate::domain::Domain;
+use crate::flight::{Outcome, Piece};
+
+/// Receives until the endpoint is closed.
+pub(super) async fn receive_always(worker: Rc<Worker>, mut receiver: Box<dyn Receiver>) -> Result<(), ReceiveError> {
+    #[allow(deprecated, reason = "sound for an OwnedFd; its replacement is unsafe, which this crate forbids")]
+    let readiness: AsyncFd<OwnedFd> =
+        AsyncFd::with_interest(receiver.as_fd().try_clone_to_owned()?, Interest::READABLE)?;
+    let mut patience = match worker.shared.settings.transport {
+        TransportKind::Ring => Patience::adaptive(),
+        TransportKind::SkMsg | TransportKind::Socket => Patience::none(),
+    };
+    let mut batch = Vec::with_capacity(128);
+    loop {
+        if receive(&worker, receiver.as_mut(), &mut batch)? {
+            // Let what has landed run before more is taken.
+            tokio::task::yield_now().await;
+            continue;
+        }
+        let start = Instant::now();
+        let spun = spin(&worker, receiver.as_mut(), &mut batch, &patience, start).await?;
+        if !spun && receiver.arm()? {
+            readiness.readable().await?.clear_ready();
+        }
+        patience.waited(start.elapsed());
+    }
+}
+
+fn receive(
+    worker: &Rc<Worker>,
+    receiver: &mut dyn Receiver,
+    batch: &mut Vec<PacketDescriptor>,
+) -> Result<bool, ReceiveError> {
+    let received = receiver.receive(Wait::No, &mut |descriptor| batch.push(descriptor))?;
+    for descriptor in batch.drain(..) {
+        worker.take(&descriptor);
+    }
+    Ok(received > 0)
+}
+
+/// Looks at the rings for a while before the loop sleeps, letting its other tasks and other processes run in between.
+async fn spin(
+    worker: &Rc<Worker>,
+    receiver: &mut dyn Receiver,
+    batch: &mut Vec<PacketDescriptor>,
+    patience: &Patience,
+    start: Instant,
+) -> Result<bool, ReceiveError> {
+    while worker.flights_now() > 0 && start.elapsed() < patience.budget() {
+        for _ in 0..Patience::LOOKS {
+            if receive(worker, receiver, batch)? {
+                return Ok(true);
+            }
+        }
+        std::thread::yield_now();
+        tokio::task::yield_now().await;
+    }
+    Ok(false)
+}
+
+impl Worker {
+    /// Takes one descriptor from an instance. `peer` is its true sender; all else is only a claim.
+    fn take(self: &Rc<Self>, descriptor: &PacketDescriptor) {
+        let Some(domain) = self.domain_of(descriptor.peer) else {
+            // The last words of an instance that has just left; the sweep has dealt with what it held.
+            return;
+        };
+        let Some(kind) = descriptor.kind() else { return self.reject(descriptor) };
+        match kind {
+            Kind::Reply => self.replied(descriptor, &domain),
+            Kind::Forward => self.landed(descriptor, &domain, Outcome::Forward),
+            Kind::Failed => self.landed(descriptor, &domain, Outcome::Failed(Failure::from_u32(descriptor.aux))),
+            Kind::Return => self.returned(descriptor, &domain),
+            Kind::Want => self.lend(descriptor, &domain),
+            Kind::Chunk => self.chunk(descriptor, &domain),
+            _ => self.reject(descriptor),
+        }
+    }
+
+    fn replied(self: &Rc<Self>, descriptor: &PacketDescriptor, domain: &Domain) {
+        if descriptor.flags & FLAG_MORE == 0 {
+            return self.landed(descriptor, domain, Outcome::Reply { more: false });
+        }
+        if self.is_head_of(descriptor.request, descriptor, domain) {
+            self.flights.borrow_mut().stream(descriptor.request, descriptor.peer);
+        } else {
+            self.misdirected(descriptor, domain);
+        }
+    }
+
+    fn landed(self: &Rc<Self>, descriptor: &PacketDescriptor, domain: &Domain, outcome: Outcome) {
+        if self.is_head_of(descriptor.request, descriptor, domain) {
+            self.flights.borrow_mut().land(descriptor.request, outcome);
+        } else {
+            self.misdirected(descriptor, domain);
+        }
+    }
+
+    fn returned(self: &Rc<Self>, descriptor: &PacketDescriptor, domain: &Domain) {
+        if descriptor.flags & FLAG_LENT != 0 {
+            return self.lent_returned(descriptor, domain);
+        }
+        let loan = self.loans.borrow_mut().take(domain.id, slot_ref(descriptor));
+        match loan {
+            Some(loan) => self.end_loan(loan),
+            None => self.landed(descriptor, domain, Outcome::Failed(Failure::Unreachable)),
+        }
+    }
+
+    fn chunk(self: &Rc<Self>, descriptor: &PacketDescriptor, domain: &Domain) {
+        let known = {
+            let mut flights = self.flights.borrow_mut();
+            flights.get_mut(descriptor.request).is_some_and(|flight| {
+                flight.streaming == Some(descriptor.peer)
+                    && flight.holdings.domain().id == domain.id
+                    && (descriptor.aux == 0 || flight.holdings.owns(slot_ref(descriptor)))
+            })
+        };
+        if !known {
+            return self.reject(descriptor);
+        }
+        let mut flights = self.flights.borrow_mut();
+        if descriptor.aux > 0 {
+            let piece = Piece::Bytes { slot: slot_ref(descriptor), bytes: descriptor.aux };
+            flights.piece(descriptor.request, piece);
+        }
+        if descriptor.flags & FLAG_BROKEN != 0 {
+            flights.piece(descriptor.request, Piece::Broken);
+        } else if descriptor.flags & FLAG_MORE == 0 {
+            flights.piece(descriptor.request, Piece::End);
+        }
+    }
+
+    /// Whether the descriptor brings back the very head that the flight sent out, from the flight's own domain.
+    pub(crate) fn is_head_of(&self, id: RequestId, descriptor: &PacketDescriptor, domain: &Domain) -> bool {
+        self.flights.borrow_mut().get_mut(id).is_some_and(|flight| {
+            flight.head == slot_ref(descriptor)
+                && flight.holdings.domain().id == domain.id
+                && flight.streaming.is_none()
+        })
+    }
+
+    /// A head came back under another request's name. It is the gateway's again, so whoever it belonged to is told.
+    fn misdirected(self: &Rc<Self>, descriptor: &PacketDescriptor, domain: &Domain) {
+        self.reject(descriptor);
+        let slot = slot_ref(descriptor);
+        let loan = self.loans.borrow_mut().take(domain.id, slot);
+        if let Some(loan) = loan {
+            return self.end_loan(loan);
+        }
+        let owner = self.flights.borrow().iter().find_map(|(id, flight)| {
+            (flight.head == slot && flight.holdings.domain().id == domain.id && flight.streaming.is_none())
+                .then_some(id)
+        });
+        if let Some(id) = owner {
+            self.flights.borrow_mut().land(id, Outcome::Failed(Failure::BadMessage));
+        }
+    }
+
+    /// Counts a descriptor that its sender had no business sending.
+    pub(crate) fn reject(&self, descriptor: &PacketDescriptor) {
+        self.shared.metrics.rejected_descriptors.inc();
+        tracing::debug!(?descriptor, "a function sent a descriptor that makes no sense here");
+    }
+
+    pub(crate) fn function_of(&self, instance: InstanceId) -> Option<ramet_common::FunctionId> {
+        self.instances.borrow().get(&instance).map(|info| info.function)
+    }
+
+    /// Gives slots that were lent for a flight's head back early.
+    pub(crate) fn with_flight<R>(
+        &self,
+        id: RequestId,
+        work: impl FnOnce(&mut crate::flight::Flight) -> R,
+    ) -> Option<R> {
+        self.flights.borrow_mut().get_mut(id).map(work)
+    }
+}
+
+pub(crate) fn slot_ref(descriptor: &PacketDescriptor) -> SlotRef {
+    SlotRef { slot: descriptor.slot, generation: descriptor.generation }
+}
