@@ -1,2 +1,61 @@
-//! To be written.
-fn main() {}
+//! The `ramet` command: run a node, apply chains to it, look at it, measure it.
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, reason = "a command line program answers on standard output")]
+
+mod arguments;
+mod check;
+mod client;
+mod exit;
+mod invoke;
+mod logs;
+mod objects;
+mod output;
+mod up;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use ramet_manifest::SchemaOf;
+
+use crate::arguments::{Arguments, Command, SchemaKind};
+use crate::exit::Failure;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("ramet: {failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<(), Failure> {
+    let node = arguments.node;
+    match arguments.command {
+        Command::Up(options) => up::run(&node, &options),
+        Command::Gateway => up::run_gateway(),
+        Command::Apply(options) => objects::apply(&node, &options),
+        Command::Get(options) => objects::get(&node, &options),
+        Command::Describe(options) => objects::describe(&node, &options),
+        Command::Delete(options) => objects::delete(&node, &options),
+        Command::Invoke(options) => invoke::run(&node, &options),
+        Command::Logs(options) => logs::run(&node, &options),
+        Command::Check(options) => check::run(&node, &options),
+        Command::Schema { of } => {
+            let of = match of {
+                SchemaKind::Function => SchemaOf::Function,
+                SchemaKind::Chain => SchemaOf::Chain,
+                SchemaKind::Manifest => SchemaOf::Manifest,
+                SchemaKind::Node => SchemaOf::NodeSettings,
+            };
+            output::json(&ramet_manifest::schema(of))
+        }
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "ramet", &mut io::stdout());
+            Ok(())
+        }
+    }
+}

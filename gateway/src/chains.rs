@@ -111,7 +111,8 @@ impl ChainTable {
         let mut suffixes: Vec<_> = suffixes.into_iter().collect();
         suffixes.sort_by_key(|(suffix, _)| Reverse(suffix.len()));
         for entries in exact.values_mut().chain(suffixes.iter_mut().map(|(_, entries)| entries)) {
-            entries.sort_by_key(|entry| Reverse(entry.path.len()));
+            // Of equal paths, the one that names its methods goes first.
+            entries.sort_by_key(|entry| (Reverse(entry.path.len()), entry.methods.is_empty()));
         }
         Self { exact, suffixes, chains }
     }

@@ -381,7 +381,7 @@ impl Incoming {
         let count = self.lanes.len();
         let (mut taken, mut ending) = (0, false);
         for turn in 0..count {
-            if taken == BATCH_MAX {
+            if taken >= BATCH_MAX {
                 break;
             }
             let index = (self.first + turn) % count;

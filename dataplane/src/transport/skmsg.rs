@@ -73,13 +73,15 @@ impl Sender for SkMsgSender {
                 Err(Errno::EINTR) => {}
                 // The kernel has no memory for the message now: the same answer as a full queue.
                 Err(Errno::EAGAIN | Errno::ENOMEM) => return Err(SendError::Refused(Refusal::Full)),
-                Err(Errno::EACCES) => {
+                // What SPROXY refuses it redirects to a socket that is shut down: see `ramet_common::map::NOWHERE`.
+                Err(Errno::EPIPE) => {
                     return Err(match self.reasons.as_ref().and_then(Reasons::last) {
                         Some(refusal) => SendError::Refused(refusal),
                         None => SendError::RefusedUnexplained,
                     });
                 }
-                Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN) => return Err(SendError::Closed),
+                // The socket has no identity any more.
+                Err(Errno::EACCES | Errno::ECONNRESET | Errno::ENOTCONN) => return Err(SendError::Closed),
                 Err(errno) => return Err(SendError::System(errno.into())),
             }
         }

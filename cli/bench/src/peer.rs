@@ -1,0 +1,91 @@
+//! What the benchmark compares with, each a process of its own: this same program under another name.
+
+mod fixed;
+mod http_hop;
+
+use std::ffi::OsString;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+
+/// The name under which the executable must run [`peer`].
+pub const PEER_COMMAND: &str = "bench-peer";
+
+/// The arguments of the hidden command [`PEER_COMMAND`].
+#[derive(Clone, Debug, Args)]
+pub struct PeerOptions {
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum Role {
+    /// A function of a chain over HTTP: answers with what the next one answers, or with what it was sent
+    HttpHop {
+        /// Where it listens
+        #[arg(long)]
+        listen: SocketAddr,
+        /// The next function; the last has none
+        #[arg(long)]
+        next: Option<SocketAddr>,
+    },
+    /// A server that always answers the same
+    Fixed {
+        /// Where it listens
+        #[arg(long)]
+        listen: SocketAddr,
+        /// With this status
+        #[arg(long)]
+        status: u16,
+        /// With this content type
+        #[arg(long)]
+        content_type: String,
+        /// With this body
+        #[arg(long)]
+        body: String,
+    },
+    /// Another program, in the place of this process, that gets SIGTERM when its parent ends
+    Run {
+        /// The parent
+        #[arg(long)]
+        parent: i32,
+        /// Program and arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
+    },
+}
+
+/// Runs a peer until it is ended by a signal.
+///
+/// # Errors
+/// The peer cannot listen, or the program cannot be executed.
+pub fn peer(options: PeerOptions) -> anyhow::Result<()> {
+    match options.role {
+        Role::HttpHop { listen, next } => http_hop::serve(bind(listen)?, next),
+        Role::Fixed { listen, status, content_type, body } => {
+            fixed::serve(&bind(listen)?, status, &content_type, body.into())
+        }
+        Role::Run { parent, command } => run(parent, &command),
+    }
+}
+
+fn bind(listen: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(listen).with_context(|| format!("cannot listen on {listen}"))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// The wish to die with the parent survives `execve`, so any program can be given it.
+fn run(parent: i32, command: &[OsString]) -> anyhow::Result<()> {
+    set_parent_process_death_signal(Some(Signal::TERM)).context("prctl(PR_SET_PDEATHSIG) failed")?;
+    if getppid().map(|pid| pid.as_raw_pid()) != Some(parent) {
+        bail!("the parent has ended");
+    }
+    let Some((program, arguments)) = command.split_first() else { bail!("no program") };
+    let error = Command::new(program).args(arguments).exec();
+    Err(error).with_context(|| format!("cannot execute {}", program.display()))
+}

@@ -1,0 +1,288 @@
+//! The whole benchmark with real processes, and a stand-in for the node: what is measured, what is refused, and that
+//! nothing is left behind.
+//!
+//! This program is its own peers, as the `ramet` executable is, so it has a `main` of its own: `bench-peer` and `up`
+//! are what the benchmark starts, `chain` is the benchmark in a process that can be killed, anything else runs the
+//! tests.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use ramet_bench::{ChainOptions, PeerOptions, Report, System};
+use rustix::process::{Pid, Signal, kill_process};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Parser)]
+struct Program {
+    #[command(subcommand)]
+    command: Role,
+}
+
+#[derive(Subcommand)]
+enum Role {
+    BenchPeer(PeerOptions),
+    Up(Up),
+    Chain(ChainOptions),
+}
+
+#[derive(clap::Args)]
+struct Up {
+    #[arg(short = 'f')]
+    manifest: PathBuf,
+    #[arg(long)]
+    listen: SocketAddr,
+    #[arg(long)]
+    admin: SocketAddr,
+    #[arg(long)]
+    transport: String,
+    #[arg(long)]
+    socket: PathBuf,
+}
+
+fn main() -> anyhow::Result<()> {
+    let first = std::env::args().nth(1).unwrap_or_default();
+    if ["bench-peer", "up", "chain"].contains(&first.as_str()) {
+        return match Program::parse().command {
+            Role::BenchPeer(options) => ramet_bench::peer(options),
+            Role::Up(options) => stand_in_node(&options),
+            Role::Chain(options) => ramet_bench::chain(&options).map(|_| ()),
+        };
+    }
+    let tests: [(&str, fn() -> anyhow::Result<()>); 6] = [
+        ("bodies_pass_three_hops_unchanged", bodies_pass_three_hops_unchanged),
+        ("wrong_answers_are_never_reported_as_numbers", wrong_answers_are_never_reported_as_numbers),
+        ("gateway_and_hyper_give_the_same_answer", gateway_and_hyper_give_the_same_answer),
+        ("idle_nodes_are_measured", idle_nodes_are_measured),
+        ("nothing_survives_a_signal", nothing_survives_a_signal),
+        ("nothing_survives_sigkill", nothing_survives_sigkill),
+    ];
+    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
+    for (name, test) in tests.iter().filter(|(name, _)| name.contains(&filter)) {
+        test().with_context(|| format!("test {name}"))?;
+        eprintln!("test {name} ... ok");
+    }
+    Ok(())
+}
+
+/// Behaves as a node would, or badly, by the transport that it is told to use. It leaves a child behind that nobody
+/// ends but the benchmark.
+fn stand_in_node(options: &Up) -> anyhow::Result<()> {
+    let manifest = fs::read_to_string(&options.manifest)?;
+    anyhow::ensure!(manifest.contains("kind: Chain"), "no chain in the manifest");
+    anyhow::ensure!(options.socket.is_absolute(), "no usable socket");
+    let listen = format!("--listen={}", options.listen);
+    let arguments = match options.transport.as_str() {
+        "ring" => vec!["http-hop", &listen],
+        "auto" => vec!["fixed", &listen, "--status=404", "--content-type=text/plain", "--body=nothing there"],
+        // As long as the payload, but not the payload.
+        "socket" => vec!["fixed", &listen, "--status=200", "--content-type=text/plain", "--body=0123456789"],
+        other => anyhow::bail!("no {other} here"),
+    };
+    Command::new("/proc/self/exe").arg("bench-peer").args(arguments).process_group(0).spawn()?;
+    let admin = format!("--listen={}", options.admin);
+    ramet_bench::peer(peer_options(&["http-hop", &admin]))
+}
+
+fn peer_options(arguments: &[&str]) -> PeerOptions {
+    match Program::parse_from([&["", "bench-peer"], arguments].concat()).command {
+        Role::BenchPeer(options) => options,
+        Role::Up(_) | Role::Chain(_) => unreachable!("it says bench-peer"),
+    }
+}
+
+/// The benchmark's options for a short run whose function exists but is never started: the node is a stand-in.
+fn options(arguments: &[&str]) -> anyhow::Result<ChainOptions> {
+    let short = ["", "chain", "--duration=300ms", "--warm-up=20ms", "--rounds=2", "--function=/proc/self/exe"];
+    match Program::try_parse_from([&short, arguments].concat())?.command {
+        Role::Chain(options) => Ok(options),
+        Role::Up(_) | Role::BenchPeer(_) => unreachable!("it says chain"),
+    }
+}
+
+fn run(arguments: &[&str]) -> anyhow::Result<Report> {
+    let report = ramet_bench::chain(&options(arguments)?)?;
+    let left = descendants(std::process::id());
+    anyhow::ensure!(left.is_empty(), "still running: {left:?}");
+    Ok(report)
+}
+
+fn rows(report: &Report) -> anyhow::Result<&[ramet_bench::report::Row]> {
+    match report {
+        Report::Chain(report) => Ok(&report.rows),
+        Report::Idle(_) => anyhow::bail!("no rows of a chain"),
+    }
+}
+
+fn bodies_pass_three_hops_unchanged() -> anyhow::Result<()> {
+    for (settings, sizes) in
+        [(4, ["--connections=1,8", "--payload=0,100"]), (2, ["--connections=2", "--payload=1MiB,100001"])]
+    {
+        let report = run(&[&["--systems=http-hops,nginx-sidecars"], &sizes[..]].concat())?;
+        for left_out in report.left_out() {
+            let no_nginx = left_out.system == System::NginxSidecars && left_out.reason.contains("PATH");
+            anyhow::ensure!(no_nginx, "{left_out}");
+            eprintln!("{left_out}");
+        }
+        let systems = 2 - report.left_out().len();
+        anyhow::ensure!(rows(&report)?.len() == systems * settings, "{report}");
+        for row in rows(&report)? {
+            anyhow::ensure!(row.requests_per_s.min > 0.0 && row.p50_us.min <= row.p99_us.max, "{report}");
+            anyhow::ensure!(row.functions == 3 && row.transport == "http", "{report}");
+        }
+    }
+    Ok(())
+}
+
+fn wrong_answers_are_never_reported_as_numbers() -> anyhow::Result<()> {
+    let systems = "--systems=ramet-skmsg,ramet-ring,ramet-socket,http-hops";
+    let report = run(&[systems, "--connections=4", "--payload=10"])?;
+    let measured: Vec<_> = rows(&report)?.iter().map(|row| row.system).collect();
+    anyhow::ensure!(measured == ["ramet-ring", "http-hops"], "{report}");
+    let Report::Chain(chain) = &report else { anyhow::bail!("no chain") };
+    let compared: Vec<_> = chain.ratios.iter().map(|ratio| (ratio.system, ratio.against)).collect();
+    anyhow::ensure!(compared == [("ramet-ring", "http-hops")], "{report}");
+    let [not_started, wrong] = report.left_out() else { anyhow::bail!("{report}") };
+    anyhow::ensure!(not_started.system == System::RametSkmsg && not_started.setting.is_none(), "{report}");
+    anyhow::ensure!(not_started.reason.contains("no skmsg here"), "{report}");
+    anyhow::ensure!(wrong.system == System::RametSocket && wrong.reason.contains("differs"), "{report}");
+    anyhow::ensure!(report.has_failures(), "{report}");
+    Ok(())
+}
+
+fn gateway_and_hyper_give_the_same_answer() -> anyhow::Result<()> {
+    let report = run(&["--systems=hyper-bare,ramet-gateway", "--connections=2"])?;
+    anyhow::ensure!(report.left_out().is_empty(), "{report}");
+    let measured: Vec<_> = rows(&report)?.iter().map(|row| (row.system, row.functions, row.payload_bytes)).collect();
+    anyhow::ensure!(measured == [("hyper-bare", 0, 0), ("ramet-gateway", 0, 0)], "{report}");
+    Ok(())
+}
+
+fn idle_nodes_are_measured() -> anyhow::Result<()> {
+    let report = run(&["--systems=ramet-ring,http-hops", "--idle", "--idle-duration=200ms"])?;
+    let Report::Idle(idle) = &report else { anyhow::bail!("not idle") };
+    let [row] = idle.rows.as_slice() else { anyhow::bail!("{report}") };
+    anyhow::ensure!(row.system == "ramet-ring" && row.processes == 2, "{report}");
+    anyhow::ensure!((0.0..50.0).contains(&row.percent_of_core), "{report}");
+    Ok(())
+}
+
+fn nothing_survives_a_signal() -> anyhow::Result<()> {
+    for signal in [Signal::INT, Signal::TERM] {
+        let (mut child, started) = chain_in_a_process()?;
+        kill_process(pid_of(&child), signal)?;
+        let status = ended(&mut child)?;
+        anyhow::ensure!(status.code() == Some(1), "{status}");
+        let left: Vec<_> = started.iter().filter(|process| runs(process)).collect();
+        anyhow::ensure!(left.is_empty(), "still running: {left:?}");
+    }
+    Ok(())
+}
+
+fn nothing_survives_sigkill() -> anyhow::Result<()> {
+    let (mut child, started) = chain_in_a_process()?;
+    child.kill()?;
+    ended(&mut child)?;
+    // The stand-in's child has no wish to die with its parent; whoever leaves such a child behind must end it.
+    let is_stray = |process: &Process| process.command.contains("bench-peer http-hop") && process.group == process.pid;
+    let (strays, others): (Vec<_>, Vec<_>) = started.iter().partition(|process| is_stray(process) && process.is_leaf);
+    let gone = wait_until(|| !others.iter().any(|process| runs(process)));
+    for stray in strays.iter().filter(|process| runs(process)) {
+        kill_process(Pid::from_raw(stray.pid).context("a number")?, Signal::KILL)?;
+    }
+    anyhow::ensure!(gone, "still running: {:?}", others.iter().filter(|process| runs(process)).collect::<Vec<_>>());
+    Ok(())
+}
+
+/// Starts a run that takes long, and returns once all its processes are there.
+fn chain_in_a_process() -> anyhow::Result<(Child, Vec<Process>)> {
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["chain", "--systems=ramet-ring,http-hops", "--duration=1m", "--function=/proc/self/exe"]);
+    let child = command.stderr(Stdio::null()).spawn()?;
+    // A node with its child, and three functions.
+    let all = wait_until(|| descendants(child.id()).iter().filter(|process| process.is_settled()).count() == 5);
+    anyhow::ensure!(all, "the run did not start: {:?}", descendants(child.id()));
+    let started = descendants(child.id());
+    Ok((child, started))
+}
+
+fn pid_of(child: &Child) -> Pid {
+    Pid::from_child(child)
+}
+
+fn ended(child: &mut Child) -> anyhow::Result<ExitStatus> {
+    let mut status = None;
+    wait_until(|| {
+        status = child.try_wait().ok().flatten();
+        status.is_some()
+    });
+    status.context("the run did not end")
+}
+
+fn wait_until(mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if condition() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    false
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Process {
+    pid: i32,
+    parent: i32,
+    group: i32,
+    start: String,
+    command: String,
+    is_leaf: bool,
+}
+
+impl Process {
+    /// Whether it has become what it was started as.
+    fn is_settled(&self) -> bool {
+        !self.command.contains("bench-peer run")
+    }
+}
+
+fn process(pid: i32) -> Option<Process> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    if fields[0] == "Z" {
+        return None;
+    }
+    let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?.replace('\0', " ");
+    let number = |index: usize| fields.get(index)?.parse().ok();
+    let start = (*fields.get(19)?).to_owned();
+    Some(Process { pid, parent: number(1)?, group: number(2)?, start, command, is_leaf: true })
+}
+
+fn descendants(root: u32) -> Vec<Process> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let all: Vec<_> = pids.filter_map(process).collect();
+    let mut found: Vec<Process> = Vec::new();
+    let mut open = vec![root as i32];
+    while let Some(parent) = open.pop() {
+        let children: Vec<_> = all.iter().filter(|process| process.parent == parent).cloned().collect();
+        if let Some(parent) = found.iter_mut().find(|process| process.pid == parent) {
+            parent.is_leaf = children.is_empty();
+        }
+        open.extend(children.iter().map(|process| process.pid));
+        found.extend(children);
+    }
+    found
+}
+
+fn runs(known: &Process) -> bool {
+    process(known.pid).is_some_and(|now| now.start == known.start)
+}

@@ -1,0 +1,246 @@
+//! What can be asked of `ramet`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+const EXIT_CODES: &str = "Exit codes:
+  0  done
+  1  failed; the message says why
+  2  wrong arguments, or a manifest or settings file with errors: nothing was changed
+  3  no such function, chain or instance
+  4  no node answers on the socket
+  5  `check`: the node would not run, or not with the transport that was asked for";
+
+/// Function chains over shared memory and eBPF, without sidecars.
+#[derive(Debug, Parser)]
+#[command(name = "ramet", version, after_help = EXIT_CODES)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) node: NodeArguments,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Which node is meant.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct NodeArguments {
+    /// The node's admin socket [default: from the settings]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// The node's settings file (TOML); `RAMET_…` variables are put over it
+    #[arg(long, global = true, value_name = "FILE", env = "RAMET_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a node in the foreground until SIGTERM or Ctrl-C
+    Up(Up),
+    /// Create or change functions and chains while requests run, losing none
+    Apply(Files),
+    /// List functions, chains or instances
+    Get(Get),
+    /// Show everything about a function or chain
+    Describe(Named),
+    /// Remove functions and chains
+    Delete(Delete),
+    /// Send a request through a chain and print its answer
+    Invoke(Invoke),
+    /// Print what a function's instances wrote
+    Logs(Logs),
+    /// Say what this machine offers, which transport would be used, and why
+    Check(Check),
+    /// Print a JSON Schema
+    Schema {
+        /// Of what
+        #[arg(value_enum, default_value = "manifest")]
+        of: SchemaKind,
+    },
+    /// Print a completion script
+    Completion {
+        /// For which shell
+        shell: Shell,
+    },
+    /// The gateway process; started by the supervisor
+    #[command(hide = true)]
+    Gateway,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// Manifest files to apply at the start
+    #[arg(short = 'f', long = "filename", value_name = "MANIFEST")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Where requests are taken [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Where /healthz, /readyz and /metrics are [default: 127.0.0.1:9090]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) admin: Option<SocketAddr>,
+    /// How descriptors travel [default: auto]
+    #[arg(long, value_enum, value_name = "TRANSPORT")]
+    pub(crate) transport: Option<TransportArgument>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TransportArgument {
+    /// The best that works
+    Auto,
+    /// In the kernel, by eBPF
+    Skmsg,
+    /// Rings in shared memory
+    Ring,
+    /// Unix sockets
+    Socket,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Files {
+    /// Manifest files; `-` is standard input
+    #[arg(short = 'f', long = "filename", value_name = "MANIFEST", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgument,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct OutputArgument {
+    /// The form of the answer
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub(crate) output: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Table,
+    Json,
+    Yaml,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Listed {
+    #[value(alias = "function", alias = "fn")]
+    Functions,
+    #[value(alias = "chain")]
+    Chains,
+    #[value(alias = "instance")]
+    Instances,
+    #[value(alias = "nodes")]
+    Node,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ObjectKind {
+    #[value(alias = "functions", alias = "fn")]
+    Function,
+    #[value(alias = "chains")]
+    Chain,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Get {
+    /// What to list
+    #[arg(value_enum)]
+    pub(crate) what: Listed,
+    /// Only this one (for instances: of this function)
+    pub(crate) name: Option<String>,
+    /// Only in this namespace [default: all]
+    #[arg(short, long)]
+    pub(crate) namespace: Option<String>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgument,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Named {
+    /// Which kind of object
+    #[arg(value_enum)]
+    pub(crate) kind: ObjectKind,
+    /// Its name
+    pub(crate) name: String,
+    /// Its namespace
+    #[arg(short, long, default_value = "default")]
+    pub(crate) namespace: String,
+    #[command(flatten)]
+    pub(crate) output: OutputArgument,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["kind", "files"]))]
+pub(crate) struct Delete {
+    /// Which kind of object
+    #[arg(value_enum, requires = "name")]
+    pub(crate) kind: Option<ObjectKind>,
+    /// Its name
+    pub(crate) name: Option<String>,
+    /// Everything that these manifests name
+    #[arg(short = 'f', long = "filename", value_name = "MANIFEST", conflicts_with = "kind")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Its namespace
+    #[arg(short, long, default_value = "default")]
+    pub(crate) namespace: String,
+    #[command(flatten)]
+    pub(crate) output: OutputArgument,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Invoke {
+    /// The chain
+    pub(crate) chain: String,
+    /// Its namespace
+    #[arg(short, long, default_value = "default")]
+    pub(crate) namespace: String,
+    /// The body; `@FILE` is a file's content, `@-` standard input
+    #[arg(short, long, value_name = "BODY")]
+    pub(crate) data: Option<String>,
+    /// The method [default: POST with a body, else GET]
+    #[arg(short = 'X', long, value_name = "METHOD")]
+    pub(crate) method: Option<String>,
+    /// A header, `name: value`; may be given again
+    #[arg(short = 'H', long = "header", value_name = "HEADER")]
+    pub(crate) headers: Vec<String>,
+    /// What to add to the chain's path, such as `/more?width=64`
+    #[arg(long, value_name = "SUFFIX", default_value = "")]
+    pub(crate) path: String,
+    /// Write the body here instead of to standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) to: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// The function [default: all]
+    pub(crate) function: Option<String>,
+    /// Only in this namespace [default: all]
+    #[arg(short, long)]
+    pub(crate) namespace: Option<String>,
+    /// Go on with what is written from now on
+    #[arg(short = 'F', long)]
+    pub(crate) follow: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputArgument,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// The transport to check for [default: from the settings]
+    #[arg(long, value_enum, value_name = "TRANSPORT")]
+    pub(crate) transport: Option<TransportArgument>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgument,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SchemaKind {
+    /// A Function document
+    Function,
+    /// A Chain document
+    Chain,
+    /// Either
+    Manifest,
+    /// The node's settings file
+    Node,
+}

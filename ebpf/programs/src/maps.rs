@@ -1,0 +1,143 @@
+//! The maps that the supervisor fills, and typed access to what they hold about the sender.
+
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
+use aya_ebpf::btf_maps::{Array, PerCpuArray, PerCpuHashMap, SkStorage, SockMap};
+use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_sk_storage_get};
+use aya_ebpf::macros::btf_map;
+use aya_ebpf::programs::SkMsgContext;
+use core::ptr;
+use ramet_common::map::{
+    DOMAINS_MAX, DomainSlots, EDGES_MAX, Edge, EdgeCount, FUNCTIONS_MAX, INSTANCES_MAX, Identity, InstanceState,
+    POLICE_TOKENS, POLICE_WINDOW_NS, Replicas, SLOTS_MAX_DEFAULT,
+};
+use ramet_common::{DomainId, FunctionId, InstanceId, Refusal};
+
+use crate::asm;
+use crate::batch::Tally;
+
+/// User space maps the array, so that the gateway reads it without a system call.
+const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
+
+#[btf_map]
+static IDENTITIES: SkStorage<Identity> = SkStorage::new();
+#[btf_map]
+static SENDERS: SockMap<{ INSTANCES_MAX as usize }> = SockMap::new();
+#[btf_map]
+pub(crate) static RECEIVERS: SockMap<{ INSTANCES_MAX as usize }> = SockMap::new();
+#[btf_map]
+pub(crate) static NOWHERE: SockMap<1> = SockMap::new();
+#[btf_map]
+pub(crate) static FUNCTIONS: Array<Replicas, { FUNCTIONS_MAX as usize }> = Array::new();
+#[btf_map]
+pub(crate) static INSTANCES: Array<InstanceState, { INSTANCES_MAX as usize }, MMAPABLE> = Array::new();
+#[btf_map]
+pub(crate) static DOMAINS: Array<DomainSlots, { DOMAINS_MAX as usize }> = Array::new();
+// Edges come and go while the program runs; without preallocation a removed one is freed only after the readers of it
+// are done, instead of being handed to another edge at once.
+#[btf_map]
+static EDGES: PerCpuHashMap<Edge, EdgeCount, { EDGES_MAX as usize }, { BPF_F_NO_PREALLOC as usize }> =
+    PerCpuHashMap::new();
+#[btf_map]
+pub(crate) static LEDGER: Array<u64, { SLOTS_MAX_DEFAULT as usize }, MMAPABLE> = Array::new();
+#[btf_map]
+pub(crate) static HOPS: Array<u32, { SLOTS_MAX_DEFAULT as usize }> = Array::new();
+#[btf_map]
+pub(crate) static REFUSALS: PerCpuArray<u64, { Refusal::COUNT }> = PerCpuArray::new();
+
+/// The instance on whose socket the program runs.
+pub(crate) struct Sender {
+    pub(crate) instance: InstanceId,
+    pub(crate) function: FunctionId,
+    pub(crate) domain: DomainId,
+    identity: *mut Identity,
+    pub(crate) state: *mut InstanceState,
+}
+
+impl Sender {
+    /// The instance that the supervisor tied to this socket, if it still lives.
+    #[inline(always)]
+    pub(crate) fn of(ctx: &SkMsgContext) -> Option<Self> {
+        // SAFETY: the kernel passes a valid context.
+        let socket = unsafe { (*ctx.msg).__bindgen_anon_3.sk };
+        if socket.is_null() {
+            return None;
+        }
+        let map = ptr::addr_of!(IDENTITIES).cast_mut().cast();
+        // SAFETY: `map` is a socket storage map and `socket` was just seen not to be null.
+        let identity = unsafe { bpf_sk_storage_get(map, socket.cast(), ptr::null_mut(), 0) }.cast::<Identity>();
+        if identity.is_null() {
+            return None;
+        }
+        // SAFETY: P2; P3 makes this the only access.
+        let Identity { instance, function, domain, .. } = unsafe { ptr::read_volatile(identity) };
+        let state = instance_state(instance)?;
+        Some(Self { instance, function, domain, identity, state })
+    }
+
+    /// Whether this is a worker of the gateway, which is trusted with every domain's slots.
+    #[inline(always)]
+    pub(crate) fn is_gateway(&self) -> bool {
+        self.function == FunctionId::GATEWAY
+    }
+
+    /// Takes `n` from the token bucket of descriptors that move no slot and so cost the sender nothing.
+    #[inline(always)]
+    pub(crate) fn police(&self, n: u32) -> Result<(), Refusal> {
+        // SAFETY: a helper without arguments.
+        let now_ns = unsafe { bpf_ktime_get_ns() };
+        // SAFETY: P2, P3.
+        let identity = unsafe { &mut *self.identity };
+        if now_ns.wrapping_sub(identity.window_start_ns) >= POLICE_WINDOW_NS {
+            identity.window_start_ns = now_ns;
+            identity.tokens = POLICE_TOKENS;
+        }
+        if identity.tokens < n {
+            return Err(Refusal::RateLimited);
+        }
+        identity.tokens -= n;
+        Ok(())
+    }
+
+    /// Books what this send did.
+    #[inline(always)]
+    pub(crate) fn count(&self, tally: &Tally) {
+        // SAFETY: P2.
+        let sent = unsafe { &raw mut (*self.state).sent };
+        // SAFETY: P2, P3.
+        unsafe { *sent += u64::from(tally.done) };
+        if !self.is_gateway() && tally.released != 0 {
+            // SAFETY: P2.
+            let load = unsafe { &raw mut (*self.state).load };
+            // SAFETY: P2; the destination's senders add to it at the same time, hence atomic.
+            unsafe { asm::add_u32(load, tally.released.wrapping_neg()) };
+        }
+    }
+}
+
+/// The entry of exactly this instance; one that has left or was replaced has none.
+#[inline(always)]
+pub(crate) fn instance_state(instance: InstanceId) -> Option<*mut InstanceState> {
+    let state = INSTANCES.get_ptr_mut(instance.index())?;
+    // SAFETY: P2; volatile because the supervisor may write at the same time.
+    let living = unsafe { ptr::read_volatile(&raw const (*state).instance) };
+    (living == instance && instance != InstanceId::NONE).then_some(state)
+}
+
+/// The counters of a permitted hop, or `None` where policy has no such edge.
+#[inline(always)]
+pub(crate) fn edge(from: FunctionId, to: FunctionId) -> Option<*mut EdgeCount> {
+    EDGES.get_ptr_mut(Edge { from, to })
+}
+
+/// Books one send on its edge.
+#[inline(always)]
+pub(crate) fn count_edge(edge: *mut EdgeCount, tally: &Tally) {
+    // SAFETY: P2.
+    let descriptors = unsafe { &raw mut (*edge).descriptors };
+    // SAFETY: P2; atomic because another task may run the program on this CPU in between.
+    unsafe { asm::add_u64(descriptors, u64::from(tally.done)) };
+    // SAFETY: P2.
+    let batches = unsafe { &raw mut (*edge).batches };
+    // SAFETY: as above.
+    unsafe { asm::add_u64(batches, 1) };
+}

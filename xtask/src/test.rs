@@ -1,0 +1,117 @@
+//! `test`: everything that can be tested here, set up by itself, and a word about everything that cannot.
+
+mod libtest;
+mod nextest;
+mod report;
+
+pub(crate) use report::Report;
+
+use crate::build_ebpf::{self, Freshness, Install, target_directory, workspace_root};
+use crate::commands::{cargo, succeeds};
+use crate::debian;
+use anyhow::{Context, Result};
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+/// The arguments of `cargo xtask test`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Fail where something would be skipped for a missing privilege or tool; the same as `CI=true`
+    #[arg(long)]
+    ci: bool,
+    /// Only the tests whose name contains one of these
+    #[arg(last = true)]
+    filter: Vec<String>,
+}
+
+/// How much may be missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// What cannot run is named.
+    Local,
+    /// What cannot run is a failure, and `Cargo.lock` must be right.
+    Ci,
+}
+
+impl Mode {
+    /// What the environment says.
+    pub(crate) fn of_environment() -> Self {
+        if std::env::var("CI").is_ok_and(|value| value == "true") { Self::Ci } else { Self::Local }
+    }
+
+    /// A cargo command in this mode. Tests look at `CI` themselves.
+    pub(crate) fn cargo(self, root: &Path, verb: &[&str]) -> Command {
+        let mut command = cargo(root);
+        command.args(verb);
+        if self == Self::Ci {
+            command.env("CI", "true").arg("--locked");
+        }
+        command
+    }
+}
+
+/// Runs the verb.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let mode = if args.ci { Mode::Ci } else { Mode::of_environment() };
+    let report = run_all(mode, &args.filter)?;
+    report.print();
+    Ok(report.exit_code())
+}
+
+/// Sets everything up and runs all tests whose name contains one of `filter`, or simply all.
+pub(crate) fn run_all(mode: Mode, filter: &[String]) -> Result<Report> {
+    let root = workspace_root()?;
+    let target = target_directory(&root)?;
+    debian::ensure_build_packages(Install::Allowed)?;
+    let mut report = Report::default();
+    build_object(mode, &mut report);
+    // Tests start the programs that lie beside them. With `--tests`, features are the same as when the tests are run,
+    // so nothing is compiled twice.
+    if !succeeds(&mut mode.cargo(&root, &["build", "--workspace", "--bins", "--tests"]))? {
+        report.broken.push("building the workspace and its tests".into());
+        return Ok(report);
+    }
+    if nextest::is_here(cargo(&root)) {
+        let (tests, succeeded) = nextest::run(mode, &root, &target, filter)?;
+        report.add("cargo nextest", tests, succeeded);
+        let (tests, succeeded) = libtest::run(mode.cargo(&root, &["test", "--workspace", "--doc"]), filter)?;
+        report.add("the examples in documentation", tests, succeeded);
+    } else {
+        let (tests, succeeded) = libtest::run(mode.cargo(&root, &["test", "--workspace", "--no-fail-fast"]), filter)?;
+        report.add("cargo test", tests, succeeded);
+    }
+    run_models(mode, &root, &target, filter, &mut report)?;
+    Ok(report)
+}
+
+/// Builds the eBPF object, without which the kernel's transport is not tested.
+fn build_object(mode: Mode, report: &mut Report) {
+    // In CI the target folder may be older than the checkout, so times say nothing.
+    let freshness = if mode == Mode::Ci { Freshness::Rebuild } else { Freshness::Reuse };
+    let Err(error) = build_ebpf::ensure(Install::Allowed, freshness) else { return };
+    if mode == Mode::Ci {
+        eprintln!("error: {error:#}");
+        report.broken.push("building the eBPF object".into());
+    } else {
+        eprintln!("warning: {error:#}");
+        report.left_out.push("the eBPF object could not be built (see above), so nothing runs in the kernel".into());
+    }
+}
+
+/// Has loom try every order in which the lanes' loads and stores can happen.
+fn run_models(mode: Mode, root: &Path, target: &Path, filter: &[String], report: &mut Report) -> Result<()> {
+    const PREFIX: &str = "loom_";
+    if !filter.is_empty() && !filter.iter().any(|part| part.contains(PREFIX)) {
+        report.left_out.push(format!("the loom models: the filter names no `{PREFIX}`"));
+        return Ok(());
+    }
+    // Other flags mean other artefacts; in a folder of their own they do not push the usual ones out.
+    let target = target.join("loom");
+    let target = target.to_str().context("the target folder's path is not UTF-8; choose another")?;
+    let mut command = mode.cargo(root, &["test", "-p", "ramet-shm", "--lib", "--release", "--target-dir", target]);
+    command.env("RUSTFLAGS", "--cfg loom");
+    let filter = if filter.is_empty() { &[PREFIX.to_owned()][..] } else { filter };
+    let (tests, succeeded) = libtest::run(command, filter)?;
+    report.add("the loom models", tests, succeeded);
+    Ok(())
+}

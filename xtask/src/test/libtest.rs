@@ -1,0 +1,117 @@
+//! Runs tests with cargo alone, and reads what Rust's own test harness says.
+
+use super::report::Report;
+use crate::commands::{Output, overhear};
+use anyhow::Result;
+use std::process::Command;
+
+/// Runs a `cargo test`, whose arguments for the harness follow `--`. Returns its report and whether it succeeded.
+pub(super) fn run(mut command: Command, filter: &[String]) -> Result<(Report, bool)> {
+    // Only with this does the harness print what a test that passed has to say.
+    command.args(["--", "--show-output"]).args(filter);
+    let mut listener = Listener::default();
+    let succeeded = overhear(&mut command, Output::Standard, |line| {
+        if listener.hear(line) == Shown::Yes {
+            println!("{line}");
+        }
+    })?;
+    Ok((listener.report, succeeded))
+}
+
+/// Whether a reader wants to see a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shown {
+    Yes,
+    No,
+}
+
+/// Where in the harness's output we are.
+#[derive(Debug, Default)]
+struct Listener {
+    report: Report,
+    /// Set between `successes:` and `failures:` or the closing line.
+    in_successes: bool,
+    /// Whose output follows.
+    test: String,
+}
+
+impl Listener {
+    fn hear(&mut self, line: &str) -> Shown {
+        if let Some(rest) = line.strip_prefix("test result: ") {
+            self.in_successes = false;
+            self.count(rest);
+            // One line for each of many binaries; what counts is their sum and the last.
+            self.report.closing = vec![line.to_owned()];
+            return Shown::Yes;
+        }
+        match line {
+            "successes:" => self.in_successes = true,
+            "failures:" => self.in_successes = false,
+            _ => {}
+        }
+        if !self.in_successes {
+            return Shown::Yes;
+        }
+        if let Some(test) = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----")) {
+            self.test = test.to_owned();
+        }
+        self.report.hear(&self.test, line);
+        Shown::No
+    }
+
+    /// `ok. 3 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.12s`
+    fn count(&mut self, result: &str) {
+        for part in result.split([';', '.']) {
+            let mut words = part.split_whitespace();
+            let (Some(Ok(number)), Some(word)) = (words.next().map(str::parse::<usize>), words.next()) else {
+                continue;
+            };
+            match word {
+                "passed" => self.report.passed += number,
+                "failed" => self.report.failed += number,
+                "ignored" => self.report.ignored += number,
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OUTPUT: &str = "
+running 3 tests
+test tests::ignored ... ignored, why not
+test tests::skips ... ok
+test tests::fails ... FAILED
+
+successes:
+
+---- tests::skips stdout ----
+noise
+skipped: no root
+
+successes:
+    tests::skips
+
+failures:
+
+---- tests::fails stdout ----
+skipped: not what this means
+
+test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 4 filtered out; finished in 0.12s
+test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 10.50s
+";
+
+    #[test]
+    fn the_harness_is_understood() {
+        let mut listener = Listener::default();
+        let shown: Vec<&str> = OUTPUT.lines().filter(|line| listener.hear(line) == Shown::Yes).collect();
+        let report = listener.report;
+        assert_eq!((report.passed, report.failed, report.ignored), (3, 1, 1));
+        assert_eq!(report.skipped.into_iter().collect::<Vec<_>>(), [("tests::skips".into(), "no root".into())]);
+        assert_eq!(report.closing.len(), 1);
+        assert!(!shown.contains(&"noise") && shown.contains(&"skipped: not what this means"), "{shown:?}");
+    }
+}
