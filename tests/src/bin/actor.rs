@@ -1,0 +1,115 @@
+//! A function that does what the request tells it to: the header `x-do-NAME`, where NAME is the actor's own name, or
+//! `x-do` for every actor.
+
+use std::io::Write;
+use std::time::Duration;
+
+use ramet_sdk::{Call, Context, Error, ExitCode, Request, Response, Result};
+
+fn main() -> ExitCode {
+    println!("actor {} starts", name());
+    ramet_sdk::serve(handle)
+}
+
+/// The first argument, so that one program can be every function of a chain.
+fn name() -> String {
+    std::env::args().nth(1).unwrap_or_default()
+}
+
+fn handle(request: Request, context: &Context) -> Result<Response> {
+    let order = request
+        .header(&format!("x-do-{}", name()))
+        .or_else(|| request.header("x-do"))
+        .unwrap_or("tag")
+        .to_owned();
+    let (verb, argument) = order.split_once(':').unwrap_or((order.as_str(), ""));
+    match verb {
+        "echo" => Ok(Response::ok(request.into_body())),
+        "tag" => tag(&request),
+        "pid" => Ok(Response::text(std::process::id().to_string()).reply()),
+        "panic" => panic!("as told"),
+        "error" => Err(Error::new("as told")),
+        "exit" => std::process::exit(7),
+        "hang" => loop {
+            std::thread::park();
+        },
+        "pause" => {
+            let pause = Duration::from_millis(argument.parse()?);
+            // tidy: the test asks for a slow function
+            std::thread::sleep(pause);
+            Ok(Response::ok(request.into_body()))
+        }
+        "status" => Ok(Response::new(argument.parse()?).body("as told")),
+        "headers" => Ok(describe(&request)),
+        "reply" => Ok(Response::text("early").reply()),
+        "to" => Ok(Response::ok(request.into_body()).forward_to(argument.to_owned())),
+        "kind" => Ok(Response::ok(request.into_body()).header("x-kind", argument.to_owned())),
+        "big" => big(context, argument.parse()?),
+        "stream" => Ok(stream(argument.parse()?)),
+        "call" => {
+            let reply = context.call(argument, Call::post("/called").body(request.body().to_contiguous().into_owned()))?;
+            let mut text = format!("{}:", reply.status()).into_bytes();
+            text.extend_from_slice(&reply.body().to_contiguous());
+            Ok(Response::ok(text))
+        }
+        "join" => Ok(join(&request)),
+        "log" => {
+            println!("{argument}");
+            eprintln!("err {argument}");
+            Ok(Response::ok(request.into_body()))
+        }
+        _ => Ok(Response::sentence(400, format!("an actor cannot {verb}"))),
+    }
+}
+
+/// Adds the actor's name to the body.
+fn tag(request: &Request) -> Result<Response> {
+    let mut body = request.body().to_contiguous().into_owned();
+    body.extend_from_slice(format!("+{}", name()).as_bytes());
+    Ok(Response::ok(body))
+}
+
+/// Answers with request line and headers.
+fn describe(request: &Request) -> Response {
+    let mut text = format!("{} {}\n", request.method(), request.target());
+    for (name, value) in request.headers() {
+        text.push_str(&format!("{name}: {}\n", String::from_utf8_lossy(value)));
+    }
+    Response::text(text).header("x-set", "by the function").reply()
+}
+
+/// Answers with that many bytes, written in place; byte `i` is `i mod 251`.
+fn big(context: &Context, bytes: usize) -> Result<Response> {
+    let mut body = context.body(bytes)?;
+    let mut at = 0;
+    for slice in body.slices_mut() {
+        for byte in slice {
+            *byte = (at % 251) as u8;
+            at += 1;
+        }
+    }
+    Ok(Response::ok(body))
+}
+
+/// Streams that many numbered lines.
+fn stream(lines: usize) -> Response {
+    Response::stream(move |out| {
+        for line in 0..lines {
+            writeln!(out, "line {line}")?;
+            if line % 10 == 0 {
+                out.flush()?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Says what each parallel branch answered.
+fn join(request: &Request) -> Response {
+    let mut text = String::new();
+    for branch in request.branches() {
+        let body = String::from_utf8_lossy(&branch.body.to_contiguous()).into_owned();
+        text.push_str(&format!("{}={}:{body};", branch.name, branch.status));
+    }
+    Response::text(text)
+}
