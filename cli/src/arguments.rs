@@ -53,6 +53,11 @@ pub(crate) enum Command {
     Logs(Logs),
     /// Say what this machine offers, which transport would be used, and why
     Check(Check),
+    /// Measure chains beside other ways to run them
+    Bench {
+        #[command(subcommand)]
+        what: Bench,
+    },
     /// Print a JSON Schema
     Schema {
         /// Of what
@@ -67,6 +72,20 @@ pub(crate) enum Command {
     /// The gateway process; started by the supervisor
     #[command(hide = true)]
     Gateway,
+    /// A server that a benchmark compares with; started by `bench`
+    #[command(name = ramet_bench::PEER_COMMAND, hide = true)]
+    BenchPeer(ramet_bench::PeerOptions),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    /// A chain of echo functions under load, or idle
+    Chain {
+        #[command(flatten)]
+        options: ramet_bench::ChainOptions,
+        #[command(flatten)]
+        output: OutputArgument,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "a command line program answers on standard output")]
 
 mod arguments;
+mod bench;
 mod check;
 mod client;
 mod exit;
@@ -44,6 +45,8 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Invoke(options) => invoke::run(&node, &options),
         Command::Logs(options) => logs::run(&node, &options),
         Command::Check(options) => check::run(&node, &options),
+        Command::Bench { what } => bench::run(&what),
+        Command::BenchPeer(options) => Ok(ramet_bench::peer(options)?),
         Command::Schema { of } => {
             let of = match of {
                 SchemaKind::Function => SchemaOf::Function,

@@ -122,7 +122,9 @@ pub struct LinkEnd(pub Vec<std::os::fd::OwnedFd>);
 
 /// The peers of a lane transport. Links are made by the supervisor; no link, no edge.
 pub trait Links: Debug + Send + Sync {
-    /// Lets this instance send to `peer`, an instance of `function` that holds at most `capacity` messages.
+    /// Lets this instance send to `peer`, an instance of `function` that holds at most `capacity` messages. With a
+    /// capacity of zero and an empty `end`, nothing is sent to it any more, while what it sends is still received: it
+    /// finishes what it has before it leaves.
     ///
     /// # Errors
     /// The link's descriptors are not what they should be.

@@ -53,11 +53,18 @@ fn cannot(what: &'static str) -> impl Fn(String) -> GatewayError {
 pub fn run(control: ControlSocket) -> Result<(), GatewayError> {
     let control = Arc::new(control);
     control.send(&FromGateway::Hello { abi: ABI }, &[])?;
-    let (first, _) = control.receive::<Numbered<ToGateway>>()?;
+    let (mut first, _) = control.receive::<Numbered<ToGateway>>()?;
+    let mut waiting_for = Vec::new();
+    // Readiness may change at any moment, also before the gateway has been told anything else.
+    while let ToGateway::Readiness { waiting_for: missing } = first.message {
+        waiting_for = missing;
+        control.send(&FromGateway::Applied { sequence: first.sequence }, &[])?;
+        (first, _) = control.receive::<Numbered<ToGateway>>()?;
+    }
     let ToGateway::Settings(settings) = first.message else {
         return Err(cannot("first")("it has to be the settings".to_owned()));
     };
-    let shared = Arc::new(Shared::new(*settings, Arc::clone(&control))?);
+    let shared = Arc::new(Shared::new(*settings, waiting_for, Arc::clone(&control))?);
     control.send(&FromGateway::Applied { sequence: first.sequence }, &[])?;
     let mut gateway = Gateway { shared, workers: Vec::new(), chains: HashMap::new() };
     loop {
@@ -88,7 +95,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    fn new(settings: Settings, control: Arc<ControlSocket>) -> Result<Self, GatewayError> {
+    fn new(settings: Settings, waiting_for: Vec<String>, control: Arc<ControlSocket>) -> Result<Self, GatewayError> {
         let tls = settings.tls.as_ref().map(tls::acceptor).transpose();
         let tls = tls.map_err(|error| cannot("settings")(error.to_string()))?;
         let to_supervisor = Arc::clone(&control);
@@ -105,7 +112,7 @@ impl Shared {
             control,
             peers: Arc::default(),
             domains: RwLock::default(),
-            waiting_for: RwLock::new(vec!["the supervisor's first word".to_owned()]),
+            waiting_for: RwLock::new(waiting_for),
             supervisor_metrics: watch::channel((0, String::new())).0,
             undrained: AtomicUsize::new(0),
             one_at_a_time: Mutex::new(()),

@@ -1,2 +1,51 @@
-//! The supervisor: manifests, instances, restarts, the admin API.
+//! The supervisor: it makes everything that the processes of a node share, starts them, and outlives them all.
+//!
+//! Reading order: [`mod@up`] puts a node together and [`mod@check`] says whether one could be; `node` is the running
+//! node, one task that owns everything below and is told of everything by an `event`. `plan` says what a change needs;
+//! `domain`, `function`, `instance` and `gateway_process` are what there is, `program` and `process` start it, and
+//! `conversation` speaks to it. `transport` chooses the `dataplane`, whose lanes `links` keeps track of; `route`
+//! translates chains. `logs`, `metrics` and `admin` are for people; `ids`, `timers` and `listeners` are small tools.
+//!
+//! What is absent: locks, and periodic timers. A node to which nothing happens does nothing.
 #![forbid(unsafe_code)]
+
+pub mod check;
+pub mod up;
+
+mod node;
+
+mod conversation;
+mod dataplane;
+mod domain;
+mod event;
+mod function;
+mod gateway_process;
+mod ids;
+mod instance;
+mod links;
+mod listeners;
+mod plan;
+mod process;
+mod program;
+mod route;
+mod timers;
+mod transport;
+
+mod admin;
+mod logs;
+mod metrics;
+
+pub use check::{Item, Verdict, check};
+pub use up::{UpError, up};
+
+/// What the errors of [`up()`] are made of.
+pub mod errors {
+    pub use crate::admin::SocketError;
+    pub use crate::dataplane::DataPlaneError;
+    pub use crate::gateway_process::TlsError;
+    pub use crate::ids::NoRoom;
+    pub use crate::listeners::ListenError;
+    pub use crate::node::{EpochError, Interrupted};
+    pub use crate::process::StartError;
+    pub use crate::transport::TransportError;
+}

@@ -6,6 +6,7 @@ mod build_ebpf;
 mod ci;
 mod commands;
 mod debian;
+mod demo;
 mod test;
 mod tidy;
 
@@ -30,6 +31,8 @@ enum Verb {
     Test(test::Args),
     /// Run every check that a commit must pass
     Ci,
+    /// Run the thumbnail chain on a node of its own and measure it
+    Demo(demo::Args),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +51,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::BuildEbpf(args) => build_ebpf::run(&args)?,
         Verb::Tidy(args) => tidy::run(&args, &verbs())?,
         Verb::Test(args) => return test::run(&args),
+        Verb::Demo(args) => demo::run(&args)?,
         Verb::Ci => return ci::run(&verbs()),
     }
     Ok(ExitCode::SUCCESS)

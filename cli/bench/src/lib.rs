@@ -1,7 +1,7 @@
 //! `ramet bench`: ramet beside other ways to chain functions, in alternating rounds of one run, every answer checked.
 //!
 //! Reading order: [`options`] is what can be asked; [`report`] is what comes out, with [`statistics`] and [`machine`];
-//! [`rounds`] is the run and [`idle`] the other measurement; `system` starts what is measured, of `process`es, some of
+//! `rounds` is the run and `idle` the other measurement; `system` starts what is measured, of `process`es, some of
 //! which are [`peer`]s; `load` is the client, over `wire`, the HTTP that it reads.
 #![forbid(unsafe_code)]
 

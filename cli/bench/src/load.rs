@@ -169,4 +169,5 @@ async fn drive(address: SocketAddr, exchange: Exchange, shared: Arc<Shared>) -> 
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests;

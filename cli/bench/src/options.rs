@@ -19,7 +19,8 @@ pub struct ChainOptions {
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = System::ALL)]
     pub systems: Vec<System>,
     /// How many functions each request passes
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=FUNCTIONS_MAX))]
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=FUNCTIONS_MAX))]
     pub functions: u32,
     /// How many requests are in flight, each on its own connection
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [32, 1], value_parser = connections)]

@@ -222,4 +222,5 @@ fn ratio(system: System, rival: System, setting: &Setting, ours: &[Sample], thei
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests;

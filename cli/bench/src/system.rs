@@ -62,15 +62,16 @@ async fn gateway_alone(options: &ChainOptions, launcher: &mut Launcher) -> anyho
 
 /// What the gateway answers, for hyper to answer the same; a body of the same size if there is no gateway.
 fn gateway_answer(started: &[Running]) -> Answer {
-    let answers = started.iter().filter_map(|running| match &running.workload {
+    let mut answers = started.iter().filter_map(|running| match &running.workload {
         Workload::Fixed { answer, .. } => Some(answer.clone()),
         Workload::Echo { .. } => None,
     });
     let without_gateway = || {
-        let body = r#"{"type":"about:blank","title":"Not Found","status":404,"detail":"no chain is routed at this host and path"}"#;
-        Answer { status: 404, body: body.as_bytes().to_vec() }
+        let detail = "no chain is routed at this host and path";
+        let body = format!(r#"{{"type":"about:blank","title":"Not Found","status":404,"detail":"{detail}"}}"#);
+        Answer { status: 404, body: body.into_bytes() }
     };
-    answers.last().unwrap_or_else(without_gateway)
+    answers.next().unwrap_or_else(without_gateway)
 }
 
 /// Waits until a GET of `path` is answered with `status`, while the processes run.

@@ -3,9 +3,6 @@
 //! Framing is that of RFC 9112, section 6. Left out: answers to HEAD and CONNECT, which are never sent here, and
 //! bodies that end with the connection, which a kept-alive connection cannot carry.
 
-#[cfg(test)]
-mod tests;
-
 /// The longest head, chunk-size line or trailer that is read.
 pub(crate) const LINE_BYTES_MAX: usize = 32 << 10;
 const HEADERS_MAX: usize = 64;
@@ -188,3 +185,7 @@ fn trailer(input: &[u8]) -> Result<Option<(usize, State)>, BadResponse> {
         Some(at) => Ok(Some((at + 2, State::Trailers))),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests;

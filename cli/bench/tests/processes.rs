@@ -5,6 +5,7 @@
 //! are what the benchmark starts, `chain` is the benchmark in a process that can be killed, anything else runs the
 //! tests.
 #![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, reason = "a test program")]
 
 use std::fs;
 use std::net::SocketAddr;
@@ -53,21 +54,36 @@ fn main() -> anyhow::Result<()> {
         return match Program::parse().command {
             Role::BenchPeer(options) => ramet_bench::peer(options),
             Role::Up(options) => stand_in_node(&options),
-            Role::Chain(options) => ramet_bench::chain(&options).map(|_| ()),
+            Role::Chain(options) => ramet_bench::chain(&options).map(|report| eprint!("{report}")),
         };
     }
-    let tests: [(&str, fn() -> anyhow::Result<()>); 6] = [
-        ("bodies_pass_three_hops_unchanged", bodies_pass_three_hops_unchanged),
-        ("wrong_answers_are_never_reported_as_numbers", wrong_answers_are_never_reported_as_numbers),
-        ("gateway_and_hyper_give_the_same_answer", gateway_and_hyper_give_the_same_answer),
-        ("idle_nodes_are_measured", idle_nodes_are_measured),
-        ("nothing_survives_a_signal", nothing_survives_a_signal),
-        ("nothing_survives_sigkill", nothing_survives_sigkill),
-    ];
-    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
-    for (name, test) in tests.iter().filter(|(name, _)| name.contains(&filter)) {
+    run_tests()
+}
+
+type Test = fn() -> anyhow::Result<()>;
+
+const TESTS: [(&str, Test); 6] = [
+    ("bodies_pass_three_hops_unchanged", bodies_pass_three_hops_unchanged),
+    ("wrong_answers_are_never_reported_as_numbers", wrong_answers_are_never_reported_as_numbers),
+    ("gateway_and_hyper_give_the_same_answer", gateway_and_hyper_give_the_same_answer),
+    ("idle_nodes_are_measured", idle_nodes_are_measured),
+    ("nothing_survives_a_signal", nothing_survives_a_signal),
+    ("nothing_survives_sigkill", nothing_survives_sigkill),
+];
+
+/// As much of the usual test program as `cargo test NAME` and nextest need.
+fn run_tests() -> anyhow::Result<()> {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    let filter = arguments.iter().find(|argument| !argument.starts_with('-')).map_or("", String::as_str);
+    // None of them is ignored.
+    for (name, test) in TESTS.iter().filter(|(name, _)| name.contains(filter) && !has("--ignored")) {
+        if has("--list") {
+            println!("{name}: test");
+            continue;
+        }
         test().with_context(|| format!("test {name}"))?;
-        eprintln!("test {name} ... ok");
+        println!("test {name} ... ok");
     }
     Ok(())
 }
@@ -232,6 +248,7 @@ fn wait_until(mut condition: impl FnMut() -> bool) -> bool {
         if condition() {
             return true;
         }
+        // tidy: the pause between two looks at the condition
         std::thread::sleep(Duration::from_millis(10));
     }
     false

@@ -224,6 +224,13 @@ impl Outgoing {
 
 impl Links for Outgoing {
     fn add_outgoing(&self, peer: InstanceId, function: FunctionId, capacity: u32, end: LinkEnd) -> io::Result<()> {
+        if capacity == 0 {
+            let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
+            if let Some(peers) = lanes.get_mut(&function) {
+                peers.retain(|known| known.instance != peer);
+            }
+            return Ok(());
+        }
         let lane = match self.kind {
             TransportKind::Ring => ring::out_lane(end)?,
             TransportKind::Socket => socket::out_lane(end)?,

@@ -61,7 +61,7 @@ pub(crate) struct Fabric {
 }
 
 enum Backend {
-    Kernel { sproxy: Sproxy, held: HashMap<InstanceId, SocketPairs>, replicas: HashMap<FunctionId, Vec<InstanceId>> },
+    Kernel { sproxy: Box<Sproxy>, held: HashMap<InstanceId, SocketPairs>, replicas: HashMap<FunctionId, Vec<InstanceId>> },
     Lanes { joined: HashMap<InstanceId, (FunctionId, Arc<dyn Links>)> },
 }
 
@@ -87,7 +87,7 @@ pub(crate) fn skmsg() -> Option<Fabric> {
     };
     sproxy.set_domain(DOMAIN, DomainSlots { base: 0, count: SLOTS }).expect("domain");
     let ledger = Ledger::map(sproxy.ledger_fd(), 0, SLOTS).expect("ledger");
-    let backend = Backend::Kernel { sproxy, held: HashMap::new(), replicas: HashMap::new() };
+    let backend = Backend::Kernel { sproxy: Box::new(sproxy), held: HashMap::new(), replicas: HashMap::new() };
     Some(Fabric { kind: TransportKind::SkMsg, ledger, edges: Vec::new(), next_index: 1, backend })
 }
 

@@ -4,7 +4,7 @@ use aya::maps::MapError;
 use aya::programs::ProgramError;
 use aya::{EbpfError, sys::SyscallError};
 use ramet_common::InstanceId;
-use std::{io, path::PathBuf};
+use std::{fs, io, path::PathBuf};
 
 /// An error of this crate.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +41,7 @@ pub enum LoaderError {
     /// The kernel does not let this process use BPF.
     #[error(
         "the kernel does not permit BPF here ({source} while {action}); run as root, or with the capabilities \
-        CAP_BPF and CAP_NET_ADMIN"
+        CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"
     )]
     NotPermitted {
         /// What was attempted.
@@ -150,8 +150,10 @@ impl LoaderError {
         match error {
             ProgramError::LoadError { io_error, verifier_log } => {
                 let log = verifier_log.to_string();
-                // Without the privilege the kernel fails before the verifier has said anything.
-                if is_eperm(&io_error) && log.trim().is_empty() {
+                // Without CAP_BPF the kernel fails before the verifier has said anything; without CAP_PERFMON the
+                // verifier is stricter than SPROXY can bear.
+                let unprivileged = is_eperm(&io_error) && log.trim().is_empty();
+                if unprivileged || !may_leak_pointers().unwrap_or(true) {
                     return Self::NotPermitted { action: "loading SPROXY", source: io_error };
                 }
                 Self::Rejected { source: io_error, log_tail: tail(&log) }
@@ -184,6 +186,19 @@ fn list(paths: &[PathBuf]) -> String {
 
 fn is_eperm(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EPERM)
+}
+
+/// Whether this process has CAP_PERFMON or CAP_SYS_ADMIN; `None` where the kernel does not say.
+fn may_leak_pointers() -> Option<bool> {
+    effective(&fs::read_to_string("/proc/self/status").ok()?)
+}
+
+fn effective(status: &str) -> Option<bool> {
+    const PERFMON: u32 = 38;
+    const SYS_ADMIN: u32 = 21;
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    let capabilities = u64::from_str_radix(line.trim(), 16).ok()?;
+    Some(capabilities & (1 << PERFMON | 1 << SYS_ADMIN) != 0)
 }
 
 /// The `EPERM` somewhere below `error`, where there is one.
@@ -220,5 +235,13 @@ mod tests {
         };
         assert!(LoaderError::of_maps(create(libc::EPERM)).is_permission());
         assert!(!LoaderError::of_maps(create(libc::EINVAL)).is_permission());
+    }
+
+    #[test]
+    fn the_capability_that_the_verifier_wants_is_read_from_the_status() {
+        assert_eq!(effective("Name:\tx\nCapEff:\t000001ffffffffff\n"), Some(true));
+        assert_eq!(effective("CapEff:\t0000004000000000\n"), Some(true));
+        assert_eq!(effective("CapEff:\t0000008000001000\n"), Some(false));
+        assert_eq!(effective(""), None);
     }
 }

@@ -16,7 +16,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The sockets of one instance, all close-on-exec and blocking.
 #[derive(Debug)]
 pub struct SocketPairs {
-    /// The TCP end that the instance sends on.
+    /// The TCP end that the instance sends on. A refused send fails with `EPIPE`, so it wants `MSG_NOSIGNAL`.
     pub sender: OwnedFd,
     /// The other end of `sender`: held while the instance lives, and never read, because SPROXY takes every message.
     pub sender_peer: OwnedFd,

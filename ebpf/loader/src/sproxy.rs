@@ -320,6 +320,10 @@ pub(crate) struct Prepared {
 impl Prepared {
     /// Reads the object and makes its maps.
     pub(crate) fn new(path: &Path, options: LoadOptions) -> Result<Self, LoaderError> {
+        if options.ledger_slots == 0 {
+            let reason = "a ledger without slots lets nothing move";
+            return Err(LoaderError::Meaningless { what: "the number of slots", value: 0, reason });
+        }
         let bytes = fs::read(path)
             .map_err(|source: io::Error| LoaderError::ObjectUnreadable { path: path.to_owned(), source })?;
         let mut loader = EbpfLoader::new();

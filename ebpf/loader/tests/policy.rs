@@ -11,8 +11,9 @@ use ramet_common::map::{InstanceState, POLICE_TOKENS, REFUSALS, SENDERS, SPROXY}
 use ramet_common::{BATCH_MAX, InstanceId, Kind, PacketDescriptor, Refusal};
 use ramet_loader::{find_object, socket_pairs};
 use rig::{DOMAIN_SLOTS, OTHER_DOMAIN, Rig, bytes_of, edge, packet, packet_to};
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Seek, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::FileExt;
 
 #[test]
 fn a_socket_without_identity_cannot_send() {
@@ -192,4 +193,21 @@ fn descriptors_that_move_nothing_are_rate_limited_for_functions_only() {
         assert!(std::time::Instant::now() < deadline, "the limit was never lifted");
         std::thread::yield_now();
     }
+}
+
+#[test]
+fn a_message_from_a_file_is_copied_before_it_is_checked_and_stamped() {
+    let Some((_rig, [gateway, one, _two])) = Rig::chain() else { return };
+    let sent = packet_to(Kind::Request, &one, 0);
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&bytes_of(sent)).unwrap();
+    file.rewind().unwrap();
+    // From a file to a socket this is `sendfile`: the kernel passes on the file's own pages.
+    assert_eq!(io::copy(&mut file, &mut &gateway.tcp).unwrap(), 32);
+    let mut content = [0; 32];
+    file.read_exact_at(&mut content, 0).unwrap();
+    assert_eq!(content, bytes_of(sent), "stamping wrote into the file");
+    // Nor can whoever may write the file change what was checked.
+    file.write_all_at(&[0xff; 32], 0).unwrap();
+    assert_eq!(one.pending(), [sent.to_instance(gateway.instance)]);
 }

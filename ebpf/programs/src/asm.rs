@@ -5,6 +5,16 @@
 
 use core::arch::asm;
 
+/// `number & MASK`. A mask that the compiler can prove needless it removes, and then the verifier, which proves less,
+/// misses it.
+#[inline(always)]
+pub(crate) fn masked<const MASK: u32>(number: u32) -> usize {
+    let mut number = u64::from(number);
+    // SAFETY: changes no more than the register.
+    unsafe { asm!("{n} &= {m}", n = inlateout(reg) number, m = const MASK, options(pure, nomem, nostack)) };
+    number as usize
+}
+
 /// Replaces `*word` by `new` if it holds `expected`; returns what it held. A full barrier.
 ///
 /// # Safety

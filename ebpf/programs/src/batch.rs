@@ -10,7 +10,7 @@ use ramet_common::{
     ABI, BATCH_MAX, DESCRIPTOR_BYTES, FunctionId, Generation, InstanceId, Kind, PacketDescriptor, Refusal, SlotIndex,
 };
 
-use crate::asm::{load_u8, load_u32, store_u32};
+use crate::asm::{load_u8, load_u32, masked, store_u32};
 use crate::maps::Sender;
 use crate::ownership::Transfer;
 
@@ -167,7 +167,8 @@ impl Walk {
     /// The address of the `index`-th descriptor, if all of it is in the message.
     #[inline(always)]
     fn address_of(&self, index: u32) -> Option<usize> {
-        let at = self.data + (index as usize % BATCH_MAX) * DESCRIPTOR_BYTES;
+        const { assert!(BATCH_MAX.is_power_of_two()) };
+        let at = self.data + masked::<{ BATCH_MAX as u32 - 1 }>(index) * DESCRIPTOR_BYTES;
         (at + DESCRIPTOR_BYTES <= self.data_end).then_some(at)
     }
 

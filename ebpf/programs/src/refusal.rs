@@ -2,7 +2,6 @@
 
 use aya_ebpf::programs::SkMsgContext;
 use aya_log_ebpf_macros::info;
-use core::hint::black_box;
 use ramet_common::Refusal;
 
 use crate::asm;
@@ -78,8 +77,7 @@ static NAMES: [[u8; NAME_BYTES]; Refusal::COUNT] = {
 
 #[inline(never)]
 fn log(ctx: &SkMsgContext, instance: u32, function: u32, reason: Refusal) {
-    // The compiler knows that a reason is in range and would drop the check that the verifier wants to see.
-    let Some(name) = NAMES.get(black_box(reason as usize)) else { return };
+    let Some(name) = NAMES.get(asm::masked::<31>(reason as u32)) else { return };
     // SAFETY: the names are ASCII.
     let name = unsafe { str::from_utf8_unchecked(name) };
     info!(ctx, target: "ramet::sproxy", "refused a send of instance {} of function {}: {}", instance, function, name);

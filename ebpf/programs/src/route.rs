@@ -139,8 +139,12 @@ unsafe extern "C" fn consider_next(index: u32, choice: *mut Choice) -> i64 {
 
 #[inline(always)]
 fn instance_at(replicas: *const Replicas, place: u32) -> InstanceId {
-    // SAFETY: P2; the remainder keeps the index inside the array for the verifier.
-    let entry = unsafe { &raw const (*replicas).instances[place as usize % REPLICAS_MAX] };
+    const { assert!(REPLICAS_MAX.is_power_of_two()) };
+    let place = asm::masked::<{ REPLICAS_MAX as u32 - 1 }>(place);
+    // SAFETY: P2.
+    let first = unsafe { &raw const (*replicas).instances }.cast::<InstanceId>();
+    // SAFETY: the mask keeps `place` inside the array.
+    let entry = unsafe { first.add(place) };
     // SAFETY: P2; volatile because the supervisor may write at the same time.
     unsafe { ptr::read_volatile(entry) }
 }

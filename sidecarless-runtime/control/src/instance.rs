@@ -105,7 +105,8 @@ pub struct Link {
 /// Which end of a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Direction {
-    /// The receiver of this message may send to the peer, which holds at most `capacity` messages.
+    /// The receiver of this message may send to the peer, which holds at most `capacity` messages. Zero, without
+    /// descriptors: it may no longer, but what the peer sends is still received.
     Outgoing {
         /// Messages in service and queued.
         capacity: u32,

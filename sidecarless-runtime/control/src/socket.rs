@@ -23,6 +23,11 @@ pub const MESSAGE_BYTES_MAX: usize = 128 << 10;
 /// The most descriptors that one message can carry.
 pub const FDS_MAX: usize = 32;
 
+/// How many bytes a message, or a part of one, takes. One that cannot be written takes more than is allowed.
+pub fn message_bytes<M: Serialize>(message: &M) -> usize {
+    postcard::to_extend(message, Vec::new()).map_or(usize::MAX, |bytes| bytes.len())
+}
+
 /// Why a conversation ends.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {

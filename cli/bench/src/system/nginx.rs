@@ -47,14 +47,13 @@ fn find_nginx() -> anyhow::Result<PathBuf> {
     }
 }
 
-/// One worker, no logging, connections kept on both sides, bodies in memory: nothing that would slow nginx down.
+/// One worker, no logging, connections kept on both sides, bodies passed on as they come: nothing that would slow nginx
+/// down.
 fn configuration(folder: &Path, front: SocketAddr, back: SocketAddr, options: &ChainOptions) -> String {
     let folder = folder.display();
     // As root, the worker would become a user who may not enter the folder.
     let user = if rustix::process::geteuid().is_root() { "user root root;" } else { "" };
     let kept = options.connections.iter().max().copied().unwrap_or(1).max(64);
-    let payload_bytes_max = options.payload.iter().max().copied().unwrap_or_default();
-    let body_buffer_bytes = (payload_bytes_max + 1).next_multiple_of(4096).max(16 << 10);
     format!(
         "daemon off;
 {user}
@@ -70,7 +69,7 @@ http {{
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
     client_max_body_size 0;
-    client_body_buffer_size {body_buffer_bytes};
+    client_body_buffer_size 64k;
     keepalive_requests 1000000000;
     keepalive_timeout 1h;
     tcp_nodelay on;
@@ -86,10 +85,10 @@ http {{
             proxy_pass http://function;
             proxy_http_version 1.1;
             proxy_set_header Connection \"\";
-            proxy_buffer_size 16k;
-            proxy_buffers 32 64k;
-            proxy_busy_buffers_size 1m;
-            proxy_max_temp_file_size 0;
+            proxy_request_buffering off;
+            proxy_buffering off;
+            proxy_buffer_size 64k;
+            proxy_buffers 4 64k;
         }}
     }}
 }}

@@ -2,8 +2,11 @@
 
 use super::*;
 
-/// Feeds `input` in pieces of `piece_bytes`, as a connection would, and returns status, body and what is left over.
-fn read(input: &[u8], piece_bytes: usize) -> Result<Option<(u16, Vec<u8>, Vec<u8>, bool)>, BadResponse> {
+/// Status, body, what is left over, and whether the connection is kept.
+type Read = (u16, Vec<u8>, Vec<u8>, bool);
+
+/// Feeds `input` in pieces of `piece_bytes`, as a connection would, and returns what was read.
+fn read(input: &[u8], piece_bytes: usize) -> Result<Option<Read>, BadResponse> {
     let mut parser = ResponseParser::new();
     let (mut buffer, mut body) = (Vec::new(), Vec::new());
     let mut pieces = input.chunks(piece_bytes);

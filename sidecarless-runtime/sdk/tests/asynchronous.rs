@@ -1,0 +1,1 @@
+//! The async variant serves like the blocking one.

@@ -1,0 +1,215 @@
+//! What differs between transports, seen from the supervisor: who enforces the rules, and what a newcomer is given.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use ramet_common::map::{Edge, EdgeCount};
+use ramet_common::{DomainId, FunctionId, InstanceId, Refusal};
+use ramet_dataplane::endpoint::LinkEnd;
+use ramet_dataplane::transport::{ring, socket};
+use ramet_dataplane::{Ledger, Pool, PoolLayout, TransportKind};
+use ramet_loader::LoaderError;
+use ramet_shm::segment::create_sealed;
+
+mod ledger_space;
+mod skmsg;
+
+pub(crate) use skmsg::SkMsg;
+
+/// Why something could not be put on the data plane.
+#[derive(Debug, thiserror::Error)]
+pub enum DataPlaneError {
+    /// SPROXY's maps or sockets.
+    #[error(transparent)]
+    SkMsg(#[from] LoaderError),
+    /// A pool or ledger.
+    #[error("cannot make the memory of security domain {domain}: {reason}; is there enough memory?")]
+    Memory {
+        /// The domain.
+        domain: String,
+        /// The reason.
+        reason: String,
+    },
+    /// The kernel's ledger has a fixed size.
+    #[error(
+        "the pool of security domain {domain} needs {slots} slots, more than the kernel's ledger has left; make pools \
+         smaller or use `transport = \"ring\"`"
+    )]
+    LedgerFull {
+        /// The domain.
+        domain: String,
+        /// How many.
+        slots: u32,
+    },
+    /// A lane or a copy of a descriptor.
+    #[error("cannot make a descriptor for a child: {0}; is the supervisor's limit of open files reached?")]
+    Descriptor(#[from] std::io::Error),
+}
+
+/// Somebody with a place on the data plane.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Member {
+    pub(crate) instance: InstanceId,
+    pub(crate) function: FunctionId,
+    pub(crate) domain: DomainId,
+    /// How many messages it may hold.
+    pub(crate) capacity: u32,
+}
+
+/// A domain's memory, as passed to processes.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    pub(crate) pool: OwnedFd,
+    pub(crate) ledger: OwnedFd,
+    pub(crate) ledger_base: u32,
+}
+
+/// How descriptors travel on this node.
+#[derive(Debug)]
+pub(crate) enum DataPlane {
+    /// The kernel knows members, replicas and edges.
+    SkMsg(Box<SkMsg>),
+    /// Only the two ends of a lane know it; the supervisor makes them.
+    Lanes(LaneKind),
+}
+
+/// Which lanes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LaneKind {
+    Ring,
+    Socket,
+}
+
+impl LaneKind {
+    /// Makes a lane: the sender's end and the receiver's.
+    pub(crate) fn link(self) -> Result<(LinkEnd, LinkEnd), DataPlaneError> {
+        Ok(match self {
+            Self::Ring => ring::link()?,
+            Self::Socket => socket::link()?,
+        })
+    }
+}
+
+impl DataPlane {
+    pub(crate) fn kind(&self) -> TransportKind {
+        match self {
+            Self::SkMsg(_) => TransportKind::SkMsg,
+            Self::Lanes(LaneKind::Ring) => TransportKind::Ring,
+            Self::Lanes(LaneKind::Socket) => TransportKind::Socket,
+        }
+    }
+
+    /// The kind of lanes, where there are lanes.
+    pub(crate) fn lanes(&self) -> Option<LaneKind> {
+        match self {
+            Self::SkMsg(_) => None,
+            Self::Lanes(kind) => Some(*kind),
+        }
+    }
+
+    /// Makes the memory of a new domain, all of it free.
+    pub(crate) fn add_domain(
+        &mut self,
+        domain: DomainId,
+        name: &str,
+        layout: &PoolLayout,
+    ) -> Result<Memory, DataPlaneError> {
+        let failed = |reason: String| DataPlaneError::Memory { domain: name.to_owned(), reason };
+        let pool = Pool::create("ramet-pool", layout).map_err(|error| failed(error.to_string()))?;
+        match self {
+            Self::SkMsg(plane) => {
+                let (ledger, ledger_base) = plane.add_domain(domain, name, layout.slots())?;
+                Ok(Memory { pool, ledger, ledger_base })
+            }
+            Self::Lanes(_) => {
+                let ledger = create_sealed("ramet-ledger", Ledger::bytes_for(layout.slots()))
+                    .map_err(|error| failed(error.to_string()))?;
+                Ok(Memory { pool, ledger, ledger_base: 0 })
+            }
+        }
+    }
+
+    /// Frees a domain that nobody uses any more.
+    pub(crate) fn remove_domain(&mut self, domain: DomainId) {
+        match self {
+            Self::SkMsg(plane) => plane.remove_domain(domain),
+            Self::Lanes(_) => {}
+        }
+    }
+
+    /// Gives `member` its place, and returns the descriptors that it needs there, beside its domain's memory.
+    pub(crate) fn join(&mut self, member: Member) -> Result<Vec<OwnedFd>, DataPlaneError> {
+        match self {
+            Self::SkMsg(plane) => plane.join(member),
+            Self::Lanes(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Takes a member's place away: it can neither send nor receive.
+    pub(crate) fn leave(&mut self, instance: InstanceId) {
+        match self {
+            Self::SkMsg(plane) => plane.leave(instance),
+            Self::Lanes(_) => {}
+        }
+    }
+
+    /// Says which instances senders choose from. In lane modes the links say it.
+    pub(crate) fn set_replicas(&mut self, function: FunctionId, domain: DomainId, replicas: &[InstanceId]) {
+        match self {
+            Self::SkMsg(plane) => plane.set_replicas(function, domain, replicas),
+            Self::Lanes(_) => {}
+        }
+    }
+
+    /// Permits a hop. In lane modes the links permit it.
+    pub(crate) fn allow(&mut self, edge: Edge) -> Result<(), DataPlaneError> {
+        match self {
+            Self::SkMsg(plane) => plane.allow(edge),
+            Self::Lanes(_) => Ok(()),
+        }
+    }
+
+    /// Forbids a hop.
+    pub(crate) fn deny(&mut self, edge: Edge) {
+        match self {
+            Self::SkMsg(plane) => plane.deny(edge),
+            Self::Lanes(_) => {}
+        }
+    }
+
+    /// What a gateway worker needs to see why its sends are refused.
+    pub(crate) fn reasons(&self) -> Result<Option<OwnedFd>, DataPlaneError> {
+        match self {
+            Self::SkMsg(plane) => Ok(Some(plane.instances_fd().try_clone_to_owned()?)),
+            Self::Lanes(_) => Ok(None),
+        }
+    }
+
+    /// Why an instance's last send was refused, where the supervisor is the one to know.
+    pub(crate) fn last_refusal(&self, instance: InstanceId) -> Option<Refusal> {
+        match self {
+            Self::SkMsg(plane) => plane.last_refusal(instance),
+            Self::Lanes(_) => None,
+        }
+    }
+
+    /// Refused sends by reason, where they are counted.
+    pub(crate) fn refusals(&self) -> Vec<(Refusal, u64)> {
+        match self {
+            Self::SkMsg(plane) => plane.refusals(),
+            Self::Lanes(_) => Vec::new(),
+        }
+    }
+
+    /// What went over each edge, where that is counted.
+    pub(crate) fn edge_counts(&self) -> Vec<(Edge, EdgeCount)> {
+        match self {
+            Self::SkMsg(plane) => plane.edge_counts(),
+            Self::Lanes(_) => Vec::new(),
+        }
+    }
+}
+
+/// A descriptor to pass on, while the supervisor keeps its own.
+pub(crate) fn copy(fd: &impl AsFd) -> Result<OwnedFd, DataPlaneError> {
+    Ok(fd.as_fd().try_clone_to_owned()?)
+}

@@ -1,0 +1,77 @@
+//! One process of a function, and how far it is in its life.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use ramet_common::{DomainId, FunctionId, InstanceId, RouteId};
+use ramet_control::instance::ToInstance;
+use ramet_manifest::QualifiedName;
+use tokio::task::JoinHandle;
+
+use crate::process::Process;
+
+/// How far an instance is.
+///
+/// Starting → Joining (`Hello`) → Ready (`Ready`, and every lane and the gateway know it) → Unpublishing (it is no longer
+/// wanted) → Stopping (no sender chooses it any more) → Ending (`Drained`, or its grace is over). From anywhere to gone
+/// when the process has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    /// The process runs; its first word is awaited.
+    Starting,
+    /// It was told its place; it and its peers take it in.
+    Joining,
+    /// Senders choose it.
+    Ready,
+    /// Senders are told to choose it no more.
+    Unpublishing,
+    /// It was told to finish what it holds.
+    Stopping,
+    /// It was told to end.
+    Ending,
+}
+
+impl Stage {
+    /// The name in the admin API.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting | Self::Joining => "starting",
+            Self::Ready => "ready",
+            Self::Unpublishing | Self::Stopping | Self::Ending => "draining",
+        }
+    }
+
+    /// Whether others may be given lanes to it.
+    pub(crate) fn takes_messages(self) -> bool {
+        matches!(self, Self::Joining | Self::Ready)
+    }
+
+    /// Whether it may still have something to send.
+    pub(crate) fn sends_messages(self) -> bool {
+        matches!(self, Self::Joining | Self::Ready | Self::Unpublishing | Self::Stopping)
+    }
+}
+
+/// A process of a function.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    pub(crate) id: InstanceId,
+    pub(crate) function: FunctionId,
+    pub(crate) domain: DomainId,
+    pub(crate) name: QualifiedName,
+    pub(crate) process: Process<ToInstance>,
+    pub(crate) stage: Stage,
+    pub(crate) started: Instant,
+    /// Whether it said that it is ready.
+    pub(crate) is_willing: bool,
+    /// The gateway's message of this number introduced it.
+    pub(crate) introduced: Option<u64>,
+    /// The routes that it was told.
+    pub(crate) routes: BTreeSet<RouteId>,
+    /// Whether a timer watches over its answers.
+    pub(crate) is_watched: bool,
+    /// Reads what it writes; finished when all of it is kept.
+    pub(crate) output: JoinHandle<()>,
+    /// Why the supervisor makes it end, for the log.
+    pub(crate) condemned: Option<String>,
+}

@@ -1,0 +1,284 @@
+//! The node: everything that runs, owned by one task, changed only by what happens to it.
+//!
+//! A life of the node is an *epoch*: a gateway, and everything that shares memory with it. When the gateway dies, the
+//! epoch is torn down and the next one is built from the same manifests.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use ramet_common::map::Edge;
+use ramet_common::{DomainId, FunctionId, InstanceId, RouteId};
+use ramet_manifest::{Desired, NodeSettings, QualifiedName};
+use ramet_sys::End;
+use tokio::sync::mpsc;
+
+use crate::dataplane::DataPlane;
+use crate::domain::Domain;
+use crate::event::{Event, Events};
+use crate::function::Function;
+use crate::gateway_process::{Gateway, GatewayStage};
+use crate::ids::Ids;
+use crate::instance::Instance;
+use crate::links::LinkTable;
+use crate::listeners::Listeners;
+use crate::logs::Logs;
+use crate::timers::Timers;
+use crate::transport::Choice;
+
+mod change;
+mod draft;
+mod edges;
+mod epoch;
+mod gateway;
+mod instances;
+mod lanes;
+mod report;
+mod retire;
+mod stop;
+
+pub(crate) use change::{Change, What};
+pub use epoch::EpochError;
+
+/// The number of a message that could not be sent: nothing is to be waited for.
+const UNSENT: u64 = 0;
+
+/// The longest wait before another gateway is started.
+const GATEWAY_BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// The first one, after the second gateway in a row died early.
+const GATEWAY_BACKOFF: Duration = Duration::from_millis(100);
+/// A gateway that lived this long was no failed start.
+const GATEWAY_STABLE_AFTER: Duration = Duration::from_secs(10);
+
+/// What a node is made of at its start.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) settings: NodeSettings,
+    pub(crate) desired: Desired,
+    pub(crate) choice: Choice,
+    pub(crate) plane: DataPlane,
+    pub(crate) listeners: Listeners,
+    pub(crate) logs: Logs,
+    pub(crate) events: Events,
+    pub(crate) inbox: mpsc::Receiver<Event>,
+}
+
+/// A route that is told to somebody.
+#[derive(Clone, Debug)]
+pub(crate) struct LiveRoute {
+    pub(crate) route: ramet_dataplane::Route,
+    /// How long a request on it may take.
+    pub(crate) deadline: Duration,
+    pub(crate) is_retired: bool,
+}
+
+/// The running node.
+#[derive(Debug)]
+pub(crate) struct Node {
+    settings: NodeSettings,
+    choice: Choice,
+    plane: DataPlane,
+    listeners: Listeners,
+    logs: Logs,
+    events: Events,
+    inbox: mpsc::Receiver<Event>,
+    ids: Ids,
+    timers: Timers,
+    /// What the node was last successfully asked for.
+    desired: Desired,
+    gateway: Option<Gateway>,
+    epoch: u32,
+    domains: BTreeMap<DomainId, Domain>,
+    functions: BTreeMap<FunctionId, Function>,
+    routes: BTreeMap<RouteId, LiveRoute>,
+    /// The route on which each chain's requests start.
+    chains: BTreeMap<QualifiedName, RouteId>,
+    edges: HashSet<Edge>,
+    /// Whether a route or function has gone since the edges were last looked at.
+    are_edges_stale: bool,
+    instances: BTreeMap<InstanceId, Instance>,
+    /// Those that are on their way to another stage.
+    unsettled: BTreeSet<InstanceId>,
+    links: LinkTable,
+    /// How often instances of each function died or failed to start.
+    restarts: BTreeMap<QualifiedName, u64>,
+    /// Changes that wait for the one under way.
+    changes: VecDeque<Change>,
+    /// What `/readyz` was last told.
+    waiting_for: Vec<String>,
+    mode: Mode,
+    /// Whether a gateway has ever accepted connections: one that never did will not when it is started again.
+    has_served: bool,
+    signals: u32,
+}
+
+/// What the node does about what happens.
+///
+/// Running → TearingDown when the gateway is gone → Running; Running → Stopping at the first signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// What dies is replaced.
+    Running,
+    /// Everything of the epoch ends at once.
+    TearingDown,
+    /// Everything ends once it has finished what it holds.
+    Stopping,
+}
+
+/// Why a wait ended before what was waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interrupted {
+    /// It took too long.
+    TimedOut,
+    /// The gateway died.
+    GatewayGone,
+    /// The supervisor was told to end, or to end at once.
+    Signal,
+}
+
+impl Node {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { settings, desired, choice, plane, listeners, logs, events, inbox } = parts;
+        Self {
+            settings,
+            choice,
+            plane,
+            listeners,
+            logs,
+            events,
+            inbox,
+            ids: Ids::new(),
+            timers: Timers::default(),
+            desired,
+            gateway: None,
+            epoch: 0,
+            domains: BTreeMap::new(),
+            functions: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            chains: BTreeMap::new(),
+            edges: HashSet::new(),
+            are_edges_stale: false,
+            instances: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
+            links: LinkTable::default(),
+            restarts: BTreeMap::new(),
+            changes: VecDeque::new(),
+            waiting_for: Vec::new(),
+            mode: Mode::Running,
+            has_served: false,
+            signals: 0,
+        }
+    }
+
+    /// Runs until the supervisor is told to end.
+    pub(crate) async fn run(mut self) -> Result<(), EpochError> {
+        let mut wait = Duration::ZERO;
+        loop {
+            let started = Instant::now();
+            let ended = self.live().await;
+            match ended {
+                Ok(()) | Err(EpochError::Interrupted(Interrupted::Signal)) => {
+                    self.stop().await;
+                    return Ok(());
+                }
+                Err(error) if !self.has_served => {
+                    self.tear_down().await;
+                    return Err(error);
+                }
+                Err(error) => tracing::error!(%error, "the gateway is gone; everything is started anew"),
+            }
+            self.tear_down().await;
+            if started.elapsed() >= GATEWAY_STABLE_AFTER {
+                wait = Duration::ZERO;
+            }
+            if self.wait_for(wait, |_| false).await == Err(Interrupted::Signal) {
+                self.stop().await;
+                return Ok(());
+            }
+            wait = (wait * 2).clamp(GATEWAY_BACKOFF, GATEWAY_BACKOFF_MAX);
+        }
+    }
+
+    /// Lets things happen until `done`, at most for `timeout`.
+    async fn wait_for(&mut self, timeout: Duration, done: impl Fn(&Self) -> bool) -> Result<(), Interrupted> {
+        let deadline = Instant::now() + timeout;
+        while !done(self) {
+            if Instant::now() >= deadline {
+                return Err(Interrupted::TimedOut);
+            }
+            self.next(Some(deadline)).await?;
+        }
+        Ok(())
+    }
+
+    /// Lets one thing happen, or the time pass.
+    async fn next(&mut self, deadline: Option<Instant>) -> Result<(), Interrupted> {
+        let due = [self.timers.next_due(), deadline].into_iter().flatten().min();
+        let time = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(due.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            Some(event) = self.inbox.recv() => self.handle(event),
+            () = time => {}
+        }
+        while let Some(timer) = self.timers.take_due(Instant::now()) {
+            self.fire(timer);
+        }
+        self.settle();
+        self.interruption()
+    }
+
+    fn interruption(&self) -> Result<(), Interrupted> {
+        let (tolerated, needs_gateway) = match self.mode {
+            Mode::Running => (0, true),
+            Mode::TearingDown => (0, false),
+            Mode::Stopping => (1, false),
+        };
+        if self.signals > tolerated {
+            return Err(Interrupted::Signal);
+        }
+        if needs_gateway && self.gateway.is_none() {
+            return Err(Interrupted::GatewayGone);
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Instance(instance, word) => self.hear_instance(instance, word),
+            Event::Gateway(epoch, word) => self.hear_gateway(epoch, word),
+            Event::Admin(request) => self.answer(request),
+            Event::Signal => self.signals += 1,
+        }
+    }
+
+    /// Does everything that has become possible.
+    fn settle(&mut self) {
+        loop {
+            let lanes = self.advance_lanes();
+            let instances = self.advance_instances();
+            if !lanes && !instances {
+                break;
+            }
+        }
+        self.close_domains();
+        self.tell_readiness();
+    }
+
+    fn gateway_stage(&self) -> Option<GatewayStage> {
+        self.gateway.as_ref().map(|gateway| gateway.stage)
+    }
+
+    /// Ends every child at once. Their deaths follow as events.
+    fn kill_all(&self) {
+        for instance in self.instances.values() {
+            instance.process.end(End::Kill);
+        }
+        if let Some(gateway) = &self.gateway {
+            gateway.process.end(End::Kill);
+        }
+    }
+}

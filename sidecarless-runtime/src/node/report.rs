@@ -1,0 +1,195 @@
+//! What the node says about itself: to operators, to probes and to whoever measures.
+
+use std::time::Instant;
+
+use ramet_control::admin::{self, Status};
+use ramet_control::gateway::ToGateway;
+use ramet_manifest::{self as manifest, Kind, QualifiedName};
+
+use super::change::{Change, ChangeError};
+use super::{Mode, Node};
+use crate::admin::{ObjectFilter, Request};
+use crate::function::{Function, Role};
+use crate::gateway_process::GatewayStage;
+use crate::metrics::{FunctionFigures, Metrics};
+use crate::route;
+
+/// How many changes may wait for the one under way.
+const CHANGES_MAX: usize = 64;
+
+impl Node {
+    pub(super) fn answer(&mut self, request: Request) {
+        // Whoever asked may have gone; then nobody minds.
+        match request {
+            Request::Node(answer) => drop(answer.send(self.describe())),
+            Request::Objects(filter, answer) => drop(answer.send(self.objects(&filter))),
+            Request::Instances(filter, answer) => drop(answer.send(self.list_instances(&filter))),
+            Request::Change(change) => self.queue_change(change),
+        }
+    }
+
+    fn queue_change(&mut self, change: Change) {
+        if self.mode == Mode::Stopping {
+            change.refuse(&ChangeError::Stopping);
+        } else if self.changes.len() >= CHANGES_MAX {
+            change.refuse(&ChangeError::TooManyChanges);
+        } else {
+            self.changes.push_back(change);
+        }
+    }
+
+    fn describe(&self) -> admin::Node {
+        admin::Node {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            gateway_pid: self.gateway.as_ref().map(|gateway| gateway.process.pid),
+            transport: self.choice.kind.as_str().to_owned(),
+            transport_reason: self.choice.reason.clone(),
+            listen: self.listeners.http_address.to_string(),
+            admin: self.listeners.admin_address.to_string(),
+            waiting_for: self.what_is_missing(),
+        }
+    }
+
+    /// What keeps the node from being ready.
+    fn what_is_missing(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        if self.mode == Mode::Stopping {
+            missing.push("nothing: the node is stopping".to_owned());
+        }
+        if self.gateway_stage() != Some(GatewayStage::Serving) {
+            missing.push("the gateway".to_owned());
+        }
+        let current = self.functions.values().filter(|function| function.role == Role::Current);
+        let without = current.filter(|function| self.ready_instances(function) == 0);
+        missing.extend(without.map(|function| match &function.failure {
+            Some(failure) => format!("an instance; {failure}"),
+            None => format!("an instance of function {}", function.name()),
+        }));
+        missing
+    }
+
+    /// Tells the gateway whether the node is ready, if that has changed.
+    pub(super) fn tell_readiness(&mut self) {
+        if self.mode == Mode::TearingDown {
+            return;
+        }
+        let waiting_for = self.what_is_missing();
+        if waiting_for == self.waiting_for {
+            return;
+        }
+        if let Some(gateway) = self.gateway.as_mut().filter(|gateway| gateway.stage >= GatewayStage::Greeted) {
+            gateway.mention(ToGateway::Readiness { waiting_for: waiting_for.clone() });
+            self.waiting_for = waiting_for;
+        }
+    }
+
+    fn objects(&self, filter: &ObjectFilter) -> Vec<admin::Object> {
+        let wanted = |kind, name: &QualifiedName| filter.admits(kind, name);
+        let functions = self.desired.functions().filter(|function| wanted(Kind::Function, &function.qualified_name()));
+        let functions = functions.map(|function| {
+            let name = function.qualified_name();
+            object(Kind::Function, &name, serde_json::to_value(&**function), self.function_status(&name))
+        });
+        let chains = self.desired.chains().filter(|chain| wanted(Kind::Chain, &chain.qualified_name()));
+        let chains = chains.map(|chain| {
+            let name = chain.qualified_name();
+            object(Kind::Chain, &name, serde_json::to_value(&**chain), self.chain_status(chain))
+        });
+        functions.chain(chains).collect()
+    }
+
+    fn function_status(&self, name: &QualifiedName) -> Status {
+        let is_current = |function: &&Function| function.role == Role::Current && function.name() == *name;
+        let versions: Vec<_> = self.functions.values().filter(is_current).collect();
+        let ready = versions.iter().map(|function| self.ready_instances(function)).sum();
+        let wanted = versions.iter().map(|function| function.wanted()).sum();
+        // In each domain where it runs, one that is ready is enough for requests to be served.
+        let failed = versions.iter().find(|function| self.ready_instances(function) == 0);
+        Status {
+            ready: failed.is_none() && !versions.is_empty(),
+            message: match failed {
+                Some(Function { failure: Some(failure), .. }) => failure.clone(),
+                Some(_) => "no instance is ready yet".to_owned(),
+                None => String::new(),
+            },
+            ready_instances: ready,
+            wanted_instances: wanted,
+            restarts: self.restarts.get(name).copied().unwrap_or_default(),
+            routes: Vec::new(),
+        }
+    }
+
+    fn chain_status(&self, chain: &manifest::Chain) -> Status {
+        let live = self.chains.get(&chain.qualified_name()).and_then(|id| self.routes.get(id));
+        let functions = live.map(|live| live.route.functions()).unwrap_or_default();
+        let functions = functions.iter().filter_map(|id| self.functions.get(id));
+        let missing: Vec<_> = functions
+            .filter(|function| self.ready_instances(function) == 0)
+            .map(|function| function.name().to_string())
+            .collect();
+        Status {
+            ready: missing.is_empty() && live.is_some(),
+            message: match missing.as_slice() {
+                [] => String::new(),
+                names => format!("no instance is ready of: {}", names.join(", ")),
+            },
+            routes: route::addresses(chain),
+            ..Status::default()
+        }
+    }
+
+    fn list_instances(&self, filter: &ObjectFilter) -> Vec<admin::Instance> {
+        let wanted = self.instances.values().filter(|instance| filter.admits(Kind::Function, &instance.name));
+        wanted
+            .map(|instance| admin::Instance {
+                id: instance.id.0,
+                namespace: instance.name.namespace.to_string(),
+                function: instance.name.name.to_string(),
+                pid: instance.process.pid,
+                state: instance.stage.as_str().to_owned(),
+                age_seconds: Instant::now().saturating_duration_since(instance.started).as_secs(),
+            })
+            .collect()
+    }
+
+    /// The supervisor's part of `/metrics`.
+    pub(super) fn metrics(&self) -> String {
+        let mut metrics = Metrics::default();
+        for function in self.desired.functions() {
+            let name = function.qualified_name();
+            let of_it = self.instances.values().filter(|instance| instance.name == name);
+            let count = |state: &str| of_it.clone().filter(|instance| instance.stage.as_str() == state).count();
+            let status = self.function_status(&name);
+            metrics.function(&FunctionFigures {
+                starting: count("starting"),
+                ready: count("ready"),
+                draining: count("draining"),
+                wanted: status.wanted_instances,
+                restarts: status.restarts,
+                name,
+            });
+        }
+        metrics.refusals(&self.plane.refusals());
+        let name = |id| self.functions.get(&id).map(|function| function.name().to_string());
+        for (edge, count) in self.plane.edge_counts() {
+            metrics.edge(name(edge.from), name(edge.to), count);
+        }
+        metrics.text(self.choice.kind, self.epoch)
+    }
+}
+
+fn object(
+    kind: Kind,
+    name: &QualifiedName,
+    manifest: serde_json::Result<serde_json::Value>,
+    status: Status,
+) -> admin::Object {
+    admin::Object {
+        kind: kind.as_str().to_owned(),
+        namespace: name.namespace.to_string(),
+        name: name.name.to_string(),
+        manifest: manifest.unwrap_or_default(),
+        status,
+    }
+}

@@ -1,0 +1,58 @@
+//! The end of the node: what was accepted is answered, then everything ends.
+
+use std::time::Duration;
+
+use ramet_control::gateway::ToGateway;
+use ramet_sys::End;
+
+use super::change::ChangeError;
+use super::{Mode, Node};
+use crate::gateway_process::GatewayStage;
+
+/// What the supervisor adds to the time that a child was given.
+const MARGIN: Duration = Duration::from_secs(3);
+
+impl Node {
+    /// Ends everything, gracefully until a second signal.
+    pub(super) async fn stop(&mut self) {
+        self.mode = Mode::Stopping;
+        for change in std::mem::take(&mut self.changes) {
+            change.refuse(&ChangeError::Stopping);
+        }
+        tracing::info!("stopping: requests that were accepted are finished first; a second signal ends everything now");
+        if self.drain_everything().await.is_err() {
+            tracing::warn!("a second signal: everything ends now");
+        }
+        self.kill_all();
+        self.tear_down().await;
+    }
+
+    async fn drain_everything(&mut self) -> Result<(), super::Interrupted> {
+        let timeout = self.settings.gateway.drain_timeout;
+        if self.gateway_stage() == Some(GatewayStage::Serving)
+            && let Some(gateway) = &mut self.gateway
+        {
+            gateway.mention(ToGateway::Drain { timeout });
+            let drained = |node: &Self| node.gateway_stage().is_none_or(|stage| stage == GatewayStage::Drained);
+            self.bounded(timeout + MARGIN, drained).await?;
+        }
+        for id in self.instances.keys().copied().collect::<Vec<_>>() {
+            self.drain(id);
+        }
+        let graces = self.functions.values().map(|function| function.manifest.spec.shutdown_grace);
+        let grace = graces.max().unwrap_or_default();
+        self.bounded(grace + MARGIN, |node| node.instances.is_empty()).await?;
+        if let Some(gateway) = &self.gateway {
+            gateway.process.end(End::Ask);
+        }
+        self.bounded(MARGIN, |node| node.gateway.is_none()).await
+    }
+
+    /// Waits, but not for ever: what takes too long is killed in the end.
+    async fn bounded(&mut self, timeout: Duration, done: impl Fn(&Self) -> bool) -> Result<(), super::Interrupted> {
+        match self.wait_for(timeout, done).await {
+            Err(super::Interrupted::TimedOut) => Ok(()),
+            other => other,
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! `ramet up`: puts a node together, runs it until it is told to end, and leaves nothing behind.
+
+use std::os::unix::net::UnixListener as StdUnixListener;
+
+use ramet_manifest::{Desired, Errors, NodeSettings, Source};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::admin::{self, AdminSocket, SocketError};
+use crate::event::{self, Event, Events};
+use crate::listeners::{ListenError, Listeners};
+use crate::logs::Logs;
+use crate::node::{EpochError, Node, Parts};
+use crate::transport::{self, Findings, TransportError};
+
+/// Why a node did not start, or ended by itself. Nothing of it is left.
+#[derive(Debug, thiserror::Error)]
+pub enum UpError {
+    /// The manifests are wrong; nothing was started.
+    #[error(transparent)]
+    Manifests(#[from] Errors),
+    /// The transport that was asked for does not work.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The admin socket cannot be made.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The gateway cannot be started.
+    #[error(transparent)]
+    Epoch(#[from] EpochError),
+    /// The supervisor's own event loop cannot be made.
+    #[error("cannot start the supervisor's event loop: {0}")]
+    Runtime(#[from] std::io::Error),
+}
+
+/// Runs a node with `settings` and the objects in `sources`, until SIGTERM or SIGINT.
+///
+/// Every child dies with the thread that calls this: call it from the main thread.
+///
+/// # Errors
+/// [`UpError`]. When the manifests are wrong, nothing was started.
+pub fn up(settings: NodeSettings, sources: Vec<Source>) -> Result<(), UpError> {
+    let desired = Desired::default().apply(&sources)?;
+    raise_open_files();
+    let (socket, listener) = AdminSocket::bind(&settings.socket)?;
+    let listeners = Listeners::bind(settings.listen, settings.gateway.workers, settings.admin)?;
+    let choice = Findings::gather(settings.transport).choose(settings.transport)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(async {
+        let plane = transport::open(&choice)?;
+        let (events, inbox) = event::queue();
+        let logs = Logs::start();
+        forward_signals(&events)?;
+        serve_admin(listener, &events, &logs)?;
+        let parts = Parts { settings, desired, choice, plane, listeners, logs, events, inbox };
+        Ok(Node::new(parts).run().await?)
+    });
+    drop(socket);
+    // Tasks that read from children or serve the admin socket have nothing left to do.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// A node with many instances has many pipes and sockets. Children get limits of their own.
+fn raise_open_files() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
+fn forward_signals(events: &Events) -> std::io::Result<()> {
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let mut signals = signal(kind)?;
+        let events = events.clone();
+        tokio::spawn(
+            async move { while signals.recv().await.is_some() && events.send(Event::Signal).await.is_ok() {} },
+        );
+    }
+    Ok(())
+}
+
+fn serve_admin(listener: StdUnixListener, events: &Events, logs: &Logs) -> std::io::Result<()> {
+    let listener = UnixListener::from_std(listener)?;
+    let router = admin::router(events.clone(), logs.clone());
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::error!(%error, "the admin socket is no longer served");
+        }
+    });
+    Ok(())
+}

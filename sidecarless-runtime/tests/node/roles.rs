@@ -1,0 +1,5 @@
+//! What the processes of a tested node are.
+
+pub(crate) mod function;
+pub(crate) mod gateway;
+pub(crate) mod supervisor;

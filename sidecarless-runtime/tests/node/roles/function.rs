@@ -1,0 +1,119 @@
+//! A function that gives every message back to where it came from, and instances that misbehave.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use ramet_common::{ABI, FunctionId, InstanceId, Kind, PacketDescriptor};
+use ramet_control::Numbered;
+use ramet_control::instance::{Direction, FromInstance, Join, Link, ToInstance};
+use ramet_control::socket::ControlSocket;
+use ramet_dataplane::endpoint::{LinkEnd, Links};
+use ramet_dataplane::transport::lanes::{self, Member};
+use ramet_dataplane::transport::patience::Patience;
+use ramet_dataplane::transport::skmsg;
+use ramet_dataplane::{Endpoint, Ledger, Pool, TransportKind, Wait};
+
+pub(crate) fn run(behaviour: &str) -> ExitCode {
+    println!("I am {behaviour}");
+    match behaviour {
+        "crashing" => {
+            eprintln!("something is wrong\nand it shows");
+            ExitCode::from(3)
+        }
+        "aged" => {
+            let control = ControlSocket::from_stdin().expect("started by a supervisor");
+            control.send(&FromInstance::Hello { abi: ABI + 1, sdk: "old".to_owned() }, &[]).expect("sent");
+            let _ = control.receive::<Numbered<ToInstance>>();
+            ExitCode::SUCCESS
+        }
+        "deaf" => {
+            let control = ControlSocket::from_stdin().expect("started by a supervisor");
+            control.send(&FromInstance::Hello { abi: ABI, sdk: "test".to_owned() }, &[]).expect("sent");
+            loop {
+                std::thread::park();
+            }
+        }
+        behaviour => serve(behaviour),
+    }
+}
+
+fn serve(behaviour: &str) -> ExitCode {
+    let control = Arc::new(ControlSocket::from_stdin().expect("started by a supervisor"));
+    control.send(&FromInstance::Hello { abi: ABI, sdk: "test".to_owned() }, &[]).expect("sent");
+    let (first, fds) = control.receive::<Numbered<ToInstance>>().expect("a join");
+    let ToInstance::Join(join) = first.message else { panic!("the first message is no join") };
+    let (mut endpoint, _pool) = attach(&join, fds);
+    let links = endpoint.links.clone();
+    let (sender, held) = (Arc::clone(&endpoint.sender), Arc::new(AtomicUsize::new(0)));
+    let holding = Arc::clone(&held);
+    let is_slow = behaviour == "slow";
+    std::thread::spawn(move || {
+        loop {
+            let mut batch = Vec::new();
+            let received = endpoint.receiver.receive(Wait::Forever, &mut |descriptor| batch.push(descriptor));
+            if received.is_err() {
+                return;
+            }
+            holding.fetch_add(batch.len(), Ordering::SeqCst);
+            for descriptor in batch {
+                if is_slow {
+                    std::thread::park_timeout(Duration::from_millis(500));
+                }
+                // A reply goes to who asked: a gateway worker.
+                let reply = PacketDescriptor { kind: Kind::Reply as u8, function: FunctionId::GATEWAY, ..descriptor };
+                let _ = sender.send(&[reply]);
+                holding.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+    });
+    control.send(&FromInstance::Applied { sequence: first.sequence }, &[]).expect("sent");
+    control.send(&FromInstance::Ready, &[]).expect("sent");
+    while let Ok((Numbered { sequence, message }, fds)) = control.receive::<Numbered<ToInstance>>() {
+        println!("told {}", word(&message));
+        if let ToInstance::Link(Link { peer, function, direction }) = &message {
+            link(links.as_deref().expect("lanes"), *peer, *function, *direction, fds);
+        }
+        if let ToInstance::Unlink { peer } = &message {
+            links.as_deref().expect("lanes").remove(*peer);
+        }
+        control.send(&FromInstance::Applied { sequence }, &[]).expect("sent");
+        if message == ToInstance::Stop && behaviour != "stubborn" {
+            while held.load(Ordering::SeqCst) > 0 {
+                std::thread::yield_now();
+            }
+            control.send(&FromInstance::Drained, &[]).expect("sent");
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn word(message: &ToInstance) -> String {
+    format!("{message:?}").split([' ', '(', '{']).next().unwrap_or_default().to_owned()
+}
+
+pub(super) fn link(links: &dyn Links, peer: InstanceId, function: FunctionId, direction: Direction, fds: Vec<OwnedFd>) {
+    let end = LinkEnd(fds);
+    match direction {
+        Direction::Outgoing { capacity } => links.add_outgoing(peer, function, capacity, end),
+        Direction::Incoming => links.add_incoming(peer, function, end),
+    }
+    .expect("a lane");
+}
+
+fn attach(join: &Join, fds: Vec<OwnedFd>) -> (Endpoint, Pool) {
+    let mut fds = fds.into_iter();
+    let mut next = || fds.next().expect("a descriptor");
+    let pool = Pool::attach(next().as_fd(), join.layout).expect("a pool");
+    let endpoint = match join.transport {
+        TransportKind::SkMsg => skmsg::endpoint(next(), next(), None),
+        kind => {
+            let ledger = Ledger::map(next().as_fd(), 0, join.layout.slots()).expect("a ledger");
+            let me = Member { instance: join.instance, owner: join.instance };
+            lanes::endpoint(kind, me, Arc::new(ledger), Patience::none()).expect("an endpoint")
+        }
+    };
+    (endpoint, pool)
+}
