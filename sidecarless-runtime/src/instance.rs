@@ -32,15 +32,6 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
-    /// The name in the admin API.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Starting | Self::Joining => "starting",
-            Self::Ready => "ready",
-            Self::Unpublishing | Self::Stopping | Self::Ending => "draining",
-        }
-    }
-
     /// Whether others may be given lanes to it.
     pub(crate) fn takes_messages(self) -> bool {
         matches!(self, Self::Joining | Self::Ready)

@@ -69,6 +69,9 @@ pub(crate) struct LiveRoute {
     /// How long a request on it may take.
     pub(crate) deadline: Duration,
     pub(crate) is_retired: bool,
+    /// Whether the gateway has said that no request runs on it. It may say so before the change that retires the route
+    /// is through here.
+    pub(crate) is_idle: bool,
 }
 
 /// The running node.
@@ -105,6 +108,8 @@ pub(crate) struct Node {
     changes: VecDeque<Change>,
     /// What `/readyz` was last told.
     waiting_for: Vec<String>,
+    /// Whether something has happened since that may have changed it.
+    is_readiness_stale: bool,
     mode: Mode,
     /// Whether a gateway has ever accepted connections: one that never did will not when it is started again.
     has_served: bool,
@@ -113,13 +118,16 @@ pub(crate) struct Node {
 
 /// What the node does about what happens.
 ///
-/// Running → TearingDown when the gateway is gone → Running; Running → Stopping at the first signal.
+/// Running → TearingDown when the gateway is gone → Resting → Running; Running → Stopping at the first signal →
+/// TearingDown in the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     /// What dies is replaced.
     Running,
     /// Everything of the epoch ends at once.
     TearingDown,
+    /// Nothing runs; another epoch begins soon.
+    Resting,
     /// Everything ends once it has finished what it holds.
     Stopping,
 }
@@ -163,6 +171,7 @@ impl Node {
             restarts: BTreeMap::new(),
             changes: VecDeque::new(),
             waiting_for: Vec::new(),
+            is_readiness_stale: true,
             mode: Mode::Running,
             has_served: false,
             signals: 0,
@@ -190,7 +199,8 @@ impl Node {
             if started.elapsed() >= GATEWAY_STABLE_AFTER {
                 wait = Duration::ZERO;
             }
-            if self.wait_for(wait, |_| false).await == Err(Interrupted::Signal) {
+            self.mode = Mode::Resting;
+            if self.interruption().and(self.wait_for(wait, |_| false).await) == Err(Interrupted::Signal) {
                 self.stop().await;
                 return Ok(());
             }
@@ -234,7 +244,9 @@ impl Node {
     fn interruption(&self) -> Result<(), Interrupted> {
         let (tolerated, needs_gateway) = match self.mode {
             Mode::Running => (0, true),
-            Mode::TearingDown => (0, false),
+            // What is killed is gone in no time.
+            Mode::TearingDown => (u32::MAX, false),
+            Mode::Resting => (0, false),
             Mode::Stopping => (1, false),
         };
         if self.signals > tolerated {
@@ -263,9 +275,13 @@ impl Node {
             if !lanes && !instances {
                 break;
             }
+            self.is_readiness_stale = true;
         }
         self.close_domains();
-        self.tell_readiness();
+        if self.is_readiness_stale {
+            self.is_readiness_stale = false;
+            self.tell_readiness();
+        }
     }
 
     fn gateway_stage(&self) -> Option<GatewayStage> {

@@ -148,10 +148,10 @@ fn a_failed_attempt_is_made_again_with_the_same_input() {
     on_every_transport(|node| {
         assert_eq!(node.post("/careful", b"x").text(), "x+a+b+c");
         // Both instances of b exit, one attempt each; their successors answer.
-        let before = node.metric("ramet_answers", "default/careful");
+        let before = node.metric("ramet_answers_total", "default/careful");
         let answer = node.request("POST", "/careful", &[("x-do-b", "error")], b"x");
         assert_eq!(answer.status, 500);
-        assert!(node.metric("ramet_answers", "default/careful") > before);
+        assert!(node.metric("ramet_answers_total", "default/careful") > before);
         assert_eq!(node.request("POST", "/careful", &[("x-do-b", "pause:2000")], b"x").status, 504);
         eventually("b to answer again", || (node.post("/careful", b"x").text() == "x+a+b+c").then_some(()));
     });
@@ -233,8 +233,8 @@ fn an_unanswered_request_holds_up_nobody_else() {
         });
         for _ in 0..20 {
             let answer = node.request("POST", "/kinds", &[("x-do-a", "kind:done")], b"x");
-            // The one instance of a is taken: its requests wait or time out; everybody else's go on.
-            assert!(matches!(answer.status, 200 | 504), "{}", answer.status);
+            // The one instance of a is taken: its requests wait, time out, or end with it; everybody else's go on.
+            assert!(matches!(answer.status, 200 | 502 | 504), "{}", answer.status);
             if hanging.is_finished() {
                 break;
             }

@@ -74,7 +74,7 @@ impl Batch {
     #[inline(always)]
     pub(crate) fn of(ctx: &SkMsgContext) -> Result<Self, Refusal> {
         let size = ctx.size();
-        if size == 0 || size > (BATCH_MAX * DESCRIPTOR_BYTES) as u32 || size % DESCRIPTOR_BYTES as u32 != 0 {
+        if size == 0 || size > (BATCH_MAX * DESCRIPTOR_BYTES) as u32 || !size.is_multiple_of(DESCRIPTOR_BYTES as u32) {
             return Err(Refusal::Malformed);
         }
         // A splice or sendfile leaves the sender's own pages in the message; this copies them.
@@ -124,6 +124,9 @@ impl Batch {
 ///
 /// It goes through `bpf_loop`, because the verifier looks at such a loop's body once, and at every turn of a plain
 /// loop again: 64 turns with these branches are more than it is willing to follow.
+///
+/// Before Linux 6.7 it even looks only at the first turn, and removes branches that a later one alone would take. So
+/// nothing in a turn may branch on what an earlier one wrote.
 pub(crate) struct Walk {
     data: usize,
     data_end: usize,

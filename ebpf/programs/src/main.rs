@@ -23,6 +23,7 @@ mod maps;
 mod ownership;
 mod refusal;
 mod route;
+mod value;
 
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
 use aya_ebpf::macros::sk_msg;

@@ -14,6 +14,7 @@ use ramet_common::{DomainId, FunctionId, InstanceId, Refusal};
 
 use crate::asm;
 use crate::batch::Tally;
+use crate::value::{field, read_field};
 
 /// User space maps the array, so that the gateway reads it without a system call.
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
@@ -58,7 +59,9 @@ impl Sender {
     #[inline(always)]
     pub(crate) fn of(ctx: &SkMsgContext) -> Option<Self> {
         // SAFETY: the kernel passes a valid context.
-        let socket = unsafe { (*ctx.msg).__bindgen_anon_3.sk };
+        let field = unsafe { &(*ctx.msg).__bindgen_anon_3 };
+        // SAFETY: the union's other members only fill its 8 bytes.
+        let socket = unsafe { field.sk };
         if socket.is_null() {
             return None;
         }
@@ -101,13 +104,11 @@ impl Sender {
     /// Books what this send did.
     #[inline(always)]
     pub(crate) fn count(&self, tally: &Tally) {
-        // SAFETY: P2.
-        let sent = unsafe { &raw mut (*self.state).sent };
+        let sent = field!(self.state, sent);
         // SAFETY: P2, P3.
         unsafe { *sent += u64::from(tally.done) };
         if !self.is_gateway() && tally.released != 0 {
-            // SAFETY: P2.
-            let load = unsafe { &raw mut (*self.state).load };
+            let load = field!(self.state, load);
             // SAFETY: P2; the destination's senders add to it at the same time, hence atomic.
             unsafe { asm::add_u32(load, tally.released.wrapping_neg()) };
         }
@@ -118,8 +119,7 @@ impl Sender {
 #[inline(always)]
 pub(crate) fn instance_state(instance: InstanceId) -> Option<*mut InstanceState> {
     let state = INSTANCES.get_ptr_mut(instance.index())?;
-    // SAFETY: P2; volatile because the supervisor may write at the same time.
-    let living = unsafe { ptr::read_volatile(&raw const (*state).instance) };
+    let living = read_field!(state, instance);
     (living == instance && instance != InstanceId::NONE).then_some(state)
 }
 
@@ -132,12 +132,10 @@ pub(crate) fn edge(from: FunctionId, to: FunctionId) -> Option<*mut EdgeCount> {
 /// Books one send on its edge.
 #[inline(always)]
 pub(crate) fn count_edge(edge: *mut EdgeCount, tally: &Tally) {
-    // SAFETY: P2.
-    let descriptors = unsafe { &raw mut (*edge).descriptors };
+    let descriptors = field!(edge, descriptors);
     // SAFETY: P2; atomic because another task may run the program on this CPU in between.
     unsafe { asm::add_u64(descriptors, u64::from(tally.done)) };
-    // SAFETY: P2.
-    let batches = unsafe { &raw mut (*edge).batches };
+    let batches = field!(edge, batches);
     // SAFETY: as above.
     unsafe { asm::add_u64(batches, 1) };
 }

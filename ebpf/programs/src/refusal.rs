@@ -6,6 +6,7 @@ use ramet_common::Refusal;
 
 use crate::asm;
 use crate::maps::{NOWHERE, REFUSALS, Sender};
+use crate::value::field;
 
 /// Refuses a send on a socket that belongs to no living instance.
 #[inline(always)]
@@ -23,12 +24,10 @@ pub(crate) fn of_stranger(ctx: &SkMsgContext) {
 #[inline(always)]
 pub(crate) fn of_sender(ctx: &SkMsgContext, sender: &Sender, reason: Refusal) -> u32 {
     count(reason);
-    // SAFETY: P2.
-    let last_refusal = unsafe { &raw mut (*sender.state).last_refusal };
+    let last_refusal = field!(sender.state, last_refusal);
     // SAFETY: P2, P3.
     unsafe { last_refusal.write_volatile(reason as u32) };
-    // SAFETY: P2.
-    let refused = unsafe { &raw mut (*sender.state).refused };
+    let refused = field!(sender.state, refused);
     // SAFETY: P2, P3.
     let total = unsafe { refused.read_volatile() } + 1;
     // SAFETY: P2, P3.

@@ -12,6 +12,7 @@ use crate::asm;
 use crate::batch::Tally;
 use crate::maps::{DOMAINS, FUNCTIONS, RECEIVERS, Sender, instance_state};
 use crate::ownership::Transfer;
+use crate::value::{field, read_field};
 
 /// The instance that a send goes to.
 pub(crate) struct Destination {
@@ -37,8 +38,7 @@ impl Destination {
             return Err(Refusal::NoReplica);
         }
         let replicas = FUNCTIONS.get_ptr(function.0).ok_or(Refusal::NoReplica)?;
-        // SAFETY: P2; volatile because the supervisor may write at the same time.
-        let count = unsafe { ptr::read_volatile(&raw const (*replicas).count) };
+        let count = read_field!(replicas, count);
         if count == 0 || count > REPLICAS_MAX as u32 {
             return Err(Refusal::NoReplica);
         }
@@ -64,10 +64,8 @@ impl Destination {
 
     #[inline(always)]
     fn checked(function: FunctionId, instance: InstanceId, state: *mut InstanceState) -> Option<Self> {
-        // SAFETY: P2; volatile because the supervisor may write at the same time.
-        let its_function = unsafe { ptr::read_volatile(&raw const (*state).function) };
-        // SAFETY: as above.
-        let domain = unsafe { ptr::read_volatile(&raw const (*state).domain) };
+        let its_function = read_field!(state, function);
+        let domain = read_field!(state, domain);
         (its_function == function).then_some(Self { instance, function, domain, state })
     }
 
@@ -80,10 +78,8 @@ impl Destination {
         }
         let domain = if sender.is_gateway() { self.domain } else { sender.domain };
         let slots = DOMAINS.get_ptr(domain.0).ok_or(Refusal::BadSlot)?;
-        // SAFETY: P2; volatile because the supervisor may write at the same time.
-        let base = unsafe { ptr::read_volatile(&raw const (*slots).base) };
-        // SAFETY: as above.
-        let count = unsafe { ptr::read_volatile(&raw const (*slots).count) };
+        let base = read_field!(slots, base);
+        let count = read_field!(slots, count);
         Ok(Transfer {
             from: if sender.is_gateway() { InstanceId::NONE } else { sender.instance },
             to: if to_gateway { InstanceId::NONE } else { self.instance },
@@ -103,8 +99,7 @@ impl Destination {
     #[inline(always)]
     pub(crate) fn count(&self, tally: &Tally) {
         if self.function != FunctionId::GATEWAY && tally.loaded != 0 {
-            // SAFETY: P2.
-            let load = unsafe { &raw mut (*self.state).load };
+            let load = field!(self.state, load);
             // SAFETY: P2.
             unsafe { asm::add_u32(load, tally.loaded) };
         }
@@ -156,10 +151,8 @@ const DEAD: i64 = i64::MIN;
 #[inline(always)]
 fn residual(instance: InstanceId) -> i64 {
     let Some(state) = instance_state(instance) else { return DEAD };
-    // SAFETY: P2; volatile because senders and the supervisor may write at the same time.
-    let capacity = unsafe { ptr::read_volatile(&raw const (*state).capacity) };
-    // SAFETY: as above.
-    let load = unsafe { ptr::read_volatile(&raw const (*state).load) };
+    let capacity = read_field!(state, capacity);
+    let load = read_field!(state, load);
     // A replaced predecessor's late answer may take it below zero, which means idle.
     i64::from(capacity) - i64::from((load as i32).max(0))
 }

@@ -52,7 +52,7 @@ fn decode(request: Request, context: &Context) -> Result<Response> {
 }
 
 /// Pixels in, fewer pixels out.
-fn resize(request: Request, context: &Context) -> Result<Response> {
+fn resize(request: Request, _context: &Context) -> Result<Response> {
     let size = size_of(&request)?;
     let width = match request.query_value("width").map(|width| width.parse()) {
         None => WIDTH_DEFAULT,
@@ -64,11 +64,11 @@ fn resize(request: Request, context: &Context) -> Result<Response> {
         // Nothing to do: the same slots go on to the next step.
         return Ok(pixels(size).body(request.into_body()));
     }
-    let mut body = context.body(small.bytes())?;
-    // A body of several slots is put together once, because scaling reads it in all places.
+    // Read in place if it is in one slot. A body of several slots is put together once: scaling jumps about in it.
     let from = request.body().to_contiguous();
-    body.write_all(&picture::scale(&from, size, small).ok_or_else(|| Error::new("the body is not that many pixels"))?)?;
-    Ok(pixels(small).body(body))
+    let scaled = picture::scale(&from, size, small).ok_or_else(|| Error::new("the body is not that many pixels"))?;
+    // Bytes that are in private memory are copied once, to where the next step reads them.
+    Ok(pixels(small).body(scaled))
 }
 
 /// Pixels in, JPEG or PNG out.

@@ -78,12 +78,12 @@ impl Size {
 }
 
 /// A picture whose head has been read.
-pub(crate) struct Opened<D> {
-    decoder: D,
+pub(crate) struct Opened<'a> {
+    decoder: Box<dyn ImageDecoder + 'a>,
     size: Size,
 }
 
-impl<'a> Opened<Box<dyn ImageDecoder + 'a>> {
+impl<'a> Opened<'a> {
     /// Reads the head and checks what it claims.
     pub(crate) fn new(bytes: impl BufRead + Seek + 'a) -> Result<Self, Problem> {
         let mut reader = ImageReader::new(bytes).with_guessed_format().map_err(ImageError::IoError)?;
@@ -93,7 +93,7 @@ impl<'a> Opened<Box<dyn ImageDecoder + 'a>> {
         let mut limits = Limits::default();
         limits.max_alloc = Some(PIXELS_MAX * 16);
         reader.limits(limits);
-        let decoder: Box<dyn ImageDecoder> = Box::new(reader.into_decoder()?);
+        let decoder = Box::new(reader.into_decoder()?);
         let (width, height) = decoder.dimensions();
         if u64::from(width) * u64::from(height) > PIXELS_MAX {
             return Err(Problem::TooLarge);
@@ -151,7 +151,9 @@ impl Format {
 pub(crate) fn encode(pixels: &[u8], size: Size, format: Format, into: &mut dyn Write) -> ImageResult<()> {
     let Size { width, height } = size;
     match format {
-        Format::Jpeg => JpegEncoder::new_with_quality(into, 85).write_image(pixels, width, height, ExtendedColorType::Rgb8),
+        Format::Jpeg => {
+            JpegEncoder::new_with_quality(into, 85).write_image(pixels, width, height, ExtendedColorType::Rgb8)
+        }
         Format::Png => PngEncoder::new(into).write_image(pixels, width, height, ExtendedColorType::Rgb8),
     }
 }
@@ -165,7 +167,9 @@ mod tests {
 
     /// Left half red, right half blue.
     fn two_halves() -> Vec<u8> {
-        (0..SIZE.height).flat_map(|_| (0..SIZE.width).flat_map(|x| if x < 20 { [255, 0, 0] } else { [0, 0, 255] })).collect()
+        (0..SIZE.height)
+            .flat_map(|_| (0..SIZE.width).flat_map(|x| if x < 20 { [255, 0, 0] } else { [0, 0, 255] }))
+            .collect()
     }
 
     fn file(pixels: &[u8], size: Size, format: Format) -> Vec<u8> {
@@ -175,7 +179,7 @@ mod tests {
         file
     }
 
-    fn open(file: Vec<u8>) -> Result<Opened<Box<dyn ImageDecoder>>, Problem> {
+    fn open(file: Vec<u8>) -> Result<Opened<'static>, Problem> {
         Opened::new(Cursor::new(file))
     }
 

@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use ramet_dataplane::message::{self, BodyPlace, Envelope, Part};
 use ramet_dataplane::pool::{CLASS_BYTES, CLASSES};
 use ramet_dataplane::{Slot, SlotRef};
+use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use crate::exchange::Holdings;
@@ -22,6 +23,8 @@ pub(crate) struct BodyLimits {
     pub(crate) bytes_max: u64,
     /// The longest wait for the next piece.
     pub(crate) pause_max: Duration,
+    /// Whether the client sends its body only when it is asked to.
+    pub(crate) awaits_continue: bool,
 }
 
 /// Takes the body in and writes the message; returns its head and the envelope as written.
@@ -37,6 +40,9 @@ pub(crate) async fn take_in(
     }
     let exact = body.size_hint().exact();
     if exact.is_some_and(|bytes| bytes > limits.bytes_max) {
+        if !limits.awaits_continue {
+            spawn_local(discard(body));
+        }
         return Err(Problem::BodyTooLarge(limits.bytes_max));
     }
     let largest = CLASS_BYTES[CLASSES - 1];
@@ -84,6 +90,7 @@ async fn take_parts(
     let mut parts = PartsWriter { holdings, parts: Vec::new(), open: None, total: 0, class: 0 };
     while let Some(mut data) = next_piece(&mut body, limits.pause_max).await? {
         if parts.total + data.len() as u64 > limits.bytes_max {
+            spawn_local(discard(body));
             return Err(Problem::BodyTooLarge(limits.bytes_max));
         }
         let left = exact.map(|exact| exact.saturating_sub(parts.total));
@@ -137,6 +144,24 @@ impl PartsWriter<'_> {
         self.parts.push(Part { slot: found.slot, generation: found.generation, offset: 0, bytes: 0 });
         self.holdings.slot(found.slot).ok_or(Problem::PoolExhausted)
     }
+}
+
+/// Reads what a client is still sending while it is told that it is too much: a connection that is closed on unread bytes
+/// is reset, and the client would never see why.
+async fn discard(mut body: Incoming) {
+    const BYTES_MAX: usize = 64 << 20;
+    const TIME_MAX: Duration = Duration::from_secs(2);
+    let read = async {
+        let mut bytes = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+            if bytes > BYTES_MAX {
+                break;
+            }
+        }
+    };
+    // Whoever sends for longer is cut off.
+    let _ = timeout(TIME_MAX, read).await;
 }
 
 async fn next_piece(body: &mut Incoming, pause_max: Duration) -> Result<Option<Bytes>, Problem> {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::{CONNECTION, HOST, HeaderMap, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, EXPECT, HOST, HeaderMap, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderName, Request, Response, Version};
 use hyper::body::Incoming;
 use ramet_dataplane::clock;
@@ -89,6 +89,7 @@ async fn through_chain(
     let limits = BodyLimits {
         bytes_max: chain.settings.body_bytes_max.map_or(quota, |limit| limit.min(quota)),
         pause_max: worker.shared.settings.body_timeout,
+        awaits_continue: request.headers().contains_key(EXPECT),
     };
     let block = head_block(&request, connection)?;
     let envelope = Envelope {

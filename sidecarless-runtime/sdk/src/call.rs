@@ -4,8 +4,8 @@ mod builder;
 mod reply;
 
 pub use builder::Call;
-pub use reply::Reply;
 pub(crate) use reply::Granted;
+pub use reply::Reply;
 
 use std::rc::Rc;
 
@@ -112,7 +112,8 @@ pub(crate) async fn call(service: &Rc<Service>, name: &str, call: Call) -> Resul
 
     let baggage = pack(service, call.body, until_ns).await?;
     let id = instance.next_call();
-    let granted = grant(service, name, id, message::inline_slot_bytes(block.len(), baggage.tail_bytes()), until_ns).await?;
+    let granted =
+        grant(service, name, id, message::inline_slot_bytes(block.len(), baggage.tail_bytes()), until_ns).await?;
     let place = baggage.place(&granted, block.len()).map_err(impossible)?;
     let envelope = Envelope {
         generation: granted.head.generation,
@@ -178,11 +179,10 @@ async fn exchange(
     let got = ticket.await.map_err(|error| in_vain(error, name))?;
     granted.is_back();
     match got.first() {
-        Some(answer) if answer.kind() == Some(Kind::Reply) => Reply::read(granted)
-            .map_err(|error| CallError::BadAnswer { function: name.to_owned(), error }),
-        Some(failed) => {
-            Err(CallError::Failed { function: name.to_owned(), failure: Failure::from_u32(failed.aux) })
+        Some(answer) if answer.kind() == Some(Kind::Reply) => {
+            Reply::read(granted).map_err(|error| CallError::BadAnswer { function: name.to_owned(), error })
         }
+        Some(failed) => Err(CallError::Failed { function: name.to_owned(), failure: Failure::from_u32(failed.aux) }),
         None => Err(CallError::Died(name.to_owned())),
     }
 }

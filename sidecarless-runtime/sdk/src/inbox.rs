@@ -10,10 +10,14 @@
 //! ([`Instance::watch`]), which then wakes another one.
 
 mod desk;
+#[cfg(feature = "async")]
+mod event_loop;
 mod pace;
 mod ticket;
 
 pub(crate) use desk::{Expects, Seat, WaitError};
+#[cfg(feature = "async")]
+pub(crate) use event_loop::Hooks;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -53,7 +57,8 @@ struct Floor {
     turns: u64,
     shown_load: u32,
     watch: Watch,
-    alarms: Option<Alarms>,
+    /// Where an event loop serves instead of threads.
+    event_loop: Option<EventLoop>,
 }
 
 #[derive(Default)]
@@ -64,10 +69,11 @@ struct Watch {
     drained_turns: Option<u64>,
 }
 
-/// Times that an event loop watches; blocking threads watch their own.
-struct Alarms {
-    times: Vec<(u64, Waker)>,
-    changed: Box<dyn Fn() + Send>,
+/// What an event loop has to be told. Blocking threads watch the time and the queue themselves.
+struct EventLoop {
+    alarms: Vec<(u64, Waker)>,
+    time_changed: Box<dyn Fn() + Send>,
+    work_came: Box<dyn Fn() + Send>,
 }
 
 /// Whether the control thread should look again soon.
@@ -105,7 +111,7 @@ impl Inbox {
             turns: 0,
             shown_load: 0,
             watch: Watch::default(),
-            alarms: None,
+            event_loop: None,
         };
         Ok(Self { floor: Mutex::new(floor), arrivals })
     }
@@ -117,9 +123,9 @@ impl Inbox {
 
     /// Wakes `waker` at a time, where an event loop keeps the time.
     pub(crate) fn set_alarm(&self, time_ns: u64, waker: &Waker) {
-        if let Some(alarms) = &mut self.lock().alarms {
-            alarms.times.push((time_ns, waker.clone()));
-            (alarms.changed)();
+        if let Some(event_loop) = &mut self.lock().event_loop {
+            event_loop.alarms.push((time_ns, waker.clone()));
+            (event_loop.time_changed)();
         }
     }
 
@@ -152,9 +158,12 @@ impl Floor {
         }
     }
 
-    fn close(&mut self) -> Vec<Arc<Parker>> {
+    fn close(&mut self) {
         self.desk.close();
-        std::mem::take(&mut self.idle)
+        self.idle.drain(..).for_each(|idle| idle.nudge());
+        if let Some(event_loop) = &self.event_loop {
+            (event_loop.work_came)();
+        }
     }
 }
 
@@ -257,13 +266,17 @@ impl Instance {
             self.give_strays_back(&mut floor.desk);
         }
         floor.post = Some(post);
+        if let Some(event_loop) = &floor.event_loop
+            && floor.desk.queued() > 0
+        {
+            (event_loop.work_came)();
+        }
         if let Err(error) = received {
             if let ReceiveError::System(error) = error {
                 self.log(format_args!("receiving from the data plane failed: {error}"));
             }
-            let idle = floor.close();
+            floor.close();
             self.ring();
-            idle.iter().for_each(|idle| idle.nudge());
         }
         floor
     }
@@ -278,7 +291,8 @@ impl Instance {
     /// The gateway worker to which the head in a slot belongs, by the slot's own word. A wrong one refuses it.
     pub(crate) fn gateway_of(&self, head: &PacketDescriptor) -> InstanceId {
         let mut gateway = [0; 4];
-        let read = self.pool.slot(head.slot).map(|slot| slot.copy_out(std::mem::offset_of!(Envelope, gateway), &mut gateway));
+        let read =
+            self.pool.slot(head.slot).map(|slot| slot.copy_out(std::mem::offset_of!(Envelope, gateway), &mut gateway));
         if read == Some(Ok(())) { InstanceId(u32::from_ne_bytes(gateway)) } else { InstanceId::NONE }
     }
 
@@ -322,6 +336,13 @@ impl Instance {
         }
         floor.watch.drained_turns = Some(floor.turns);
         true
+    }
+
+    /// Ends the serving of this instance.
+    #[cfg(feature = "async")]
+    pub(crate) fn close(&self) {
+        self.inbox.lock().close();
+        self.ring();
     }
 
     /// Whether the data plane was closed under this instance.

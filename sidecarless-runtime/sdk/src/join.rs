@@ -8,9 +8,9 @@ use std::sync::{Arc, RwLock};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use ramet_common::ABI;
+use ramet_control::Numbered;
 use ramet_control::instance::{FromInstance, Join, ToInstance};
 use ramet_control::socket::{ControlError, ControlSocket};
-use ramet_control::Numbered;
 use ramet_dataplane::transport::lanes::{self, Member};
 use ramet_dataplane::transport::patience::Patience;
 use ramet_dataplane::transport::skmsg;

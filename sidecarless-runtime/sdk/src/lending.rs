@@ -126,9 +126,7 @@ pub(crate) async fn borrow_class(
     let instance = &service.instance;
     let gateway = service.envelope.gateway;
     let ticket = instance.expect(service, service.envelope.request, Expects::Lends(count), until_ns);
-    let want = service
-        .descriptor(Kind::Want, FunctionId::GATEWAY, gateway)
-        .with_aux(want_aux(class as u16, count));
+    let want = service.descriptor(Kind::Want, FunctionId::GATEWAY, gateway).with_aux(want_aux(class as u16, count));
     instance.deliver(&want, until_ns).await.map_err(unreachable)?;
     let bytes = CLASS_BYTES[class] as u64 * u64::from(count);
     let lends = ticket.await.map_err(|error| without(&error, bytes))?;

@@ -92,7 +92,7 @@ pub(crate) struct Outbox {
 }
 
 /// What one round of sends left over.
-type Refused = Vec<(Parcel, SendError)>;
+pub(crate) type Refused = Vec<(Parcel, SendError)>;
 
 impl Outbox {
     pub(crate) fn push(&self, parcel: Parcel) {
@@ -164,6 +164,19 @@ impl Instance {
             for (parcel, _) in self.outbox.send_all(self) {
                 self.outbox.push(parcel);
             }
+        }
+    }
+
+    /// As [`Instance::flush`], in two halves: what was refused, for a task that can wait.
+    #[cfg(feature = "async")]
+    pub(crate) fn flush_now(&self) -> Refused {
+        if self.outbox.is_empty() { Vec::new() } else { self.outbox.send_all(self) }
+    }
+
+    #[cfg(feature = "async")]
+    pub(crate) async fn settle_all(&self, refused: Refused) {
+        for (parcel, error) in refused {
+            self.settle(parcel, error).await;
         }
     }
 

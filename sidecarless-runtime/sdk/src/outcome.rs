@@ -175,12 +175,7 @@ impl Block {
     }
 }
 
-fn head_block(
-    service: &Service,
-    response: &Response,
-    hop: Hop,
-    keeps_body: bool,
-) -> Result<Block, MessageError> {
+fn head_block(service: &Service, response: &Response, hop: Hop, keeps_body: bool) -> Result<Block, MessageError> {
     let headers = &response.headers;
     if hop == Hop::Reply {
         if headers.is_empty() {
@@ -191,9 +186,8 @@ fn head_block(
         return Ok(Block::New(Cow::Owned(block.finish())));
     }
     // Headers that describe the body go along only with that body.
-    let is_kept = |name: &str| {
-        headers.get(name).is_none() && (keeps_body || !matches!(name, "content-length" | BRANCH_HEADER))
-    };
+    let is_kept =
+        |name: &str| headers.get(name).is_none() && (keeps_body || !matches!(name, "content-length" | BRANCH_HEADER));
     if headers.is_empty() && service.block.headers().all(|(name, _)| is_kept(name)) {
         return Ok(Block::AsItCame);
     }
@@ -206,10 +200,8 @@ fn head_block(
 }
 
 fn next_envelope(service: &Service, status: u16, hop: Hop, keeps_body: bool) -> Envelope {
-    let envelope = Envelope {
-        flags: if keeps_body { service.envelope.flags & FLAG_SHARED } else { 0 },
-        ..service.envelope
-    };
+    let envelope =
+        Envelope { flags: if keeps_body { service.envelope.flags & FLAG_SHARED } else { 0 }, ..service.envelope };
     match hop {
         Hop::Reply => Envelope { status, ..envelope },
         // A joining gateway wants to know each branch's status.

@@ -49,9 +49,9 @@ impl Request {
     #[must_use]
     pub fn query_value(&self, name: &str) -> Option<Cow<'_, str>> {
         let pairs = self.query()?.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-        pairs.map(|(key, value)| (percent_decoded(key), value)).find_map(|(key, value)| {
-            (key == name).then(|| percent_decoded(value))
-        })
+        pairs
+            .map(|(key, value)| (percent_decoded(key), value))
+            .find_map(|(key, value)| (key == name).then(|| percent_decoded(value)))
     }
 
     /// The headers in their order: lower-case names, raw values.
@@ -173,7 +173,9 @@ mod tests {
     fn a_branch_header_is_read_or_skipped() {
         assert_eq!(parse_branch(b"left;status=200;bytes=12"), Some(("left", 200, 12)));
         assert_eq!(parse_branch(b"a;status=1;b;status=404;bytes=0"), Some(("a;status=1;b", 404, 0)));
-        for garbage in [&b"left"[..], b"left;bytes=1;status=200", b"left;status=70000;bytes=1", b"\xff;status=1;bytes=1"] {
+        for garbage in
+            [&b"left"[..], b"left;bytes=1;status=200", b"left;status=70000;bytes=1", b"\xff;status=1;bytes=1"]
+        {
             assert_eq!(parse_branch(garbage), None);
         }
     }

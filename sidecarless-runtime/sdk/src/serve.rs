@@ -4,7 +4,6 @@ use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-
 use ramet_control::socket::ControlSocket;
 
 use crate::context::Context;

@@ -30,9 +30,12 @@ const CLIENT_WAIT_MAX: Duration = Duration::from_secs(60);
 /// The pause after the pool was used up in the middle of a stream: the client's reading frees slots.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(5);
 
+/// What writes a streamed body, on its own thread.
+type BlockingSource = Box<dyn FnOnce(&mut StreamWriter) -> Result<()>>;
+
 /// What writes a streamed body.
 pub(crate) enum Source {
-    Blocking(Box<dyn FnOnce(&mut StreamWriter) -> Result<()>>),
+    Blocking(BlockingSource),
     #[cfg(feature = "async")]
     Async(crate::asynchronous::AsyncSource),
 }

@@ -50,11 +50,7 @@ fn serve(service: Rc<Service>, body: Body, handler: &impl Fn(Request, &Context) 
 }
 
 /// Reads the message that a descriptor names. `None`: it has been answered already.
-pub(crate) fn open(
-    instance: &Arc<Instance>,
-    seat: Seat,
-    descriptor: &PacketDescriptor,
-) -> Option<(Rc<Service>, Body)> {
+pub(crate) fn open(instance: &Arc<Instance>, seat: Seat, descriptor: &PacketDescriptor) -> Option<(Rc<Service>, Body)> {
     match Service::open(instance, seat, descriptor) {
         Ok((service, _)) if service.is_expired() => {
             service.fail(Failure::DeadlineExceeded);

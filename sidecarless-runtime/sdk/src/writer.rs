@@ -87,7 +87,7 @@ impl BodyWriter {
         {
             return None;
         }
-        self.slices_mut().next().or_else(|| Some(&mut []))
+        self.slices_mut().next().or(Some(&mut []))
     }
 
     /// All of the memory, slot by slot. The body is then as long as the slices together.

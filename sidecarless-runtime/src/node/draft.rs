@@ -155,7 +155,8 @@ impl Node {
         route.id = self.ids.route();
         draft.chains.insert(name, (route.id, Arc::clone(&chain)));
         draft.new_routes.insert(route.id);
-        self.routes.insert(route.id, LiveRoute { route, deadline: chain.spec.deadline, is_retired: false });
+        self.routes
+            .insert(route.id, LiveRoute { route, deadline: chain.spec.deadline, is_retired: false, is_idle: false });
     }
 
     /// The chains after a change, as the gateway matches them.
@@ -193,6 +194,7 @@ impl Node {
         }
         self.chains = draft.chains.into_iter().map(|(name, (id, _))| (name, id)).collect();
         self.desired = draft.desired;
+        self.is_readiness_stale = true;
         self.forget_what_is_removed();
         self.retire_routes();
         for function in self.functions.keys().copied().collect::<Vec<_>>() {
@@ -222,6 +224,9 @@ impl Node {
         }
         for route in &draft.new_routes {
             self.withdraw_route(*route);
+        }
+        for live in self.routes.values_mut().filter(|live| !live.is_retired) {
+            live.is_idle = false;
         }
         let used: BTreeSet<_> = self.functions.values().filter(|f| f.role == Role::Current).map(|f| f.domain).collect();
         let kept: BTreeSet<_> = self.routes.values().map(|live| live.route.domain).chain(used).collect();

@@ -82,6 +82,7 @@ impl Node {
 
     fn hear_gateway_say(&mut self, message: FromGateway) {
         let Some(gateway) = &mut self.gateway else { return };
+        self.is_readiness_stale = true;
         match message {
             FromGateway::Hello { abi } if abi == ABI => gateway.stage = gateway.stage.max(GatewayStage::Greeted),
             FromGateway::Hello { abi } => {

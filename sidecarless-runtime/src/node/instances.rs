@@ -306,6 +306,7 @@ impl Node {
             }
             Stage::Ready => {
                 instance.stage = Stage::Unpublishing;
+                self.is_readiness_stale = true;
                 let (function, domain) = (instance.function, instance.domain);
                 let grace = self.functions.get(&function).map(|function| function.manifest.spec.shutdown_grace);
                 self.timers.set(Instant::now() + grace.unwrap_or_default(), Timer::Grace(id));
@@ -320,6 +321,7 @@ impl Node {
     /// An instance's process has ended.
     fn bury(&mut self, id: InstanceId, status: ExitStatus) {
         let Some(instance) = self.instances.remove(&id) else { return };
+        self.is_readiness_stale = true;
         let lived = instance.started.elapsed();
         self.unsettled.remove(&id);
         self.update_replicas(instance.function, instance.domain);
@@ -353,6 +355,7 @@ impl Node {
     /// A place is empty that should not be.
     fn lost(&mut self, id: FunctionId, place: u32, lived: Duration, why: &str) {
         let mode = self.mode;
+        self.is_readiness_stale = true;
         let Some(function) = self.functions.get_mut(&id) else { return };
         function.failure = Some(format!("function {}: {why}", function.name()));
         if function.role == Role::Retired || mode != Mode::Running {
@@ -369,10 +372,15 @@ impl Node {
         self.timers.set(Instant::now() + wait, Timer::Restart(id, place));
     }
 
-    /// How many of a function's instances take requests.
+    /// How many of a function's instances every sender can reach.
     pub(super) fn ready_instances(&self, function: &Function) -> u32 {
-        let ready = function.instances().filter(|id| self.stage(*id) == Some(Stage::Ready));
+        let ready = function.instances().filter(|id| self.is_ready(*id));
         u32::try_from(ready.count()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether every sender can reach an instance.
+    pub(super) fn is_ready(&self, id: InstanceId) -> bool {
+        self.stage(id) == Some(Stage::Ready) && self.is_reached(id)
     }
 
     fn routes_through(&self, function: FunctionId) -> Vec<Route> {

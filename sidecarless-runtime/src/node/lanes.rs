@@ -119,6 +119,12 @@ impl Node {
         self.links.of_receiver(id).all(has_reader) && self.links.of_sender(id).all(has_writer)
     }
 
+    /// Whether every sender has its lane to an instance.
+    pub(super) fn is_reached(&self, id: InstanceId) -> bool {
+        let open = |link| matches!(self.links.state(link), Some(LinkState::Open | LinkState::Closed { .. }));
+        self.links.of_receiver(id).all(open)
+    }
+
     /// Whether nothing more is to be done on any lane between members of these functions and published ones.
     pub(super) fn lanes_are_settled(&self, functions: &[FunctionId]) -> bool {
         let concerned = |link: &LinkId| {

@@ -11,6 +11,7 @@ use super::{Mode, Node};
 use crate::admin::{ObjectFilter, Request};
 use crate::function::{Function, Role};
 use crate::gateway_process::GatewayStage;
+use crate::instance::{Instance, Stage};
 use crate::metrics::{FunctionFigures, Metrics};
 use crate::route;
 
@@ -147,10 +148,19 @@ impl Node {
                 namespace: instance.name.namespace.to_string(),
                 function: instance.name.name.to_string(),
                 pid: instance.process.pid,
-                state: instance.stage.as_str().to_owned(),
+                state: self.state_of(instance).to_owned(),
                 age_seconds: Instant::now().saturating_duration_since(instance.started).as_secs(),
             })
             .collect()
+    }
+
+    /// What people are told of an instance's stage.
+    fn state_of(&self, instance: &Instance) -> &'static str {
+        match instance.stage {
+            Stage::Ready if self.is_reached(instance.id) => "ready",
+            Stage::Starting | Stage::Joining | Stage::Ready => "starting",
+            Stage::Unpublishing | Stage::Stopping | Stage::Ending => "draining",
+        }
     }
 
     /// The supervisor's part of `/metrics`.
@@ -159,7 +169,7 @@ impl Node {
         for function in self.desired.functions() {
             let name = function.qualified_name();
             let of_it = self.instances.values().filter(|instance| instance.name == name);
-            let count = |state: &str| of_it.clone().filter(|instance| instance.stage.as_str() == state).count();
+            let count = |state: &str| of_it.clone().filter(|instance| self.state_of(instance) == state).count();
             let status = self.function_status(&name);
             metrics.function(&FunctionFigures {
                 starting: count("starting"),

@@ -26,11 +26,17 @@ impl Node {
                 self.timers.set(now + live.deadline + OVERDUE_AFTER, Timer::RouteOverdue(*id));
             }
         }
+        let idle = self.routes.values().filter(|live| live.is_retired && live.is_idle).map(|live| live.route.id);
+        for id in idle.collect::<Vec<_>>() {
+            self.withdraw_route(id);
+        }
     }
 
     /// The gateway says that no request runs on a retired route any more.
     pub(super) fn forget_route(&mut self, id: RouteId) {
-        if self.routes.get(&id).is_some_and(|live| live.is_retired) {
+        let Some(live) = self.routes.get_mut(&id) else { return };
+        live.is_idle = true;
+        if live.is_retired {
             self.withdraw_route(id);
             self.retire();
         }

@@ -16,6 +16,7 @@ impl Node {
     /// Ends everything, gracefully until a second signal.
     pub(super) async fn stop(&mut self) {
         self.mode = Mode::Stopping;
+        self.is_readiness_stale = true;
         for change in std::mem::take(&mut self.changes) {
             change.refuse(&ChangeError::Stopping);
         }

@@ -68,10 +68,15 @@ pub(crate) fn signal(pid: u32, signal: Signal) {
 }
 
 impl Running {
-    /// Starts a node and waits until it is ready.
+    /// Starts a node and waits until all of it is ready.
     pub(crate) fn ready(transport: &str, manifests: &str) -> Self {
         let node = Self::start(transport, manifests);
         node.wait_ready();
+        eventually("every replica is ready", || {
+            let functions: Vec<Object> = node.get("/v1/objects?kind=Function");
+            let complete = |function: &Object| function.status.ready_instances == function.status.wanted_instances;
+            functions.iter().all(complete).then_some(())
+        });
         node
     }
 
@@ -224,7 +229,11 @@ impl Running {
     }
 
     pub(crate) fn wait(&mut self) -> ExitStatus {
-        eventually("the supervisor ends", || self.supervisor.try_wait().expect("a child"))
+        let status = eventually("the supervisor ends", || self.supervisor.try_wait().expect("a child"));
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("no panic");
+        }
+        status
     }
 }
 

@@ -236,6 +236,19 @@ impl Desk {
         }
     }
 
+    /// The first time at which a waiter waits in vain.
+    #[cfg(feature = "async")]
+    pub(super) fn first_deadline(&self) -> Option<u64> {
+        self.waiters.iter().filter(|waiter| waiter.waker.is_some()).map(|waiter| waiter.until_ns).min()
+    }
+
+    /// Wakes the waiters whose time is over.
+    #[cfg(feature = "async")]
+    pub(super) fn wake_expired(&mut self, now_ns: u64) {
+        let expired = self.waiters.iter_mut().filter(|waiter| waiter.until_ns <= now_ns);
+        expired.filter_map(|waiter| waiter.waker.take()).for_each(Waker::wake);
+    }
+
     /// Nothing will come in any more.
     pub(super) fn close(&mut self) {
         self.closed = true;

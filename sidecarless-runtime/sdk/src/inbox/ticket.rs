@@ -37,8 +37,8 @@ impl Future for Ticket<'_> {
         let mut floor = instance.inbox.lock();
         let polled = floor.desk.poll(self.number, clock::now_ns(), context.waker());
         if polled.is_pending() {
-            if let Some(alarms) = &floor.alarms {
-                (alarms.changed)();
+            if let Some(event_loop) = &floor.event_loop {
+                (event_loop.time_changed)();
             }
             waits_for(Pending::Descriptor { until_ns: self.until_ns });
         } else {

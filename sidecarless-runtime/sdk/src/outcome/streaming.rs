@@ -32,8 +32,7 @@ pub(super) async fn stream(service: &Rc<Service>, response: &Response, source: S
     delivered.map_err(|_| BodyError::Unreachable)?;
     service.has_left();
 
-    let mut writer = StreamWriter::live(service);
-    let written = write(source, &mut writer).await;
+    let (writer, written) = write(source, StreamWriter::live(service)).await;
     let is_whole = written.is_ok();
     if let Err(error) = written
         && !service.is_cancelled()
@@ -48,20 +47,24 @@ pub(super) async fn stream(service: &Rc<Service>, response: &Response, source: S
 
 /// Lets the body be written before it is sent as a whole.
 pub(super) async fn gather(service: &Rc<Service>, source: Source) -> Result<Body, OutcomeError> {
-    let mut writer = StreamWriter::gathering(service);
-    write(source, &mut writer).await?;
-    Ok(writer.into_body())
+    let (writer, written) = write(source, StreamWriter::gathering(service)).await;
+    written.map(|()| writer.into_body())
 }
 
-async fn write(source: Source, writer: &mut StreamWriter) -> Result<(), OutcomeError> {
+async fn write(source: Source, mut writer: StreamWriter) -> (StreamWriter, Result<(), OutcomeError>) {
     let written = match source {
-        Source::Blocking(source) => catch_unwind(AssertUnwindSafe(|| source(writer))),
+        Source::Blocking(source) => catch_unwind(AssertUnwindSafe(|| source(&mut writer))),
         #[cfg(feature = "async")]
-        Source::Async(source) => crate::asynchronous::write(source, writer).await,
+        Source::Async(source) => {
+            let written;
+            (writer, written) = crate::asynchronous::write(source, writer).await;
+            written
+        }
     };
-    match written {
+    let written = match written {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(OutcomeError::Source(error)),
         Err(_) => Err(OutcomeError::SourcePanicked),
-    }
+    };
+    (writer, written)
 }

@@ -103,8 +103,8 @@ impl Node {
     pub(crate) fn new(transport: TransportKind) -> Self {
         let pool_fd = Pool::create("pool", &LAYOUT).expect("pool");
         let ledger_bytes = Ledger::bytes_for(LAYOUT.slots());
-        let ledger_fd = Pool::create("ledger", &PoolLayout { counts: [(ledger_bytes / 4096) as u32, 0, 0, 0, 0] })
-            .expect("ledger");
+        let ledger_fd =
+            Pool::create("ledger", &PoolLayout { counts: [(ledger_bytes / 4096) as u32, 0, 0, 0, 0] }).expect("ledger");
         let pool = Pool::attach(pool_fd.as_fd(), LAYOUT).expect("mapped");
         let ledger = Ledger::map(ledger_fd.as_fd(), 0, LAYOUT.slots()).expect("mapped");
         let wire = match transport {
@@ -242,7 +242,13 @@ impl Node {
     }
 
     /// A request on route 1, written but not sent. `parts` puts the body into slots of its own.
-    pub(crate) fn write(&mut self, target: &str, headers: &[(&str, &str)], body: &[u8], place: Place) -> (Sent, Envelope) {
+    pub(crate) fn write(
+        &mut self,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+        place: Place,
+    ) -> (Sent, Envelope) {
         self.requests += 1;
         let id = RequestId(0x5e55_0000_0000 | self.requests);
         let mut block = BlockWriter::request("POST", target);

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ramet_common::{ABI, FunctionId, InstanceId, Kind, PacketDescriptor};
@@ -45,30 +45,12 @@ fn serve(behaviour: &str) -> ExitCode {
     control.send(&FromInstance::Hello { abi: ABI, sdk: "test".to_owned() }, &[]).expect("sent");
     let (first, fds) = control.receive::<Numbered<ToInstance>>().expect("a join");
     let ToInstance::Join(join) = first.message else { panic!("the first message is no join") };
-    let (mut endpoint, _pool) = attach(&join, fds);
+    let (endpoint, _pool) = attach(&join, fds);
     let links = endpoint.links.clone();
-    let (sender, held) = (Arc::clone(&endpoint.sender), Arc::new(AtomicUsize::new(0)));
-    let holding = Arc::clone(&held);
-    let is_slow = behaviour == "slow";
-    std::thread::spawn(move || {
-        loop {
-            let mut batch = Vec::new();
-            let received = endpoint.receiver.receive(Wait::Forever, &mut |descriptor| batch.push(descriptor));
-            if received.is_err() {
-                return;
-            }
-            holding.fetch_add(batch.len(), Ordering::SeqCst);
-            for descriptor in batch {
-                if is_slow {
-                    std::thread::park_timeout(Duration::from_millis(500));
-                }
-                // A reply goes to who asked: a gateway worker.
-                let reply = PacketDescriptor { kind: Kind::Reply as u8, function: FunctionId::GATEWAY, ..descriptor };
-                let _ = sender.send(&[reply]);
-                holding.fetch_sub(1, Ordering::SeqCst);
-            }
-        }
-    });
+    let stopping = Arc::new(AtomicBool::new(false));
+    let service = Service { control: Arc::clone(&control), stopping: Arc::clone(&stopping) };
+    let pause = if behaviour == "slow" { Duration::from_millis(500) } else { Duration::ZERO };
+    std::thread::spawn(move || service.run(endpoint, pause));
     control.send(&FromInstance::Applied { sequence: first.sequence }, &[]).expect("sent");
     control.send(&FromInstance::Ready, &[]).expect("sent");
     while let Ok((Numbered { sequence, message }, fds)) = control.receive::<Numbered<ToInstance>>() {
@@ -81,13 +63,42 @@ fn serve(behaviour: &str) -> ExitCode {
         }
         control.send(&FromInstance::Applied { sequence }, &[]).expect("sent");
         if message == ToInstance::Stop && behaviour != "stubborn" {
-            while held.load(Ordering::SeqCst) > 0 {
-                std::thread::yield_now();
-            }
-            control.send(&FromInstance::Drained, &[]).expect("sent");
+            stopping.store(true, Ordering::SeqCst);
         }
     }
     ExitCode::SUCCESS
+}
+
+/// Gives every message back.
+struct Service {
+    control: Arc<ControlSocket>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl Service {
+    fn run(self, mut endpoint: Endpoint, pause: Duration) {
+        loop {
+            let is_stopping = self.stopping.load(Ordering::SeqCst);
+            let mut batch = Vec::new();
+            // Short, because nothing else tells this thread that it is to stop.
+            let wait = Wait::For(Duration::from_millis(10));
+            if endpoint.receiver.receive(wait, &mut |descriptor| batch.push(descriptor)).is_err() {
+                return;
+            }
+            if is_stopping && batch.is_empty() {
+                let _ = self.control.send(&FromInstance::Drained, &[]);
+                return;
+            }
+            for descriptor in batch {
+                std::thread::sleep(pause);
+                // A reply goes to who asked: a gateway worker.
+                let reply = PacketDescriptor { kind: Kind::Reply as u8, function: FunctionId::GATEWAY, ..descriptor };
+                if let Err(error) = endpoint.sender.send(&[reply]) {
+                    eprintln!("cannot reply: {error}");
+                }
+            }
+        }
+    }
 }
 
 fn word(message: &ToInstance) -> String {

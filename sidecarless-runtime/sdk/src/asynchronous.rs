@@ -1,0 +1,144 @@
+//! Handlers that are futures: the same façade on a current-thread tokio runtime.
+
+mod event_loop;
+
+use std::future::{Future, poll_fn};
+use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+
+use ramet_control::socket::ControlSocket;
+
+use crate::call::{self, Call, CallError, Reply};
+use crate::context::Context;
+use crate::error::Result;
+use crate::lending::{self, BodyError};
+use crate::request::Request;
+use crate::response::Response;
+use crate::serve::{ServeError, converse, run, thread};
+use crate::stream::{Source, StreamWriter};
+use crate::writer::BodyWriter;
+use crate::{ExitCode, join};
+
+/// As [`crate::serve()`], for handlers that are futures. One thread runs them all: as many at once as the manifest's
+/// `concurrency` says. The runtime has tokio's timers and sockets enabled.
+pub fn serve_async<H, F>(handler: H) -> ExitCode
+where
+    H: Fn(Request, AsyncContext) -> F + Send + 'static,
+    F: Future<Output = Result<Response>> + 'static,
+{
+    run(|control| serve_async_on(control, handler))
+}
+
+/// As [`serve_async`], with another way to the supervisor: for tests and for programs that embed a function.
+///
+/// # Errors
+/// [`ServeError`]. A supervisor that is gone is none.
+pub fn serve_async_on<H, F>(control: ControlSocket, handler: H) -> Result<(), ServeError>
+where
+    H: Fn(Request, AsyncContext) -> F + Send + 'static,
+    F: Future<Output = Result<Response>> + 'static,
+{
+    let joined = join::join(control)?;
+    let instance = Arc::clone(&joined.instance);
+    thread("serve-async".to_owned(), move || event_loop::run(&instance, handler))?;
+    converse(&joined.instance, joined.sequence)
+}
+
+/// The circumstances of one request, for a handler that is a future.
+#[derive(Debug)]
+pub struct AsyncContext(Context);
+
+impl AsyncContext {
+    pub(crate) fn new(context: Context) -> Self {
+        Self(context)
+    }
+
+    /// As [`Context::body`].
+    ///
+    /// # Errors
+    /// [`BodyError`]: memory or time is used up.
+    pub async fn body(&self, bytes: usize) -> Result<BodyWriter, BodyError> {
+        lending::body_writer(&self.0.service, bytes).await
+    }
+
+    /// As [`Context::call`]. Several calls may be on their way at once.
+    ///
+    /// # Errors
+    /// [`CallError`]. An answer with a status of 400 or more is none.
+    pub async fn call(&self, function: &str, call: Call) -> Result<Reply, CallError> {
+        call::call(&self.0.service, function, call).await
+    }
+}
+
+impl Deref for AsyncContext {
+    type Target = Context;
+
+    fn deref(&self) -> &Context {
+        &self.0
+    }
+}
+
+/// A boxed future that borrows its writer.
+type Written<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
+
+/// What writes a streamed body, as a future.
+pub(crate) type AsyncSource = Box<dyn for<'a> FnOnce(&'a mut AsyncStreamWriter) -> Written<'a>>;
+
+impl Response {
+    /// As [`Response::stream`], for a source that is a future.
+    pub fn stream_async(source: impl AsyncFnOnce(&mut AsyncStreamWriter) -> Result<()> + 'static) -> Self {
+        let source: AsyncSource = Box::new(move |writer| Box::pin(source(writer)));
+        Self { source: Some(Source::Async(source)), ..Self::new(200) }
+    }
+}
+
+/// Writes a streamed body, waiting without blocking.
+#[derive(Debug)]
+pub struct AsyncStreamWriter(StreamWriter);
+
+impl AsyncStreamWriter {
+    /// Writes all bytes. They go out when 16 KiB have gathered and at each [`AsyncStreamWriter::flush`].
+    ///
+    /// # Errors
+    /// [`BodyError`]: the client has gone, or memory is used up.
+    pub async fn write_all(&mut self, bytes: &[u8]) -> Result<(), BodyError> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let taken = self.0.put(rest).await?;
+            rest = &rest[taken..];
+        }
+        Ok(())
+    }
+
+    /// Sends what has gathered.
+    ///
+    /// # Errors
+    /// [`BodyError`]: the client has gone.
+    pub async fn flush(&mut self) -> Result<(), BodyError> {
+        self.0.push().await
+    }
+}
+
+/// Runs a source to its end or its panic.
+pub(crate) async fn write(
+    source: AsyncSource,
+    writer: StreamWriter,
+) -> (StreamWriter, std::thread::Result<Result<()>>) {
+    let mut writer = AsyncStreamWriter(writer);
+    let written = guarded(source(&mut writer)).await;
+    (writer.0, written)
+}
+
+/// Runs a future to its end or its panic.
+async fn guarded<F: Future>(future: F) -> std::thread::Result<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+        Ok(Poll::Pending) => Poll::Pending,
+        Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+        Err(panic) => Poll::Ready(Err(panic)),
+    })
+    .await
+}

@@ -1,0 +1,133 @@
+//! Receives, serves and sends on one thread. The receiver lies on the desk between turns, so a handler that blocks after
+//! all (a plain [`crate::Response::stream`]) can receive for itself.
+
+use std::future::Future;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use ramet_common::PacketDescriptor;
+use ramet_common::descriptor::Failure;
+use ramet_dataplane::clock;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
+use tokio::task::{LocalSet, spawn_local, yield_now};
+
+use super::{AsyncContext, guarded};
+use crate::context::Context;
+use crate::error::Result;
+use crate::inbox::{Hooks, Seat};
+use crate::instance::Instance;
+use crate::outcome::conclude;
+use crate::request::Request;
+use crate::response::Response;
+use crate::worker::open;
+
+/// Wakes the loop if it sleeps.
+#[derive(Debug, Default)]
+struct Turn {
+    is_asleep: AtomicBool,
+    notify: Notify,
+}
+
+impl Turn {
+    fn wake(&self) {
+        if self.is_asleep.swap(false, Ordering::Relaxed) {
+            self.notify.notify_one();
+        }
+    }
+}
+
+/// Serves until the data plane is closed.
+pub(super) fn run<H, F>(instance: &Arc<Instance>, handler: H)
+where
+    H: Fn(Request, AsyncContext) -> F + 'static,
+    F: Future<Output = Result<Response>> + 'static,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let served =
+        runtime.and_then(|runtime| LocalSet::new().block_on(&runtime, serve(Arc::clone(instance), Rc::new(handler))));
+    if let Err(error) = served {
+        // Without its loop this instance would never answer: better that it is replaced.
+        instance.log(format_args!("the event loop failed: {error}"));
+        instance.close();
+    }
+}
+
+async fn serve<H, F>(instance: Arc<Instance>, handler: Rc<H>) -> io::Result<()>
+where
+    H: Fn(Request, AsyncContext) -> F + 'static,
+    F: Future<Output = Result<Response>> + 'static,
+{
+    let (turn, time) = (Arc::new(Turn::default()), Arc::new(Notify::new()));
+    let (turn_hook, time_hook) = (Arc::clone(&turn), Arc::clone(&time));
+    instance.inbox.hook(Hooks {
+        time_changed: Box::new(move || time_hook.notify_one()),
+        work_came: Box::new(move || turn_hook.wake()),
+    });
+    spawn_local(keep_time(Arc::clone(&instance), time));
+    let arrivals = instance.inbox.arrivals().try_clone_to_owned()?;
+    #[allow(deprecated, reason = "its successor is unsafe, for types that may close early; an `OwnedFd` does not")]
+    let readiness = AsyncFd::with_interest(arrivals, Interest::READABLE)?;
+    while !instance.is_closed() {
+        let has_come = instance.take_arrivals();
+        while let Some((seat, descriptor)) = instance.begin() {
+            spawn_local(serve_one(Arc::clone(&instance), seat, descriptor, Rc::clone(&handler), Arc::clone(&turn)));
+        }
+        // Whoever is ready runs now, and what they finish goes out together.
+        yield_now().await;
+        let refused = instance.flush_now();
+        if !refused.is_empty() {
+            let instance = Arc::clone(&instance);
+            spawn_local(async move { instance.settle_all(refused).await });
+        }
+        if has_come || !instance.arm() {
+            continue;
+        }
+        turn.is_asleep.store(true, Ordering::Relaxed);
+        tokio::select! {
+            ready = readiness.readable() => ready?.clear_ready(),
+            () = turn.notify.notified() => {}
+        }
+        turn.is_asleep.store(false, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+/// Wakes what waits for a time. A task of its own, because the loop itself may be what waits.
+async fn keep_time(instance: Arc<Instance>, changed: Arc<Notify>) {
+    loop {
+        let first = instance.inbox.first_alarm();
+        let at = tokio::time::Instant::from_std(Instant::now() + first.map_or_else(Default::default, clock::until));
+        tokio::select! {
+            () = tokio::time::sleep_until(at), if first.is_some() => instance.inbox.ring_alarms(),
+            () = changed.notified() => {}
+        }
+    }
+}
+
+async fn serve_one<H, F>(
+    instance: Arc<Instance>,
+    seat: Seat,
+    descriptor: PacketDescriptor,
+    handler: Rc<H>,
+    turn: Arc<Turn>,
+) where
+    H: Fn(Request, AsyncContext) -> F,
+    F: Future<Output = Result<Response>>,
+{
+    if let Some((service, body)) = open(&instance, seat, &descriptor) {
+        let request = Request::new(Rc::clone(&service), body);
+        let context = AsyncContext::new(Context::new(Rc::clone(&service)));
+        match guarded(async { handler(request, context).await }).await {
+            Ok(result) => conclude(service, result).await,
+            // The panic's message is on standard error already.
+            Err(_) => service.fail_with(Failure::Panicked),
+        }
+    }
+    instance.finish(seat);
+    turn.wake();
+}
