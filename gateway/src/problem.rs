@@ -12,8 +12,8 @@ use crate::ingress::AnswerBody;
 /// Why a request is answered by the gateway itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Problem {
-    /// An HTTP/1.1 request without a host.
-    NoHost,
+    /// An HTTP/1.1 request without a host, or with two.
+    BadHost,
     /// No chain matches.
     NoChain,
     /// A chain matches, but with these methods only.
@@ -61,7 +61,7 @@ impl Problem {
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::BadBody | Self::NoHost => StatusCode::BAD_REQUEST,
+            Self::BadBody | Self::BadHost => StatusCode::BAD_REQUEST,
             Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Self::PoolExhausted | Self::NoInstance | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Self::FunctionFailed(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -72,7 +72,7 @@ impl Problem {
 
     fn detail(&self) -> String {
         match self {
-            Self::NoHost => "an HTTP/1.1 request needs a Host header".to_owned(),
+            Self::BadHost => "an HTTP/1.1 request has exactly one Host header".to_owned(),
             Self::NoChain => "no chain is routed at this host and path".to_owned(),
             Self::MethodNotAllowed(allowed) => format!("this path takes {}", allowed.join(", ")),
             Self::BodyTooLarge(limit) => format!("the body is longer than the {limit} bytes that this chain accepts"),
@@ -92,7 +92,7 @@ impl Problem {
 
     /// Whether what follows on the connection can still be understood.
     fn breaks_connection(&self) -> bool {
-        matches!(self, Self::BodyTooLarge(_) | Self::BodyTimeout | Self::BadBody | Self::NoHost)
+        matches!(self, Self::BodyTooLarge(_) | Self::BodyTimeout | Self::BadBody | Self::BadHost)
     }
 
     /// The answer.

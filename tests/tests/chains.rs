@@ -183,13 +183,15 @@ fn failures_are_answered_for_that_request_only() {
 fn bodies_of_every_size_come_back_unchanged() {
     on_every_transport(|node| {
         let mut client = node.client();
-        for bytes in [0, 1, 100, 3000, 4000, 4096, 16_000, 65_536, 262_144, 1_000_000, 1 << 20, (4 << 20) - 1, 4 << 20] {
+        for bytes in [0, 1, 100, 3000, 4000, 4096, 16_000, 65_536, 262_144, 1_000_000, 1 << 20, (4 << 20) - 1, 4 << 20]
+        {
             let body: Vec<u8> = (0..bytes).map(|i| (i % 253) as u8).collect();
             let answer = client.request("POST", "/single", &[("x-do", "echo")], &body).expect("an answer");
             assert_eq!(answer.status, 200, "{bytes}: {}", answer.text());
             assert!(answer.body == body, "{bytes} bytes came back changed");
         }
-        let answer = client.request("POST", "/single", &[("x-do", "echo")], &vec![0; (4 << 20) + 1]).expect("an answer");
+        let answer =
+            client.request("POST", "/single", &[("x-do", "echo")], &vec![0; (4 << 20) + 1]).expect("an answer");
         assert_eq!(answer.status, 413);
     });
 }

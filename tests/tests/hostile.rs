@@ -80,7 +80,7 @@ fn refusals_are_counted_by_reason() {
     let _ = node.post("/hostile", b"random descriptors");
     for reason in ["edge_denied", "malformed", "not_owner"] {
         eventually(&format!("a refusal for {reason}"), || {
-            (node.metric("ramet_refusals_total", reason) > 0.0).then_some(())
+            (node.metric("ramet_sproxy_refusals_total", reason) > 0.0).then_some(())
         });
     }
 }

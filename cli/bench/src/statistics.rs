@@ -1,15 +1,18 @@
 //! What several rounds say together.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// The middle one of several values, with the least and the greatest.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Spread {
     /// The middle one, or the mean of the two in the middle.
+    #[serde(serialize_with = "rounded")]
     pub median: f64,
     /// The least.
+    #[serde(serialize_with = "rounded")]
     pub min: f64,
     /// The greatest.
+    #[serde(serialize_with = "rounded")]
     pub max: f64,
 }
 
@@ -37,6 +40,11 @@ impl Spread {
     }
 }
 
+/// To three decimals: no measurement here is better than that, and people read the JSON too.
+fn rounded<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64((value * 1e3).round() / 1e3)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,6 +64,13 @@ mod tests {
     fn no_values_have_none() {
         assert_eq!(Spread::of([]), None);
         assert_eq!(Spread::of_quotients([1.0], []), None);
+    }
+
+    #[test]
+    fn the_json_is_short() {
+        let spread = Spread { median: 20_479.999_9, min: 1.0 / 3.0, max: 2.0 };
+        let json = serde_json::to_string(&spread).expect("plain data");
+        assert_eq!(json, r#"{"median":20480.0,"min":0.333,"max":2.0}"#);
     }
 
     #[test]

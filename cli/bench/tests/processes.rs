@@ -10,7 +10,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -192,7 +192,8 @@ fn idle_nodes_are_measured() -> anyhow::Result<()> {
 
 fn nothing_survives_a_signal() -> anyhow::Result<()> {
     for signal in [Signal::INT, Signal::TERM] {
-        let (mut child, started) = chain_in_a_process()?;
+        let folder = tempfile::tempdir()?;
+        let (mut child, started) = chain_in_a_process(folder.path())?;
         kill_process(pid_of(&child), signal)?;
         let status = ended(&mut child)?;
         anyhow::ensure!(status.code() == Some(1), "{status}");
@@ -203,7 +204,8 @@ fn nothing_survives_a_signal() -> anyhow::Result<()> {
 }
 
 fn nothing_survives_sigkill() -> anyhow::Result<()> {
-    let (mut child, started) = chain_in_a_process()?;
+    let folder = tempfile::tempdir()?;
+    let (mut child, started) = chain_in_a_process(folder.path())?;
     child.kill()?;
     ended(&mut child)?;
     // The stand-in's child has no wish to die with its parent; whoever leaves such a child behind must end it.
@@ -217,11 +219,11 @@ fn nothing_survives_sigkill() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Starts a run that takes long, and returns once all its processes are there.
-fn chain_in_a_process() -> anyhow::Result<(Child, Vec<Process>)> {
+/// Starts a run that takes long and keeps its files in `folder`, and returns once all its processes are there.
+fn chain_in_a_process(folder: &Path) -> anyhow::Result<(Child, Vec<Process>)> {
     let mut command = Command::new("/proc/self/exe");
     command.args(["chain", "--systems=ramet-ring,http-hops", "--duration=1m", "--function=/proc/self/exe"]);
-    let child = command.stderr(Stdio::null()).spawn()?;
+    let child = command.env("TMPDIR", folder).stderr(Stdio::null()).spawn()?;
     // A node with its child, and three functions.
     let all = wait_until(|| descendants(child.id()).iter().filter(|process| process.is_settled()).count() == 5);
     anyhow::ensure!(all, "the run did not start: {:?}", descendants(child.id()));

@@ -235,11 +235,12 @@ impl PacketDescriptor {
         Kind::from_u8(self.kind)
     }
 
-    /// Whether sending this hands the slot over.
+    /// Whether sending this hands the slot over. Only a `Return` can speak of a slot that was lent.
     #[must_use]
     pub const fn moves_slot(&self) -> bool {
         match Kind::from_u8(self.kind) {
-            Some(kind) => kind.moves_slot() && self.flags & FLAG_LENT == 0,
+            Some(Kind::Return) => self.flags & FLAG_LENT == 0,
+            Some(kind) => kind.moves_slot(),
             None => false,
         }
     }

@@ -165,7 +165,6 @@ pub(super) fn builder(worker: &Worker) -> auto::Builder<OnThisThread> {
         .timer(TokioTimer::new())
         .header_read_timeout(settings.header_timeout.max(settings.idle_timeout))
         .max_buf_size(settings.header_bytes_max.max(8192))
-        .pipeline_flush(true)
         .keep_alive(true);
     builder
         .http2()

@@ -60,8 +60,9 @@ pub(crate) async fn answer(
 
 fn find_chain<'t>(table: &'t ChainTable, request: &Request<Incoming>) -> Result<&'t Arc<Chain>, Problem> {
     let host = host_of(request);
-    if host.is_empty() && request.version() == Version::HTTP_11 {
-        return Err(Problem::NoHost);
+    let without = host.is_empty() && request.version() == Version::HTTP_11;
+    if without || request.headers().get_all(HOST).iter().nth(1).is_some() {
+        return Err(Problem::BadHost);
     }
     table.find(host, request.uri().path(), request.method().as_str()).map_err(|error| match error {
         NoChain::NotFound => Problem::NoChain,

@@ -105,3 +105,6 @@ fn judge(error: &SendError) -> Verdict {
 pub(crate) fn after(time_ns: u64, pause: Duration) -> u64 {
     time_ns.saturating_add(u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX))
 }
+
+#[cfg(test)]
+mod tests;

@@ -244,8 +244,10 @@ mod refusals {
         let served = node.request(5, "/", &[], b"");
         has_begun.recv_timeout(node::PATIENCE).expect("begun");
         node.deadline = Duration::from_millis(1500);
+        let start = std::time::Instant::now();
         let refused = node.request(5, "/", &[], b"");
         assert_eq!(node.failure(refused), Failure::Full);
+        assert!(start.elapsed() >= node.deadline, "it tries until then");
         go.send(()).expect("waits");
         assert_eq!(node.outcome(served).body, b"done");
         let served = node.request(5, "/", &[], b"");

@@ -320,6 +320,59 @@ on_every_transport! {
         }
     }
 
+    fn an_unexpectedly_slow_handler_holds_up_nobody(mut node: Node) {
+        node.chain(&[5]);
+        let (begun, has_begun) = sync_channel(1);
+        let (go, wait) = sync_channel::<()>(1);
+        let wait = std::sync::Mutex::new(wait);
+        let _mostly_quick = node.start(function(5).concurrency(2), move |control| {
+            serve_on(control, move |request: Request, _: &Context| {
+                if request.path() == "/slow" {
+                    begun.send(())?;
+                    wait.lock().expect("lock").recv()?;
+                }
+                Ok(Response::ok(request.into_body()))
+            })
+        });
+        // So many quick ones that waking the second thread for the next one seems a waste.
+        for _ in 0..500 {
+            let sent = node.request(5, "/", &[], b"");
+            node.outcome(sent);
+            node.slots.release(sent.head.slot);
+        }
+        let slow = node.request(5, "/slow", &[], b"slow");
+        has_begun.recv_timeout(PATIENCE).expect("begun");
+        let quick = node.request(5, "/", &[], b"quick");
+        assert_eq!(node.outcome(quick).body, b"quick");
+        go.send(()).expect("waits");
+        assert_eq!(node.outcome(slow).body, b"slow");
+    }
+
+    fn a_finished_outcome_does_not_wait_for_a_slow_successor(mut node: Node) {
+        node.chain(&[5]);
+        let (go, wait) = sync_channel::<()>(1);
+        let wait = std::sync::Mutex::new(wait);
+        let _mostly_quick = node.start(function(5), move |control| {
+            serve_on(control, move |request: Request, _: &Context| {
+                if request.path() == "/slow" {
+                    wait.lock().expect("lock").recv()?;
+                }
+                Ok(Response::ok(request.into_body()))
+            })
+        });
+        for _ in 0..500 {
+            let sent = node.request(5, "/", &[], b"");
+            node.outcome(sent);
+            node.slots.release(sent.head.slot);
+        }
+        let (quick, _) = node.write("/", &[], b"quick", Place::Inline);
+        let (slow, _) = node.write("/slow", &[], b"slow", Place::Inline);
+        node.dispatch_all(5, &[quick, slow]);
+        assert_eq!(node.outcome(quick).body, b"quick");
+        go.send(()).expect("waits");
+        assert_eq!(node.outcome(slow).body, b"slow");
+    }
+
     fn after_stop_it_says_when_nothing_is_left(mut node: Node) {
         node.chain(&[5]);
         let (begun, has_begun) = sync_channel(1);
@@ -335,6 +388,10 @@ on_every_transport! {
         let sent = node.request(5, "/", &[], b"");
         has_begun.recv_timeout(PATIENCE).expect("begun");
         slow.tell(ToInstance::Stop);
+        for _ in 0..5 {
+            // Each makes the instance look again; it must not find itself idle. `tell` would hear `Drained` instead.
+            slow.tell(ToInstance::Routes { added: vec![], retired: vec![] });
+        }
         let queued = node.request(5, "/", &[], b"");
         go.send(()).expect("waits");
         assert_eq!(node.outcome(sent).body, b"done");

@@ -168,7 +168,7 @@ impl Node {
         let timeout = START_TIMEOUT + READY_MARGIN;
         let chains = self.chains_for_gateway(draft)?;
         let concerned = self.concerned(draft);
-        self.wait_for(timeout, |node| node.has_failed(draft) || node.is_ready(draft, &concerned)).await?;
+        self.wait_for(timeout, |node| node.has_failed(draft) || node.is_drafted_ready(draft, &concerned)).await?;
         if self.has_failed(draft) {
             return Err(self.why_not_ready(draft).await);
         }
@@ -194,7 +194,7 @@ impl Node {
         in_routes.union(&draft.incoming).copied().collect()
     }
 
-    fn is_ready(&self, draft: &Draft, concerned: &[FunctionId]) -> bool {
+    fn is_drafted_ready(&self, draft: &Draft, concerned: &[FunctionId]) -> bool {
         let mut incoming = self.incoming(draft);
         incoming.all(|function| self.ready_instances(function) >= function.wanted())
             && self.lanes_are_settled(concerned)

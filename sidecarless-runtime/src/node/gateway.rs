@@ -67,7 +67,9 @@ impl Node {
                 let pid = gateway.process.pid;
                 match self.mode {
                     Mode::Running => tracing::error!(%status, pid, "the gateway has ended"),
-                    Mode::TearingDown | Mode::Stopping => tracing::info!(%status, pid, "the gateway has ended"),
+                    Mode::TearingDown | Mode::Resting | Mode::Stopping => {
+                        tracing::info!(%status, pid, "the gateway has ended")
+                    }
                 }
                 let workers = std::mem::take(&mut gateway.workers);
                 self.gateway = None;

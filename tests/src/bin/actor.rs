@@ -17,11 +17,8 @@ fn name() -> String {
 }
 
 fn handle(request: Request, context: &Context) -> Result<Response> {
-    let order = request
-        .header(&format!("x-do-{}", name()))
-        .or_else(|| request.header("x-do"))
-        .unwrap_or("tag")
-        .to_owned();
+    let order =
+        request.header(&format!("x-do-{}", name())).or_else(|| request.header("x-do")).unwrap_or("tag").to_owned();
     let (verb, argument) = order.split_once(':').unwrap_or((order.as_str(), ""));
     match verb {
         "echo" => Ok(Response::ok(request.into_body())),
@@ -47,7 +44,8 @@ fn handle(request: Request, context: &Context) -> Result<Response> {
         "big" => big(context, argument.parse()?),
         "stream" => Ok(stream(argument.parse()?)),
         "call" => {
-            let reply = context.call(argument, Call::post("/called").body(request.body().to_contiguous().into_owned()))?;
+            let reply =
+                context.call(argument, Call::post("/called").body(request.body().to_contiguous().into_owned()))?;
             let mut text = format!("{}:", reply.status()).into_bytes();
             text.extend_from_slice(&reply.body().to_contiguous());
             Ok(Response::ok(text))

@@ -5,7 +5,9 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use ramet_common::{ABI, DESCRIPTOR_BYTES, FunctionId, Generation, InstanceId, Kind, PacketDescriptor, RequestId, SlotIndex};
+use ramet_common::{
+    ABI, DESCRIPTOR_BYTES, FunctionId, Generation, InstanceId, Kind, PacketDescriptor, RequestId, SlotIndex,
+};
 use ramet_control::Numbered;
 use ramet_control::instance::{Direction, FromInstance, Join, ToInstance};
 use ramet_control::socket::{ControlError, ControlSocket};
@@ -96,8 +98,9 @@ fn break_a_rule(join: &Join, pool: &Pool, sender: &dyn Sender, request: &PacketD
         BodyPlace::Parts(_) => Vec::new(),
     };
     let gateway = read.envelope.gateway;
-    let reply = PacketDescriptor::new(Kind::Reply, FunctionId::GATEWAY, request.slot, request.generation, request.request)
-        .to_instance(gateway);
+    let reply =
+        PacketDescriptor::new(Kind::Reply, FunctionId::GATEWAY, request.slot, request.generation, request.request)
+            .to_instance(gateway);
     match body.as_slice() {
         b"random descriptors" => {
             for _ in 0..GARBAGE {

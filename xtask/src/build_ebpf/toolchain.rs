@@ -90,7 +90,10 @@ pub(super) fn find(install: Install) -> Result<Toolchain> {
     }
     match cached().or_else(on_path) {
         Some(linker) => Ok(Toolchain::Debian { linker }),
-        None if install == Install::Forbidden => bail!("{LINKER} is missing; {}", advice()),
+        None if install == Install::Forbidden => bail!(
+            "{LINKER} is not here and installing is forbidden; run `cargo xtask build-ebpf` without `--no-install` to \
+             compile it into the cache folder"
+        ),
         None => Ok(Toolchain::Debian { linker: install::linker()? }),
     }
 }

@@ -1,13 +1,14 @@
 //! Runs tests with cargo alone, and reads what Rust's own test harness says.
 
 use super::report::Report;
-use crate::commands::{Output, overhear};
+use crate::commands::{Output, overhear, typed};
 use anyhow::Result;
 use std::process::Command;
 
 /// Runs a `cargo test`, whose arguments for the harness follow `--`. Returns its report and whether it succeeded.
 pub(super) fn run(mut command: Command, filter: &[String]) -> Result<(Report, bool)> {
     // Only with this does the harness print what a test that passed has to say.
+    let what = typed(&command);
     command.args(["--", "--show-output"]).args(filter);
     let mut listener = Listener::default();
     let succeeded = overhear(&mut command, Output::Standard, |line| {
@@ -15,7 +16,13 @@ pub(super) fn run(mut command: Command, filter: &[String]) -> Result<(Report, bo
             println!("{line}");
         }
     })?;
-    Ok((listener.report, succeeded))
+    let mut report = listener.report;
+    let outcome = if succeeded { "ok" } else { "FAILED" };
+    let Report { passed, failed, ignored, .. } = report;
+    // The harness says so of every program; this is their sum.
+    report.closing =
+        vec![format!("test result: {outcome}. {passed} passed; {failed} failed; {ignored} ignored; {what}")];
+    Ok((report, succeeded))
 }
 
 /// Whether a reader wants to see a line.
@@ -40,9 +47,10 @@ impl Listener {
         if let Some(rest) = line.strip_prefix("test result: ") {
             self.in_successes = false;
             self.count(rest);
-            // One line for each of many binaries; what counts is their sum and the last.
-            self.report.closing = vec![line.to_owned()];
             return Shown::Yes;
+        }
+        if let Some(test) = line.strip_prefix("test ").and_then(|line| line.strip_suffix(" ... FAILED")) {
+            self.report.failures.push(test.to_owned());
         }
         match line {
             "successes:" => self.in_successes = true,
@@ -111,7 +119,7 @@ test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
         let report = listener.report;
         assert_eq!((report.passed, report.failed, report.ignored), (3, 1, 1));
         assert_eq!(report.skipped.into_iter().collect::<Vec<_>>(), [("tests::skips".into(), "no root".into())]);
-        assert_eq!(report.closing.len(), 1);
+        assert_eq!(report.failures, ["tests::fails"]);
         assert!(!shown.contains(&"noise") && shown.contains(&"skipped: not what this means"), "{shown:?}");
     }
 }

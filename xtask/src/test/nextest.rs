@@ -35,6 +35,10 @@ pub(super) fn run(mode: Mode, root: &Path, target: &Path, filter: &[String]) -> 
         if plain.trim_start().starts_with("Summary [") {
             read_summary(&plain, &mut report);
             report.closing = vec![plain];
+        } else if !report.closing.is_empty()
+            && let Some(test) = failure(&plain)
+        {
+            report.failures.push(test.to_owned());
         }
     })?;
     if !filter.is_empty() {
@@ -62,6 +66,12 @@ fn read_summary(line: &str, report: &mut Report) {
             _ => report.failed += number,
         }
     }
+}
+
+/// The test in a line after the summary: `FAIL [   0.211s] (3/4) nx tests::slow_fail`
+fn failure(line: &str) -> Option<&str> {
+    let (_, rest) = line.split_once("] (")?;
+    rest.split_once(") ").map(|(_, test)| test)
 }
 
 /// Finds the tests that said `skipped: why`. nextest writes one element's start a line, so no XML parser is needed.
@@ -121,6 +131,13 @@ mod tests {
             (7, 2, 3)
         );
         assert_eq!(summary("Summary [ 1.2s] 3 tests run: 1 passed, 1 timed out, 1 exec failed, 0 skipped"), (1, 2, 0));
+    }
+
+    #[test]
+    fn failed_tests_are_named() {
+        assert_eq!(failure("        FAIL [   1.135s] (262/510) ramet-a::b c::d"), Some("ramet-a::b c::d"));
+        assert_eq!(failure("     TIMEOUT [ 300.0s] ( 2/510) ramet-a e"), Some("ramet-a e"));
+        assert_eq!(failure("error: test run failed"), None);
     }
 
     #[test]

@@ -9,6 +9,8 @@ pub(crate) struct Report {
     /// Tests that a runner calls passed, those that ended early and said so included.
     pub(super) passed: usize,
     pub(super) failed: usize,
+    /// Which ones, in the runner's words.
+    pub(super) failures: Vec<String>,
     /// Tests that the runner itself did not run.
     pub(super) ignored: usize,
     /// Tests that ended early, and why.
@@ -17,7 +19,7 @@ pub(crate) struct Report {
     pub(super) left_out: Vec<String>,
     /// Steps that failed without a test to blame.
     pub(super) broken: Vec<String>,
-    /// The runners' own last words.
+    /// The runners' own last words, the first runner's last.
     pub(super) closing: Vec<String>,
 }
 
@@ -33,7 +35,8 @@ impl Report {
         self.skipped.extend(report.skipped);
         self.left_out.extend(report.left_out);
         self.broken.extend(report.broken);
-        self.closing.extend(report.closing);
+        self.failures.extend(report.failures);
+        self.closing.splice(..0, report.closing);
     }
 
     /// Takes a test's line, if it says that the test did not run.
@@ -63,6 +66,7 @@ impl Report {
             lines.push(format!("skipped: tests marked #[ignore], which says why: {count}"));
         }
         lines.extend(self.left_out.iter().map(|what| format!("left out: {what}")));
+        lines.extend(self.failures.iter().map(|test| format!("failed: {test}")));
         lines.extend(self.broken.iter().map(|step| format!("failed: {step}; the messages above say why")));
         if self.passed + self.failed == 0 && self.broken.is_empty() {
             lines.push("failed: no test was run; does the filter match any?".into());
@@ -105,6 +109,15 @@ mod tests {
         assert_eq!(all.exit_code(), ExitCode::FAILURE);
         all.add("more", Report { failed: 1, ..Report::default() }, false);
         assert_eq!(all.counts(), "2 passed, 2 failed, 2 skipped");
+    }
+
+    #[test]
+    fn the_first_runner_has_the_last_word() {
+        let mut all = Report::default();
+        for runner in ["nextest", "doc", "loom"] {
+            all.add(runner, Report { closing: vec![runner.into()], ..Report::default() }, true);
+        }
+        assert_eq!(all.closing, ["loom", "doc", "nextest"]);
     }
 
     #[test]

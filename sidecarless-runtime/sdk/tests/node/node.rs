@@ -15,7 +15,7 @@ use ramet_common::descriptor::{Failure, WANT_HEAD, want_parts};
 use ramet_common::{DomainId, FunctionId, InstanceId, Kind, PacketDescriptor, RequestId, RouteId};
 use ramet_control::Numbered;
 use ramet_control::instance::{Direction, FromInstance, Join, Link, ToInstance};
-use ramet_control::socket::{ControlError, ControlSocket};
+use ramet_control::socket::ControlSocket;
 use ramet_dataplane::endpoint::LinkEnd;
 use ramet_dataplane::message::{self, BlockWriter, BodyPlace, Envelope, Message, Part};
 use ramet_dataplane::route::{Next, Step, Target, Work};
@@ -300,6 +300,14 @@ impl Node {
         self.send(&[PacketDescriptor::new(Kind::Request, FunctionId(function), slot, generation, sent.id)]);
     }
 
+    /// Sends several written requests at once.
+    pub(crate) fn dispatch_all(&mut self, function: u32, sent: &[Sent]) {
+        let descriptor = |sent: &Sent| {
+            PacketDescriptor::new(Kind::Request, FunctionId(function), sent.head.slot, sent.head.generation, sent.id)
+        };
+        self.send(&sent.iter().map(descriptor).collect::<Vec<_>>());
+    }
+
     /// Writes and sends a request.
     pub(crate) fn request(&mut self, function: u32, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Sent {
         let (sent, _) = self.write(target, headers, body, Place::Inline);
@@ -434,11 +442,6 @@ impl Started {
         drop(self);
         thread.join().expect("serving does not panic")
     }
-}
-
-/// Whether the far side has hung up.
-pub(crate) fn is_gone(control: &ControlSocket) -> bool {
-    matches!(control.try_receive::<FromInstance>(), Err(ControlError::Closed))
 }
 
 /// Makes one test per transport of each function.
