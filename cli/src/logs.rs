@@ -37,9 +37,7 @@ pub(crate) fn run(node: &NodeArguments, options: &Logs) -> Result<(), Failure> {
 fn print(format: Format, line: &[u8]) -> Result<(), Failure> {
     let line: LogLine = serde_json::from_slice(line).context("a log line is not what this version expects")?;
     match format {
-        Format::Json => {
-            output::line(&serde_json::to_string(&line).context("a log line cannot be written as JSON")?)
-        }
+        Format::Json => output::line(&serde_json::to_string(&line).context("a log line cannot be written as JSON")?),
         Format::Yaml => output::value(format, &line),
         Format::Table => {
             output::line(&format!("{}/{}[{}] {}", line.namespace, line.function, line.instance, line.line))

@@ -84,8 +84,8 @@ pub trait Sender: Debug + Send + Sync {
 
 /// The receiving half; one thread at a time.
 pub trait Receiver: Debug + Send + AsFd {
-    /// Gives what has arrived to `take`, about [`ramet_common::BATCH_MAX`] descriptors at most, each checked as far as the
-    /// transport can and with `peer` the true sender. Returns how many; zero when the wait is over.
+    /// Gives what has arrived to `take`, about [`ramet_common::BATCH_MAX`] descriptors at most, each checked as far as
+    /// the transport can and with `peer` the true sender. Returns how many; zero when the wait is over.
     ///
     /// # Errors
     /// [`ReceiveError`]; the endpoint is of no more use.

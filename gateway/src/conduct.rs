@@ -1,5 +1,6 @@
-//! Takes a request through the steps of its chain. Plain steps pass it on among themselves (DFR): the gateway sends once
-//! and receives once. Supervised steps (timeout, retries, parallel) are each sent and received here, with the input kept.
+//! Takes a request through the steps of its chain. Plain steps pass it on among themselves (DFR): the gateway sends
+//! once and receives once. Supervised steps (timeout, retries, parallel) are each sent and received here, with the
+//! input kept.
 
 use std::future::Future;
 use std::rc::Rc;
@@ -183,8 +184,8 @@ impl Journey {
         Ok((head, envelope))
     }
 
-    /// Joins the branches' answers into one message for the next step: the request's headers, one header per branch, and
-    /// the bodies one after the other.
+    /// Joins the branches' answers into one message for the next step: the request's headers, one header per branch,
+    /// and the bodies one after the other.
     fn fan_in(&self, input: &Message, branches: &[(&str, Arrived)], at: u16) -> Result<Arrived, Problem> {
         let mut writer = BlockWriter::request(input.block.method(), input.block.target());
         for (name, value) in input.block.headers() {

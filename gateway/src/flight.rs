@@ -1,8 +1,8 @@
 //! A message that is out at the functions, from the send to its outcome.
 //!
 //! Transitions: `Out` → `Streaming` when an answer with more to come arrives → gone at the last chunk;
-//! `Out` → gone at any other outcome (answer, failure, forward, death of the holder). A flight that nobody waits for any
-//! more (`abandoned`) stays in the table until then, because its slots are still somebody's to write.
+//! `Out` → gone at any other outcome (answer, failure, forward, death of the holder). A flight that nobody waits for
+//! any more (`abandoned`) stays in the table until then, because its slots are still somebody's to write.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

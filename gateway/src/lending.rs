@@ -1,7 +1,7 @@
 //! Slots for functions: lent ones belong to a request and end with it, granted heads to the call they were asked for.
 //!
-//! A granted head (a *loan*) outlives the request it was asked in, because the called function may still write to it. It
-//! ends when its owner gives it back or dies. Slots lent to whoever holds a loan end with the loan.
+//! A granted head (a *loan*) outlives the request it was asked in, because the called function may still write to it.
+//! It ends when its owner gives it back or dies. Slots lent to whoever holds a loan end with the loan.
 
 use std::collections::HashMap;
 use std::rc::Rc;

@@ -77,11 +77,6 @@ impl<M: Serialize> Conversation<M> {
         sent && !self.unanswered.contains(&sequence)
     }
 
-    /// Whether everything that was said has taken effect.
-    pub(crate) fn is_quiet(&self) -> bool {
-        self.queue.is_empty() && self.unanswered.is_empty()
-    }
-
     /// Since when an answer is due, if one is.
     pub(crate) fn waiting_since(&self) -> Option<Instant> {
         self.waiting_since

@@ -12,8 +12,8 @@ const STABLE_AFTER: Duration = Duration::from_secs(10);
 
 /// Where a version is in its life.
 ///
-/// Incoming → Current when the change that brings it is through, or gone when the change fails; Current → Retired when a
-/// change replaces or removes it; Retired → gone when its last instance has ended.
+/// Incoming → Current when the change that brings it is through, or gone when the change fails; Current → Retired when
+/// a change replaces or removes it; Retired → gone when its last instance has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     /// Started, but no request is for it yet.

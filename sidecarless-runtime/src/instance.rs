@@ -12,9 +12,9 @@ use crate::process::Process;
 
 /// How far an instance is.
 ///
-/// Starting → Joining (`Hello`) → Ready (`Ready`, and every lane and the gateway know it) → Unpublishing (it is no longer
-/// wanted) → Stopping (no sender chooses it any more) → Ending (`Drained`, or its grace is over). From anywhere to gone
-/// when the process has ended.
+/// Starting → Joining (`Hello`) → Ready (`Ready`, and every lane and the gateway know it) → Unpublishing (it is no
+/// longer wanted) → Stopping (no sender chooses it any more) → Ending (`Drained`, or its grace is over). From anywhere
+/// to gone when the process has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stage {
     /// The process runs; its first word is awaited.
@@ -32,11 +32,6 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
-    /// Whether others may be given lanes to it.
-    pub(crate) fn takes_messages(self) -> bool {
-        matches!(self, Self::Joining | Self::Ready)
-    }
-
     /// Whether it may still have something to send.
     pub(crate) fn sends_messages(self) -> bool {
         matches!(self, Self::Joining | Self::Ready | Self::Unpublishing | Self::Stopping)
@@ -55,6 +50,8 @@ pub(crate) struct Instance {
     pub(crate) started: Instant,
     /// Whether it said that it is ready.
     pub(crate) is_willing: bool,
+    /// It was told its place, and all of its routes by the message of this number.
+    pub(crate) welcomed: Option<u64>,
     /// The gateway's message of this number introduced it.
     pub(crate) introduced: Option<u64>,
     /// The routes that it was told.

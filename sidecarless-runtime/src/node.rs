@@ -99,8 +99,10 @@ pub(crate) struct Node {
     /// Whether a route or function has gone since the edges were last looked at.
     are_edges_stale: bool,
     instances: BTreeMap<InstanceId, Instance>,
-    /// Those that are on their way to another stage.
-    unsettled: BTreeSet<InstanceId>,
+    /// Those to which something has happened that may take them to another stage.
+    touched: BTreeSet<InstanceId>,
+    /// The gateway's messages that introduce instances, until they are applied.
+    introductions: BTreeMap<u64, InstanceId>,
     links: LinkTable,
     /// How often instances of each function died or failed to start.
     restarts: BTreeMap<QualifiedName, u64>,
@@ -166,7 +168,8 @@ impl Node {
             edges: HashSet::new(),
             are_edges_stale: false,
             instances: BTreeMap::new(),
-            unsettled: BTreeSet::new(),
+            touched: BTreeSet::new(),
+            introductions: BTreeMap::new(),
             links: LinkTable::default(),
             restarts: BTreeMap::new(),
             changes: VecDeque::new(),
@@ -269,14 +272,10 @@ impl Node {
 
     /// Does everything that has become possible.
     fn settle(&mut self) {
-        loop {
-            let lanes = self.advance_lanes();
-            let instances = self.advance_instances();
-            if !lanes && !instances {
-                break;
-            }
-            self.is_readiness_stale = true;
+        while let Some(id) = self.touched.pop_first() {
+            self.advance_instance(id);
         }
+        self.begin_lanes();
         self.close_domains();
         if self.is_readiness_stale {
             self.is_readiness_stale = false;

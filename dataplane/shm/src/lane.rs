@@ -4,9 +4,9 @@
 //! against what is possible. A producer that dies between two stores has published nothing. Entries are atomics, so a
 //! peer that writes while we read gives us a wrong descriptor, which the reader checks anyway, and never a data race.
 //!
-//! Sleeping: the consumer announces that it will wait ([`Consumer::prepare_to_wait`]), looks once more, and waits on its
-//! doorbell. The producer publishes, then looks for the announcement. Both put a full fence between, so at least one
-//! sees the other.
+//! Sleeping: the consumer announces that it will wait ([`Consumer::prepare_to_wait`]), looks once more, and waits on
+//! its doorbell. The producer publishes, then looks for the announcement. Both put a full fence between, so at least
+//! one sees the other.
 
 use std::ops::Deref;
 use std::sync::Arc;

@@ -63,6 +63,7 @@ impl Ledger {
     #[must_use]
     pub fn take_back(&self, slot: SlotIndex) -> Option<Generation> {
         let word = self.word(slot)?;
+        // SYNC: owner published; pairs with `hand_over`.
         let generation = LedgerWord::from_bits(word.load(Ordering::Acquire)).generation.next();
         // SYNC: owner published. A plain store: whatever a racing hand-over wrote is dead by the new generation.
         word.store(LedgerWord { owner: InstanceId::NONE, generation }.to_bits(), Ordering::Release);

@@ -1,7 +1,8 @@
 //! What the ring and socket transports share: one lane per pair of instances that policy lets talk.
 //!
-//! The supervisor makes the lanes, so a lane's existence *is* the permission and its far end *is* the sender's identity.
-//! Ownership of slots moves in the domain's ledger before the descriptor is pushed, and back if the push fails.
+//! The supervisor makes the lanes, so a lane's existence *is* the permission and its far end *is* the sender's
+//! identity. Ownership of slots moves in the domain's ledger before the descriptor is pushed, and back if the push
+//! fails.
 
 use std::collections::HashMap;
 use std::fmt::Debug;

@@ -61,8 +61,14 @@ pub(crate) struct Fabric {
 }
 
 enum Backend {
-    Kernel { sproxy: Box<Sproxy>, held: HashMap<InstanceId, SocketPairs>, replicas: HashMap<FunctionId, Vec<InstanceId>> },
-    Lanes { joined: HashMap<InstanceId, (FunctionId, Arc<dyn Links>)> },
+    Kernel {
+        sproxy: Box<Sproxy>,
+        held: HashMap<InstanceId, SocketPairs>,
+        replicas: HashMap<FunctionId, Vec<InstanceId>>,
+    },
+    Lanes {
+        joined: HashMap<InstanceId, (FunctionId, Arc<dyn Links>)>,
+    },
 }
 
 pub(crate) fn ring() -> Option<Fabric> {

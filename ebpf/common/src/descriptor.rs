@@ -33,8 +33,8 @@ pub enum Kind {
     /// To the gateway: slots are wanted for the request of the head slot named here; `aux` is [`want_aux`]. Nothing
     /// moves.
     Want = 9,
-    /// To the gateway: `aux` bytes of a streamed body are ready in a lent slot, from its start. With `aux` zero no slot is
-    /// named. Nothing moves.
+    /// To the gateway: `aux` bytes of a streamed body are ready in a lent slot, from its start. With `aux` zero no slot
+    /// is named. Nothing moves.
     Chunk = 10,
     /// From the gateway: nobody waits for this request any more. Nothing moves.
     Cancel = 11,

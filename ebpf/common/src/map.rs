@@ -16,8 +16,9 @@ pub const EDGES_MAX: u32 = 65_536;
 /// How many slots all pools can have together, unless the loader sets another number.
 pub const SLOTS_MAX_DEFAULT: u32 = 1 << 20;
 
-/// How often a slot may move between functions before the gateway has it again: as often as the longest chain has steps.
-/// It bounds what two functions that pass a slot to and fro without reading their sockets can queue in the kernel.
+/// How often a slot may move between functions before the gateway has it again: as often as the longest chain has
+/// steps. It bounds what two functions that pass a slot to and fro without reading their sockets can queue in the
+/// kernel.
 pub const HOPS_MAX: u32 = 256;
 
 /// The sender's identity, in socket-local storage of its TCP socket.

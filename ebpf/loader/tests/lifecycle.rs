@@ -141,6 +141,7 @@ fn log_lines_are_forwarded_as_they_come() {
         let deadline = Instant::now() + Duration::from_secs(5);
         while lines.0.lock().unwrap().is_empty() {
             assert!(Instant::now() < deadline && !forwarding.is_finished(), "no line came");
+            // tidy: the pause between two looks at a condition, not a wait for it
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     });

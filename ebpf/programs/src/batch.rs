@@ -207,6 +207,9 @@ impl Walk {
 }
 
 /// One turn of [`Walk::hand_over`]; 1 ends the loop.
+///
+/// # Safety
+/// `walk` is what [`Walk::each`] passes to the loop.
 unsafe extern "C" fn hand_over_one(index: u32, walk: *mut Walk) -> i64 {
     // SAFETY: `Walk::each` passes itself, and nothing else uses it while the loop runs.
     let walk = unsafe { &mut *walk };
@@ -221,6 +224,9 @@ unsafe extern "C" fn hand_over_one(index: u32, walk: *mut Walk) -> i64 {
 }
 
 /// One turn of [`Walk::take_back`]; 1 ends the loop.
+///
+/// # Safety
+/// `walk` is what [`Walk::each`] passes to the loop.
 unsafe extern "C" fn take_back_one(index: u32, walk: *mut Walk) -> i64 {
     // SAFETY: `Walk::each` passes itself, and nothing else uses it while the loop runs.
     let walk = unsafe { &mut *walk };

@@ -116,6 +116,9 @@ struct Choice {
 }
 
 /// One turn of [`Destination::pick`]: the replica `index + 1` places after the first.
+///
+/// # Safety
+/// `choice` is what [`Destination::pick`] passes to the loop.
 unsafe extern "C" fn consider_next(index: u32, choice: *mut Choice) -> i64 {
     // SAFETY: `pick` passes its own, and does not use it while the loop runs.
     let choice = unsafe { &mut *choice };

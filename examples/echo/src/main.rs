@@ -1,4 +1,5 @@
 //! The smallest function: it answers with whatever it was sent.
+#![forbid(unsafe_code)]
 
 use ramet_sdk::{Context, ExitCode, Request, Response, Result};
 

@@ -1,7 +1,8 @@
 //! A picture's thumbnail in three functions: decode, resize, encode. One program, three names.
 //!
-//! Between the steps travel raw pixels, in shared memory; their width and height travel as headers. The request line goes
-//! along, so each step sees the client's query: `?width=` for resize, `?format=png` for encode.
+//! Between the steps travel raw pixels, in shared memory; their width and height travel as headers. The request line
+//! goes along, so each step sees the client's query: `?width=` for resize, `?format=png` for encode.
+#![forbid(unsafe_code)]
 
 mod picture;
 

@@ -1,4 +1,5 @@
-//! A function's answer on its way out: status and headers copied and checked, body bytes handed to hyper from their slot.
+//! A function's answer on its way out: status and headers copied and checked, body bytes handed to hyper from their
+//! slot.
 
 use std::collections::VecDeque;
 use std::pin::Pin;

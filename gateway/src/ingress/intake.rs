@@ -146,8 +146,8 @@ impl PartsWriter<'_> {
     }
 }
 
-/// Reads what a client is still sending while it is told that it is too much: a connection that is closed on unread bytes
-/// is reset, and the client would never see why.
+/// Reads what a client is still sending while it is told that it is too much: a connection that is closed on unread
+/// bytes is reset, and the client would never see why.
 async fn discard(mut body: Incoming) {
     const BYTES_MAX: usize = 64 << 20;
     const TIME_MAX: Duration = Duration::from_secs(2);

@@ -1,4 +1,5 @@
-//! Descriptors on their way out, grouped by destination: what one turn of the loop produces goes in one system call each.
+//! Descriptors on their way out, grouped by destination: what one turn of the loop produces goes in one system call
+//! each.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -108,8 +109,8 @@ impl Worker {
     }
 }
 
-/// Flushes whenever something was queued. The task runs after those that were ready before it, so it finds all that they
-/// queued.
+/// Flushes whenever something was queued. The task runs after those that were ready before it, so it finds all that
+/// they queued.
 pub(super) async fn flush_always(worker: Rc<Worker>) {
     loop {
         worker.outbox.filled.notified().await;

@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ramet_control::Numbered;
 use ramet_control::instance::{Direction, FromInstance, Link, ToInstance};
 use ramet_control::socket::ControlError;
-use ramet_dataplane::endpoint::LinkEnd;
+use ramet_dataplane::endpoint::{LinkEnd, Links};
 
 use crate::inbox::Rhythm;
 use crate::instance::Instance;
@@ -77,7 +77,7 @@ pub(crate) fn follow(instance: &Instance) -> Result<(), ServeError> {
 fn apply(instance: &Instance, message: ToInstance, fds: Vec<std::os::fd::OwnedFd>) {
     let applied = match message {
         ToInstance::Link(link) => match &instance.links {
-            Some(links) => add_link(instance, &**links, link, LinkEnd(fds)),
+            Some(links) => add_link(&**links, link, LinkEnd(fds)),
             None => Err(io::Error::other("this transport has no lanes")),
         },
         ToInstance::Unlink { peer } => {
@@ -102,13 +102,7 @@ fn apply(instance: &Instance, message: ToInstance, fds: Vec<std::os::fd::OwnedFd
     }
 }
 
-fn add_link(
-    instance: &Instance,
-    links: &dyn ramet_dataplane::endpoint::Links,
-    link: Link,
-    end: LinkEnd,
-) -> io::Result<()> {
-    debug_assert_ne!(link.peer, instance.id, "nobody has a lane to itself");
+fn add_link(links: &dyn Links, link: Link, end: LinkEnd) -> io::Result<()> {
     match link.direction {
         Direction::Outgoing { capacity } => links.add_outgoing(link.peer, link.function, capacity, end),
         Direction::Incoming => links.add_incoming(link.peer, link.function, end),

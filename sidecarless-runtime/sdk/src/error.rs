@@ -24,8 +24,8 @@ impl Error {
     }
 }
 
-// Like `anyhow::Error`, this is no `std::error::Error` itself, or the conversion from every error would overlap with the
-// one from itself.
+// Like `anyhow::Error`, this is no `std::error::Error` itself, or the conversion from every error would overlap with
+// the one from itself.
 impl<E: std::error::Error + Send + Sync + 'static> From<E> for Error {
     fn from(error: E) -> Self {
         Self(Box::new(error))

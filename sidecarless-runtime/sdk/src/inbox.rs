@@ -1,13 +1,13 @@
 //! Which thread receives and which one works.
 //!
-//! One thread at a time leads: it holds the receiver, takes what has come, serves one message itself and leaves the rest
-//! in the queue. Another thread is woken only if the work in sight is worth the price of a wake-up, so that at low load a
-//! message is received, served and sent on by one thread. A thread that waits for a descriptor in the middle of a handler
-//! leads if nobody does, and otherwise sleeps until it is given what it waits for.
+//! One thread at a time leads: it holds the receiver, takes what has come, serves one message itself and leaves the
+//! rest in the queue. Another thread is woken only if the work in sight is worth the price of a wake-up, so that at low
+//! load a message is received, served and sent on by one thread. A thread that waits for a descriptor in the middle of
+//! a handler leads if nobody does, and otherwise sleeps until it is given what it waits for.
 //!
-//! Whoever puts the receiver down calls [`Floor::hand_on`], and whoever waits looks under the lock first, so the receiver
-//! never lies there while a thread sleeps on it. A handler that is unexpectedly slow is noticed by the control thread
-//! ([`Instance::watch`]), which then wakes another one.
+//! Whoever puts the receiver down calls [`Floor::hand_on`], and whoever waits looks under the lock first, so the
+//! receiver never lies there while a thread sleeps on it. A handler that is unexpectedly slow is noticed by the control
+//! thread ([`Instance::watch`]), which then wakes another one.
 
 mod desk;
 #[cfg(feature = "async")]
@@ -168,8 +168,8 @@ impl Floor {
 }
 
 impl Instance {
-    /// Blocks until there is a message for `seat`; `took` is how long the one before took there. `None`: there will be no
-    /// more.
+    /// Blocks until there is a message for `seat`; `took` is how long the one before took there. `None`: there will be
+    /// no more.
     pub(crate) fn next(&self, seat: Seat, took: Option<Duration>) -> Option<PacketDescriptor> {
         let here = here();
         let mut floor = self.inbox.lock();

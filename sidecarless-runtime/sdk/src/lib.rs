@@ -16,17 +16,17 @@
 //! ```
 //!
 //! **Bodies are not copied.** [`Request::body`] reads the bytes where the gateway, or the function before, wrote them.
-//! [`Request::into_body`] puts them into the response without touching them. [`Context::body`] reserves shared memory to
-//! write a new body in place.
+//! [`Request::into_body`] puts them into the response without touching them. [`Context::body`] reserves shared memory
+//! to write a new body in place.
 //!
 //! **Where a response goes.** To the next step of the chain if there is one, else to the client. A function before the
 //! last answers the client early with [`Response::reply`], and picks among several next steps with
 //! [`Response::forward_to`]. A status of 400 or more replies at once wherever in the chain it happens, unless
-//! `forward_to` says otherwise. To the next step go the request line, the request's headers with the response's laid over
-//! them, and the response's body; to the client go only the response's own status, headers and body.
+//! `forward_to` says otherwise. To the next step go the request line, the request's headers with the response's laid
+//! over them, and the response's body; to the client go only the response's own status, headers and body.
 //!
-//! **Failures.** An `Err` is logged on standard error and answered 500 by the gateway; a panic likewise. Neither ends the
-//! instance, and neither shows the client anything of the error.
+//! **Failures.** An `Err` is logged on standard error and answered 500 by the gateway; a panic likewise. Neither ends
+//! the instance, and neither shows the client anything of the error.
 //!
 //! **Blocking is fine.** A function serves as many requests at once as its manifest's `concurrency` says, each on a
 //! thread of its own. With the cargo feature `async`, `serve_async` runs them as futures on one thread instead.

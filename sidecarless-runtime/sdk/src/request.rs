@@ -86,8 +86,8 @@ impl Request {
         }
     }
 
-    /// The answers of a parallel step's branches, in the order of the manifest, each with its part of the body. Empty if
-    /// this function does not follow a parallel step.
+    /// The answers of a parallel step's branches, in the order of the manifest, each with its part of the body. Empty
+    /// if this function does not follow a parallel step.
     #[must_use]
     pub fn branches(&self) -> Vec<Branch<'_>> {
         let mut start = 0u64;

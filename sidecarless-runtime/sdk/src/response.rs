@@ -57,8 +57,8 @@ impl Response {
 
     /// A 200 whose body is written while it is already on its way.
     ///
-    /// `source` runs after the handler has returned, on the same thread. What it writes goes out whenever 16 KiB are full
-    /// and at each flush; it waits while the client reads too slowly. An `Err` or a panic makes the body break off
+    /// `source` runs after the handler has returned, on the same thread. What it writes goes out whenever 16 KiB are
+    /// full and at each flush; it waits while the client reads too slowly. An `Err` or a panic makes the body break off
     /// visibly. Where the answer does not go straight to the client (to a next step, a caller, or under the gateway's
     /// supervision), the whole body is collected first.
     pub fn stream(source: impl FnOnce(&mut StreamWriter) -> Result<()> + 'static) -> Self {

@@ -4,7 +4,7 @@ use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use ramet_control::socket::ControlSocket;
+use ramet_control::socket::{ControlError, ControlSocket};
 
 use crate::context::Context;
 use crate::control;
@@ -31,7 +31,7 @@ pub enum ServeError {
     Start(#[from] io::Error),
     /// The conversation with the supervisor broke.
     #[error("the conversation with the supervisor failed: {0}")]
-    Control(#[from] ramet_control::socket::ControlError),
+    Control(#[from] ControlError),
     /// This instance was taken off the data plane while its supervisor still lives.
     #[error("this instance is no longer part of the data plane")]
     Closed,
@@ -85,7 +85,8 @@ pub(crate) fn run(serve: impl FnOnce(ControlSocket) -> Result<(), ServeError>) -
         return ExitCode::from(EXIT_USAGE);
     };
     match release_stdin().map_err(ServeError::Start).and_then(|()| serve(control)) {
-        Ok(()) => ExitCode::SUCCESS,
+        // A supervisor that is gone is the normal end, also before the first request.
+        Ok(()) | Err(ServeError::Join(JoinError::Control(ControlError::Closed))) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("ramet: {error}");
             ExitCode::FAILURE

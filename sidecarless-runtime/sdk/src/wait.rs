@@ -21,7 +21,8 @@ pub(crate) struct Parker {
 }
 
 impl Parker {
-    /// Whether what this thread waited for has come. Set under the inbox's lock, so whoever looks under it misses nothing.
+    /// Whether what this thread waited for has come. Set under the inbox's lock, so whoever looks under it misses
+    /// nothing.
     pub(crate) fn is_woken(&self) -> bool {
         self.woken.load(Ordering::Acquire)
     }

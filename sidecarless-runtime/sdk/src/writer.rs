@@ -1,4 +1,5 @@
-//! A new body, written where it will be read: in the message's own slot if it fits, else in slots that the gateway lends.
+//! A new body, written where it will be read: in the message's own slot if it fits, else in slots that the gateway
+//! lends.
 
 use std::fmt;
 use std::io;

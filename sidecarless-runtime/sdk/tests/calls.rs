@@ -96,7 +96,8 @@ on_every_transport! {
             writer.as_mut_slice().expect("one slot").fill(b'a');
             let written = context.call("other", Call::post("/").body(writer))?;
             let owned = context.call("other", Call::post("/").body(vec![b'b'; 200_000]))?;
-            Ok(Response::ok([written.body().slice().cut(0, 2).to_contiguous(), owned.body().slice().cut(9, 2).to_contiguous()].concat()))
+            let (first, second) = (written.body().slice().cut(0, 2), owned.body().slice().cut(9, 2));
+            Ok(Response::ok([first.to_contiguous(), second.to_contiguous()].concat()))
         }, shout);
         let sent = node.request(5, "/", &[], b"");
         let (outcome, _) = conduct(&mut node, sent, &[&one, &other]);

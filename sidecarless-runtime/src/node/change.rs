@@ -53,7 +53,7 @@ pub(crate) enum What {
 /// Why a change was not made. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ChangeError {
-    #[error("the manifests have {} error{}", .0.problems().len() + .0.omitted(), if .0.problems().len() == 1 { "" } else { "s" })]
+    #[error("the manifests have errors: {}", .0.problems().len() + .0.omitted())]
     Manifests(Errors),
     #[error(transparent)]
     Remove(#[from] RemoveError),

@@ -43,7 +43,7 @@ impl Node {
         for edge in new {
             self.plane.allow(edge)?;
             self.edges.insert(edge);
-            self.offer_lanes_for(edge)?;
+            self.want_lanes_for(edge);
         }
         Ok(())
     }

@@ -95,7 +95,8 @@ impl Node {
         }
         self.gateway = None;
         self.instances.clear();
-        self.unsettled.clear();
+        self.touched.clear();
+        self.introductions.clear();
         self.links = LinkTable::default();
         self.timers.clear();
         self.routes.clear();

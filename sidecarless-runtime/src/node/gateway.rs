@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use ramet_common::ABI;
+use ramet_common::{ABI, InstanceId};
 use ramet_control::gateway::{FromGateway, ToGateway};
 use ramet_control::socket::ControlError;
 use ramet_sys::End;
@@ -29,8 +29,11 @@ impl Gateway {
 
     fn check<T>(&self, said: Result<T, ControlError>, otherwise: T) -> T {
         said.unwrap_or_else(|error| {
-            tracing::error!(%error, "the gateway cannot be spoken to; it is killed");
-            self.process.end(End::Kill);
+            // One that has just ended needs no other end; its death is an event soon.
+            if !matches!(error, ControlError::Closed) {
+                tracing::error!(%error, "the gateway cannot be spoken to; it is killed");
+                self.process.end(End::Kill);
+            }
             otherwise
         })
     }
@@ -84,7 +87,7 @@ impl Node {
 
     fn hear_gateway_say(&mut self, message: FromGateway) {
         let Some(gateway) = &mut self.gateway else { return };
-        self.is_readiness_stale = true;
+        self.is_readiness_stale |= !matches!(message, FromGateway::Applied { .. });
         match message {
             FromGateway::Hello { abi } if abi == ABI => gateway.stage = gateway.stage.max(GatewayStage::Greeted),
             FromGateway::Hello { abi } => {
@@ -94,6 +97,8 @@ impl Node {
             FromGateway::Applied { sequence } => {
                 let flushed = gateway.process.conversation.applied(sequence);
                 gateway.check(flushed, ());
+                self.advance_lane((InstanceId::NONE, sequence));
+                self.touched.extend(self.introductions.remove(&sequence));
             }
             FromGateway::Ready => gateway.stage = gateway.stage.max(GatewayStage::Serving),
             FromGateway::Drained => gateway.stage = GatewayStage::Drained,

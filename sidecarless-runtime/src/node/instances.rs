@@ -93,6 +93,7 @@ impl Node {
             stage: Stage::Starting,
             started: Instant::now(),
             is_willing: false,
+            welcomed: None,
             introduced: None,
             routes: BTreeSet::new(),
             is_watched: false,
@@ -101,7 +102,6 @@ impl Node {
         };
         self.timers.set(instance.started + START_TIMEOUT, Timer::Start(id));
         self.instances.insert(id, instance);
-        self.unsettled.insert(id);
         Ok(())
     }
 
@@ -110,10 +110,8 @@ impl Node {
         let Some(instance) = self.instances.get_mut(&id) else { return UNSENT };
         let sequence = match instance.process.conversation.say(message, fds) {
             Ok(sequence) => sequence,
-            // It has just ended, and its death is the next event.
-            Err(ControlError::Closed) => return UNSENT,
             Err(error) => {
-                self.condemn(id, &error.to_string());
+                self.cannot_speak(id, &error);
                 return UNSENT;
             }
         };
@@ -167,10 +165,15 @@ impl Node {
             FromInstance::Hello { .. } => self.condemn(id, "it said hello twice"),
             FromInstance::Applied { sequence } => {
                 if let Err(error) = instance.process.conversation.applied(sequence) {
-                    self.condemn(id, &error.to_string());
+                    self.cannot_speak(id, &error);
                 }
+                self.advance_lane((id, sequence));
+                self.touched.insert(id);
             }
-            FromInstance::Ready => instance.is_willing = true,
+            FromInstance::Ready => {
+                instance.is_willing = true;
+                self.touched.insert(id);
+            }
             FromInstance::WhyRefused => {
                 let reason = self.plane.last_refusal(id);
                 self.mention(id, ToInstance::Refusal { reason });
@@ -188,6 +191,13 @@ impl Node {
     pub(super) fn mention(&mut self, id: InstanceId, message: ToInstance) {
         let Some(instance) = self.instances.get_mut(&id) else { return };
         if let Err(error) = instance.process.conversation.mention(message) {
+            self.cannot_speak(id, &error);
+        }
+    }
+
+    fn cannot_speak(&mut self, id: InstanceId, error: &ControlError) {
+        // One that has just ended needs no other end; its death is an event soon.
+        if !matches!(error, ControlError::Closed) {
             self.condemn(id, &error.to_string());
         }
     }
@@ -225,42 +235,33 @@ impl Node {
             hang_grace: function.manifest.spec.hang_grace,
         };
         let told: BTreeSet<_> = join.routes.iter().chain(&later).map(|route| route.id).collect();
-        self.tell(id, ToInstance::Join(Box::new(join)), fds);
+        let mut welcomed = self.tell(id, ToInstance::Join(Box::new(join)), fds);
         for route in later {
-            self.tell(id, ToInstance::Routes { added: vec![route], retired: Vec::new() }, Vec::new());
+            welcomed = self.tell(id, ToInstance::Routes { added: vec![route], retired: Vec::new() }, Vec::new());
         }
         let introduced = self.tell_gateway(ToGateway::Instance(introduction), Vec::new());
+        self.introductions.insert(introduced, id);
         if let Some(instance) = self.instances.get_mut(&id) {
             instance.stage = Stage::Joining;
+            instance.welcomed = Some(welcomed);
             instance.introduced = Some(introduced);
             instance.routes = told;
         }
-        self.offer_lanes_of(id)
+        self.want_lanes_of(id);
+        Ok(())
     }
 
-    /// Takes every instance as far as it can go now. True: something has changed.
-    pub(super) fn advance_instances(&mut self) -> bool {
-        let mut changed = false;
-        for id in self.unsettled.clone() {
-            let Some(instance) = self.instances.get(&id) else {
-                self.unsettled.remove(&id);
-                continue;
-            };
-            match instance.stage {
-                Stage::Joining if self.is_known_everywhere(instance) => {
-                    self.publish(id);
-                    changed = true;
-                }
-                Stage::Unpublishing if self.is_unpublished(id) => {
-                    self.set_stage(id, Stage::Stopping);
-                    self.mention(id, ToInstance::Stop);
-                    changed = true;
-                }
-                Stage::Ready | Stage::Stopping | Stage::Ending => drop(self.unsettled.remove(&id)),
-                Stage::Starting | Stage::Joining | Stage::Unpublishing => {}
+    /// Takes an instance as far as it can go now.
+    pub(super) fn advance_instance(&mut self, id: InstanceId) {
+        let Some(instance) = self.instances.get(&id) else { return };
+        match instance.stage {
+            Stage::Joining if self.is_known_everywhere(instance) => self.publish(id),
+            Stage::Unpublishing if self.is_unpublished(id) => {
+                self.set_stage(id, Stage::Stopping);
+                self.mention(id, ToInstance::Stop);
             }
+            _ => {}
         }
-        changed
     }
 
     fn set_stage(&mut self, id: InstanceId, stage: Stage) {
@@ -272,7 +273,7 @@ impl Node {
     /// Whether a message to the instance would be understood, and could be followed by all that it leads to.
     fn is_known_everywhere(&self, instance: &Instance) -> bool {
         instance.is_willing
-            && instance.process.conversation.is_quiet()
+            && instance.welcomed.is_some_and(|sequence| instance.process.conversation.is_applied(sequence))
             && instance.introduced.is_some_and(|sequence| self.gateway_applied(sequence))
             && self.lanes_are_laid(instance.id)
     }
@@ -284,6 +285,8 @@ impl Node {
         let (function, domain) = (instance.function, instance.domain);
         tracing::info!(function = %instance.name, instance = %id, after = ?instance.started.elapsed(), "ready");
         self.update_replicas(function, domain);
+        self.want_lanes_of(id);
+        self.is_readiness_stale = true;
     }
 
     fn update_replicas(&mut self, function: FunctionId, domain: ramet_common::DomainId) {
@@ -310,9 +313,9 @@ impl Node {
                 let (function, domain) = (instance.function, instance.domain);
                 let grace = self.functions.get(&function).map(|function| function.manifest.spec.shutdown_grace);
                 self.timers.set(Instant::now() + grace.unwrap_or_default(), Timer::Grace(id));
-                self.unsettled.insert(id);
                 self.update_replicas(function, domain);
                 self.close_lanes_to(id);
+                self.touched.insert(id);
             }
             Stage::Unpublishing | Stage::Stopping | Stage::Ending => {}
         }
@@ -323,7 +326,6 @@ impl Node {
         let Some(instance) = self.instances.remove(&id) else { return };
         self.is_readiness_stale = true;
         let lived = instance.started.elapsed();
-        self.unsettled.remove(&id);
         self.update_replicas(instance.function, instance.domain);
         self.plane.leave(id);
         self.forget_lanes_of(id);

@@ -1,4 +1,7 @@
 //! Laying lanes between instances, in the transports that have them.
+//!
+//! A lane to an instance is made once the instance is published, for whoever has joined. So an instance that joins gets
+//! lanes to all that are published; when those are open it is published itself, and everybody gets lanes to it.
 
 use ramet_common::map::Edge;
 use ramet_common::{FunctionId, InstanceId};
@@ -6,45 +9,108 @@ use ramet_control::gateway::ToGateway;
 use ramet_control::instance::{Direction, Link, ToInstance};
 use ramet_dataplane::endpoint::LinkEnd;
 
-use super::{Node, UNSENT};
-use crate::dataplane::DataPlaneError;
+use super::{Mode, Node, UNSENT};
 use crate::instance::Stage;
-use crate::links::{LinkId, LinkState};
+use crate::links::{LinkId, Step, Told};
 
 impl Node {
-    /// Offers every lane that an instance which joins needs.
-    pub(super) fn offer_lanes_of(&mut self, id: InstanceId) -> Result<(), DataPlaneError> {
-        let Some(function) = self.instances.get(&id).map(|instance| instance.function) else { return Ok(()) };
-        if self.plane.lanes().is_none() {
-            return Ok(());
-        }
+    /// Notes the lanes that an instance needs now: to those that are published, and to it once it is itself.
+    pub(super) fn want_lanes_of(&mut self, id: InstanceId) {
+        let Some(function) = self.function_of(id) else { return };
         let edges: Vec<_> = self.edges.iter().filter(|e| e.from == function || e.to == function).copied().collect();
         for edge in edges {
             if edge.from == function {
                 for to in self.members(edge.to) {
-                    self.offer_lane(LinkId { from: id, to })?;
+                    self.want_lane(LinkId { from: id, to });
                 }
             }
             if edge.to == function {
                 for from in self.members(edge.from) {
-                    self.offer_lane(LinkId { from, to: id })?;
+                    self.want_lane(LinkId { from, to: id });
                 }
             }
         }
-        Ok(())
     }
 
-    /// Offers the lanes of an edge that is new.
-    pub(super) fn offer_lanes_for(&mut self, edge: Edge) -> Result<(), DataPlaneError> {
-        if self.plane.lanes().is_none() {
-            return Ok(());
-        }
+    /// Notes the lanes that a new edge needs.
+    pub(super) fn want_lanes_for(&mut self, edge: Edge) {
         for from in self.members(edge.from) {
             for to in self.members(edge.to) {
-                self.offer_lane(LinkId { from, to })?;
+                self.want_lane(LinkId { from, to });
             }
         }
-        Ok(())
+    }
+
+    fn want_lane(&mut self, link: LinkId) {
+        let sends = self.is_worker(link.from) || self.stage(link.from).is_some_and(Stage::sends_messages);
+        if self.plane.lanes().is_some() && sends && self.is_published(link.to) {
+            self.links.want(link);
+        }
+    }
+
+    /// Begins to make as many lanes as may be made now.
+    pub(super) fn begin_lanes(&mut self) {
+        let Some(kind) = self.plane.lanes() else { return };
+        while let Some(link) = self.links.next_wanted() {
+            match kind.link() {
+                Ok((sender_end, receiver_end)) => {
+                    let told = self.tell_link(link.to, link.from, Direction::Incoming, receiver_end);
+                    self.links.offered(link, told, sender_end);
+                }
+                Err(error) => {
+                    // Without this lane one of the two is of no use; another instance is tried in its place.
+                    self.links.remove(link);
+                    let whom = if self.is_worker(link.from) { link.to } else { link.from };
+                    self.condemn(whom, &error.to_string());
+                }
+            }
+        }
+    }
+
+    /// Somebody has applied a message, which may have been about a lane.
+    pub(super) fn advance_lane(&mut self, told: Told) {
+        match self.links.applied(told) {
+            None => {}
+            Some(Step::Give(link, end)) => {
+                let capacity = self.capacity_of(link.to);
+                let told = self.tell_link(link.from, link.to, Direction::Outgoing { capacity }, end);
+                self.links.given(link, told);
+            }
+            Some(Step::Opened(link)) => {
+                self.touched.insert(link.from);
+                // The last one makes the receiver ready.
+                self.is_readiness_stale |= self.links.are_laid_to(link.to);
+            }
+            Some(Step::Closed(link)) => drop(self.touched.insert(link.to)),
+        }
+    }
+
+    /// Whether everything that an instance may have to send to has its lane.
+    pub(super) fn lanes_are_laid(&self, id: InstanceId) -> bool {
+        self.links.are_laid_from(id)
+    }
+
+    /// Whether every sender has its lane to an instance.
+    pub(super) fn is_reached(&self, id: InstanceId) -> bool {
+        self.links.are_laid_to(id)
+    }
+
+    /// Whether the instances of these functions have all their lanes.
+    pub(super) fn lanes_are_settled(&self, functions: &[FunctionId]) -> bool {
+        let mut members = functions.iter().filter_map(|id| self.functions.get(id)).flat_map(|f| f.instances());
+        members.all(|id| self.links.are_laid_from(id) && self.links.are_laid_to(id))
+    }
+
+    /// Tells every sender to choose an instance no more. It goes on sending, and they go on receiving.
+    pub(super) fn close_lanes_to(&mut self, id: InstanceId) {
+        // When the node stops there is nothing to be sent any more, and everybody drains.
+        if self.mode != Mode::Running {
+            return;
+        }
+        let links: Vec<_> = self.links.of_receiver(id).collect();
+        for link in links {
+            self.close_lane(link);
+        }
     }
 
     /// Tells the ends of the lanes of an edge that is gone to forget each other.
@@ -64,113 +130,32 @@ impl Node {
         }
     }
 
-    /// Tells the receiver of its end, if both ends are there and want it.
-    fn offer_lane(&mut self, link: LinkId) -> Result<(), DataPlaneError> {
-        let sends = self.is_worker(link.from) || self.stage(link.from).is_some_and(Stage::sends_messages);
-        let takes = self.is_worker(link.to) || self.stage(link.to).is_some_and(Stage::takes_messages);
-        let Some(kind) = self.plane.lanes() else { return Ok(()) };
-        if !sends || !takes || self.links.contains(link) {
-            return Ok(());
-        }
-        let (sender_end, receiver_end) = kind.link()?;
-        let sequence = self.tell_link(link.to, link.from, Direction::Incoming, receiver_end);
-        self.links.set(link, LinkState::Offered { sequence, sender_end });
-        Ok(())
-    }
-
-    /// Takes every lane as far as it can go now. True: something has changed.
-    pub(super) fn advance_lanes(&mut self) -> bool {
-        let mut changed = false;
-        for link in self.links.unfinished() {
-            changed |= match self.links.state(link) {
-                Some(LinkState::Offered { sequence, .. }) if self.has_applied(link.to, *sequence) => {
-                    self.links.accept(link);
-                    true
-                }
-                Some(LinkState::Accepted { .. }) if self.is_published(link.to) => {
-                    self.give_lane(link);
-                    true
-                }
-                Some(LinkState::Given { sequence }) if self.has_applied(link.from, *sequence) => {
-                    self.links.set(link, LinkState::Open);
-                    true
-                }
-                _ => false,
-            };
-        }
-        changed
-    }
-
-    fn give_lane(&mut self, link: LinkId) {
-        let capacity = self.capacity_of(link.to);
-        if let Some(end) = self.links.take_accepted(link) {
-            let sequence = self.tell_link(link.from, link.to, Direction::Outgoing { capacity }, end);
-            self.links.set(link, LinkState::Given { sequence });
-        }
-    }
-
-    /// Whether every lane to an instance has its reader, and every lane on which it may have to send its writer.
-    pub(super) fn lanes_are_laid(&self, id: InstanceId) -> bool {
-        let has_reader = |link| !matches!(self.links.state(link), Some(LinkState::Offered { .. }));
-        let has_writer = |link: LinkId| {
-            !self.is_published(link.to)
-                || matches!(self.links.state(link), Some(LinkState::Open | LinkState::Closed { .. }))
-        };
-        self.links.of_receiver(id).all(has_reader) && self.links.of_sender(id).all(has_writer)
-    }
-
-    /// Whether every sender has its lane to an instance.
-    pub(super) fn is_reached(&self, id: InstanceId) -> bool {
-        let open = |link| matches!(self.links.state(link), Some(LinkState::Open | LinkState::Closed { .. }));
-        self.links.of_receiver(id).all(open)
-    }
-
-    /// Whether nothing more is to be done on any lane between members of these functions and published ones.
-    pub(super) fn lanes_are_settled(&self, functions: &[FunctionId]) -> bool {
-        let concerned = |link: &LinkId| {
-            let ends = [self.function_of(link.from), self.function_of(link.to)];
-            ends.iter().flatten().any(|function| functions.contains(function)) && self.is_published(link.to)
-        };
-        !self.links.unfinished().iter().any(concerned)
-    }
-
-    /// Tells every sender to choose an instance no more. It goes on sending, and they go on receiving.
-    pub(super) fn close_lanes_to(&mut self, id: InstanceId) {
-        let links: Vec<_> = self.links.of_receiver(id).collect();
-        for link in links {
-            self.close_lane(link);
-        }
-    }
-
     fn close_lane(&mut self, link: LinkId) {
-        match self.links.state(link) {
-            Some(LinkState::Given { .. } | LinkState::Open) => {
-                // A lane without capacity and without an end: nothing is to be sent there any more.
-                let nothing = Direction::Outgoing { capacity: 0 };
-                let sequence = self.tell_link(link.from, link.to, nothing, LinkEnd(Vec::new()));
-                self.links.set(link, LinkState::Closed { sequence });
-            }
-            Some(LinkState::Offered { .. } | LinkState::Accepted { .. }) => drop(self.links.remove(link)),
-            Some(LinkState::Closed { .. }) | None => {}
+        if self.links.is_in_use(link) {
+            // A lane without capacity and without an end: nothing is to be sent there any more.
+            let nothing = Direction::Outgoing { capacity: 0 };
+            let told = self.tell_link(link.from, link.to, nothing, LinkEnd(Vec::new()));
+            self.links.closing(link, told);
+        } else {
+            self.links.remove(link);
         }
     }
 
     /// Whether no sender chooses the instance any more.
     pub(super) fn is_unpublished(&self, id: InstanceId) -> bool {
-        self.links.of_receiver(id).all(|link| match self.links.state(link) {
-            Some(LinkState::Closed { sequence }) => self.has_applied(link.from, *sequence),
-            _ => true,
-        })
+        self.links.are_closed_to(id)
     }
 
     /// Tells the peers of an instance that is gone to forget it.
     pub(super) fn forget_lanes_of(&mut self, id: InstanceId) {
         let mut is_gateway_told = false;
         for peer in self.links.remove_member(id) {
-            if !self.is_worker(peer) {
-                self.tell_unlink(peer, id);
-            } else if !is_gateway_told {
-                is_gateway_told = true;
+            if self.mode != Mode::Running {
+                continue;
+            }
+            self.touched.insert(peer);
+            // One word is for all of the gateway's workers.
+            if !(self.is_worker(peer) && std::mem::replace(&mut is_gateway_told, true)) {
                 self.tell_unlink(peer, id);
             }
         }
@@ -184,18 +169,13 @@ impl Node {
         }
     }
 
-    fn tell_link(&mut self, whom: InstanceId, peer: InstanceId, direction: Direction, end: LinkEnd) -> u64 {
-        let Some(function) = self.function_of(peer) else { return UNSENT };
+    fn tell_link(&mut self, whom: InstanceId, peer: InstanceId, direction: Direction, end: LinkEnd) -> Told {
+        let Some(function) = self.function_of(peer) else { return (whom, UNSENT) };
         let link = Link { peer, function, direction };
         match self.worker_index(whom) {
-            Some(worker) => self.tell_gateway(ToGateway::Link { worker, link }, end.0),
-            None => self.tell(whom, ToInstance::Link(link), end.0),
+            Some(worker) => (InstanceId::NONE, self.tell_gateway(ToGateway::Link { worker, link }, end.0)),
+            None => (whom, self.tell(whom, ToInstance::Link(link), end.0)),
         }
-    }
-
-    /// Whether a member has applied the message of this number. One that is gone is forgotten with its lanes.
-    fn has_applied(&self, id: InstanceId, sequence: u64) -> bool {
-        if self.is_worker(id) { self.gateway_applied(sequence) } else { self.applied_or_gone(id, sequence) }
     }
 
     fn is_published(&self, id: InstanceId) -> bool {

@@ -44,7 +44,7 @@ impl Node {
 
     pub(super) fn route_is_overdue(&mut self, id: RouteId) {
         if self.routes.contains_key(&id) {
-            tracing::warn!(route = %id, "every request of a replaced chain is past its deadline; its functions end now");
+            tracing::warn!(route = %id, "a replaced chain has requests past their deadline; its functions end now");
             self.forget_route(id);
         }
     }

@@ -1,8 +1,8 @@
 //! Processes that can do little: spawn with a sandbox, and a descriptor that names the process for as long as we care.
 //!
-//! Reading order: [`sandbox`] says what a child is kept from, [`seccomp`] which system calls that means, [`report`] what
-//! of it was obtained; [`spawn`] starts a child; `entry` is what runs in the child between fork and exec; [`pidfd`] ends
-//! and reaps it.
+//! Reading order: [`sandbox`] says what a child is kept from, [`seccomp`] which system calls that means, [`report`]
+//! what of it was obtained; [`spawn`] starts a child; `entry` is what runs in the child between fork and exec;
+//! [`pidfd`] ends and reaps it.
 //!
 //! # Invariants that SAFETY comments name
 //!

@@ -52,6 +52,7 @@ pub(crate) fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) ->
             return found;
         }
         assert!(Instant::now() < deadline, "it did not happen in time: {what}");
+        // tidy: the pause between two looks at a condition, not a wait for it
         std::thread::sleep(Duration::from_millis(5));
     }
 }

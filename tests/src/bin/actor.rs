@@ -1,5 +1,6 @@
 //! A function that does what the request tells it to: the header `x-do-NAME`, where NAME is the actor's own name, or
 //! `x-do` for every actor.
+#![forbid(unsafe_code)]
 
 use std::io::Write;
 use std::time::Duration;

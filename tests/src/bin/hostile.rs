@@ -1,6 +1,7 @@
 //! A function that breaks every rule it can: it joins properly, then answers each message with garbage.
 //!
 //! It uses no SDK, so nothing keeps it from sending what it likes. The body of a request says which rule to break.
+#![forbid(unsafe_code)]
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;

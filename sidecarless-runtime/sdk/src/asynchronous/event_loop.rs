@@ -1,5 +1,5 @@
-//! Receives, serves and sends on one thread. The receiver lies on the desk between turns, so a handler that blocks after
-//! all (a plain [`crate::Response::stream`]) can receive for itself.
+//! Receives, serves and sends on one thread. The receiver lies on the desk between turns, so a handler that blocks
+//! after all (a plain [`crate::Response::stream`]) can receive for itself.
 
 use std::future::Future;
 use std::io;

@@ -40,8 +40,8 @@ impl Call {
         self
     }
 
-    /// The same with this body. The request's own body ([`crate::Request::share_body`]) is not copied if it has slots of
-    /// its own.
+    /// The same with this body. The request's own body ([`crate::Request::share_body`]) is not copied if it has slots
+    /// of its own.
     pub fn body(mut self, body: impl Into<Body>) -> Self {
         self.body = body.into();
         self

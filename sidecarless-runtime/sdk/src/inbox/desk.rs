@@ -90,8 +90,8 @@ pub(super) struct Desk {
     waiters: Vec<Waiter>,
     last_ticket: u64,
     closed: bool,
-    /// Slots that came for nobody, as the descriptors that give them back. `peer` is the gateway worker, or nobody where
-    /// only the slot itself can tell.
+    /// Slots that came for nobody, as the descriptors that give them back. `peer` is the gateway worker, or nobody
+    /// where only the slot itself can tell.
     strays: Vec<PacketDescriptor>,
 }
 

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of it")]
 
+#[path = "started.rs"]
+mod started;
 #[path = "switch.rs"]
 mod switch;
 
@@ -24,6 +26,8 @@ use ramet_dataplane::transport::patience::Patience;
 use ramet_dataplane::transport::{ring, socket};
 use ramet_dataplane::{Endpoint, Ledger, Pool, PoolLayout, Route, SlotAllocator, SlotRef, TransportKind, Wait, clock};
 use ramet_sdk::ServeError;
+#[allow(unused_imports, reason = "each test binary uses its own part of it")]
+pub(crate) use started::{Plan, Started, function};
 use switch::Switch;
 
 /// How long anything may take before the test has failed.
@@ -51,37 +55,6 @@ pub(crate) struct Node {
     pub(crate) routes: Vec<Route>,
     /// How long requests may take.
     pub(crate) deadline: Duration,
-}
-
-/// A function's instance as its supervisor sees it.
-pub(crate) struct Started {
-    pub(crate) id: InstanceId,
-    pub(crate) function: FunctionId,
-    pub(crate) control: ControlSocket,
-    pub(crate) sequence: u64,
-    thread: Option<JoinHandle<Result<(), ServeError>>>,
-}
-
-/// A function to start.
-pub(crate) struct Plan {
-    pub(crate) function: u32,
-    pub(crate) concurrency: u32,
-    pub(crate) callable: Vec<(String, FunctionId)>,
-}
-
-pub(crate) fn function(number: u32) -> Plan {
-    Plan { function: number, concurrency: 1, callable: Vec::new() }
-}
-
-impl Plan {
-    pub(crate) fn concurrency(self, concurrency: u32) -> Self {
-        Self { concurrency, ..self }
-    }
-
-    pub(crate) fn calls(mut self, name: &str, function: u32) -> Self {
-        self.callable.push((name.to_owned(), FunctionId(function)));
-        self
-    }
 }
 
 /// A request that the gateway has sent.
@@ -154,9 +127,7 @@ impl Node {
         self.instances += 1;
         let id = InstanceId::new(self.instances, 3);
         let function = FunctionId(plan.function);
-        let (control, far) = ControlSocket::pair().expect("pair");
-        let thread = std::thread::spawn(move || serve(far));
-        let mut started = Started { id, function, control, sequence: 0, thread: Some(thread) };
+        let mut started = Started::new(id, function, serve);
         assert!(matches!(started.hear(), FromInstance::Hello { abi, .. } if abi == ramet_common::ABI));
         let join = Join {
             instance: id,
@@ -356,6 +327,7 @@ impl Node {
     }
 
     pub(crate) fn open(&self, sent: Sent, descriptor: PacketDescriptor) -> Outcome {
+        assert!(matches!(descriptor.kind(), Some(Kind::Reply | Kind::Forward)), "{descriptor:?}");
         assert_eq!((descriptor.slot, descriptor.request), (sent.head.slot, sent.id), "{descriptor:?}");
         assert_eq!(self.slots.ledger().read(sent.head.slot).expect("a slot").owner, InstanceId::NONE);
         let slot = self.pool.slot(sent.head.slot).expect("in the pool");
@@ -396,52 +368,6 @@ pub(crate) enum Place {
         /// How many.
         bytes: usize,
     },
-}
-
-impl Started {
-    /// The instance's next word.
-    pub(crate) fn hear(&self) -> FromInstance {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-            let left = deadline.saturating_duration_since(Instant::now());
-            let mut fds = [PollFd::new(self.control.as_fd(), PollFlags::POLLIN)];
-            poll(&mut fds, PollTimeout::try_from(left).expect("short")).expect("poll");
-            match self.control.try_receive() {
-                Ok(Some((message, _))) => return message,
-                Ok(None) => assert!(!left.is_zero(), "the instance said nothing"),
-                Err(error) => panic!("{error}"),
-            }
-        }
-    }
-
-    pub(crate) fn say(&mut self, message: ToInstance, fds: &[BorrowedFd<'_>]) {
-        self.sequence += 1;
-        self.control.send(&Numbered { sequence: self.sequence, message }, fds).expect("said");
-    }
-
-    pub(crate) fn heard_applied(&self) {
-        assert_eq!(self.hear(), FromInstance::Applied { sequence: self.sequence });
-    }
-
-    /// Says something and waits until it has taken effect.
-    pub(crate) fn tell(&mut self, message: ToInstance) {
-        self.say(message, &[]);
-        self.heard_applied();
-    }
-
-    fn link(&mut self, peer: InstanceId, function: FunctionId, direction: Direction, end: LinkEnd) {
-        let fds: Vec<_> = end.0.iter().map(AsFd::as_fd).collect();
-        self.say(ToInstance::Link(Link { peer, function, direction }), &fds);
-        self.heard_applied();
-    }
-
-    /// Hangs up and waits for the process to end.
-    pub(crate) fn end(mut self) -> Result<(), ServeError> {
-        let thread = self.thread.take().expect("runs");
-        drop(self);
-        thread.join().expect("serving does not panic")
-    }
 }
 
 /// Makes one test per transport of each function.

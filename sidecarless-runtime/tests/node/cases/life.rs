@@ -60,6 +60,7 @@ fn an_idle_node_does_nothing() {
         // What is still being done when the node is ready may end first.
         let quiet = eventually("a second without a wake-up", || {
             let before = switches();
+            // tidy: a second is what is measured
             std::thread::sleep(std::time::Duration::from_secs(1));
             (switches() == before).then_some(true)
         });

@@ -90,6 +90,7 @@ impl Service {
                 return;
             }
             for descriptor in batch {
+                // tidy: the test asks for a slow function
                 std::thread::sleep(pause);
                 // A reply goes to who asked: a gateway worker.
                 let reply = PacketDescriptor { kind: Kind::Reply as u8, function: FunctionId::GATEWAY, ..descriptor };
