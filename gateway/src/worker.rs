@@ -93,6 +93,7 @@ async fn run(
         loans: RefCell::default(),
         domains: RefCell::default(),
         instances: RefCell::default(),
+        departed: RefCell::default(),
         chains: RefCell::default(),
         joined: Notify::new(),
     });
@@ -130,6 +131,8 @@ pub(crate) struct Worker {
     pub(crate) loans: RefCell<Loans>,
     domains: RefCell<HashMap<DomainId, Arc<Domain>>>,
     instances: RefCell<HashMap<InstanceId, gateway::Instance>>,
+    /// Instances that left a moment ago: what they said before may still be on its way, and counts.
+    departed: RefCell<HashMap<InstanceId, DomainId>>,
     chains: RefCell<Arc<ChainTable>>,
     joined: Notify,
 }
@@ -170,8 +173,9 @@ impl Worker {
 
     /// The domain of whoever sent a descriptor.
     pub(crate) fn domain_of(&self, instance: InstanceId) -> Option<Arc<Domain>> {
-        let domain = self.instances.borrow().get(&instance)?.domain;
-        self.domain(domain)
+        let living = self.instances.borrow().get(&instance).map(|info| info.domain);
+        let domain = living.or_else(|| self.departed.borrow().get(&instance).copied());
+        self.domain(domain?)
     }
 
     pub(crate) fn flights_now(&self) -> usize {
@@ -236,7 +240,9 @@ impl Worker {
 
     /// Ends everything that a dead instance held. Looked at again shortly after, for a message that was on its way.
     fn instance_gone(self: &Rc<Self>, instance: InstanceId) {
-        self.instances.borrow_mut().remove(&instance);
+        if let Some(info) = self.instances.borrow_mut().remove(&instance) {
+            self.departed.borrow_mut().insert(instance, info.domain);
+        }
         self.sweep();
         let worker = Rc::clone(self);
         tokio::task::spawn_local(async move {
@@ -244,6 +250,7 @@ impl Worker {
                 tokio::time::sleep(Duration::from_millis(delay_ms)).await;
                 worker.sweep();
             }
+            worker.departed.borrow_mut().remove(&instance);
         });
     }
 

@@ -76,7 +76,7 @@ impl Worker {
     /// Takes one descriptor from an instance. `peer` is its true sender; all else is only a claim.
     fn take(self: &Rc<Self>, descriptor: &PacketDescriptor) {
         let Some(domain) = self.domain_of(descriptor.peer) else {
-            // The last words of an instance that has just left; the sweep has dealt with what it held.
+            // From an instance that left long ago; the sweeps have dealt with what it held.
             return;
         };
         let Some(kind) = descriptor.kind() else { return self.reject(descriptor) };

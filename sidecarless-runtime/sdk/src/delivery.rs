@@ -57,18 +57,12 @@ impl Instance {
     ) -> Result<(), Undelivered> {
         let start_ns = clock::now_ns();
         let absence_ends_ns = deadline_ns.min(after(start_ns, ABSENCE_MAX));
-        let (mut error, mut pause, mut question) = (error, BACKOFF_MIN, None);
+        let (mut error, mut pause) = (error, BACKOFF_MIN);
+        let mut why = Why::default();
         loop {
             let verdict = match judge(&error) {
                 Verdict::Unexplained => {
-                    let number = *question.get_or_insert_with(|| self.refusals.ask(&self.control));
-                    match self.refusals.answer(number) {
-                        Some(refusal) => {
-                            question = None;
-                            judge(&SendError::Refused(refusal))
-                        }
-                        None => Verdict::Unexplained,
-                    }
+                    why.ask(self).map_or(Verdict::Unexplained, |refusal| judge(&SendError::Refused(refusal)))
                 }
                 verdict => verdict,
             };
@@ -88,6 +82,24 @@ impl Instance {
                 Err(again) => error = again,
             }
         }
+    }
+}
+
+/// What the supervisor has said about refusals that the kernel does not explain.
+#[derive(Default)]
+struct Why {
+    question: Option<u64>,
+    known: Option<Refusal>,
+}
+
+impl Why {
+    /// The reason as far as it is known; asks for it unless an answer is on its way.
+    fn ask(&mut self, instance: &Instance) -> Option<Refusal> {
+        let number = *self.question.get_or_insert_with(|| instance.refusals.ask(&instance.control));
+        if let Some(refusal) = instance.refusals.answer(number) {
+            (self.question, self.known) = (None, Some(refusal));
+        }
+        self.known
     }
 }
 

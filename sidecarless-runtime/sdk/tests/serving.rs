@@ -4,13 +4,11 @@
 mod node;
 
 use std::io::Write;
-use std::sync::mpsc::{channel, sync_channel};
-use std::time::Duration;
+use std::sync::mpsc::channel;
 
-use node::{Node, PATIENCE, Place, function};
+use node::{Node, Place, function};
+use ramet_common::Kind;
 use ramet_common::descriptor::{FLAG_LENT, FLAG_MORE, Failure, want_parts};
-use ramet_common::{Kind, SlotIndex};
-use ramet_control::instance::{FromInstance, ToInstance};
 use ramet_dataplane::message::{BodyPlace, Envelope, Message};
 use ramet_sdk::{Body, Context, Error, Request, Response, Result, serve_on};
 

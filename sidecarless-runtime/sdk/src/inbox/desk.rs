@@ -110,10 +110,6 @@ impl Desk {
     /// Finds the place of a descriptor that has come in.
     pub(super) fn take(&mut self, descriptor: PacketDescriptor) {
         let Some(kind) = descriptor.kind() else { return };
-        if kind.moves_slot() && !descriptor.moves_slot() {
-            // A message that claims to travel without its slot: nobody vouches for its content.
-            return;
-        }
         match kind {
             Kind::Request | Kind::Call => self.queue.push_back(descriptor),
             Kind::Cancel => self.cancel(&descriptor),

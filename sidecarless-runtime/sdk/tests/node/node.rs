@@ -8,15 +8,13 @@ mod started;
 mod switch;
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ramet_common::descriptor::{Failure, WANT_HEAD, want_parts};
 use ramet_common::{DomainId, FunctionId, InstanceId, Kind, PacketDescriptor, RequestId, RouteId};
-use ramet_control::Numbered;
-use ramet_control::instance::{Direction, FromInstance, Join, Link, ToInstance};
+use ramet_control::instance::{Direction, FromInstance, Join, ToInstance};
 use ramet_control::socket::ControlSocket;
 use ramet_dataplane::endpoint::LinkEnd;
 use ramet_dataplane::message::{self, BlockWriter, BodyPlace, Envelope, Message, Part};

@@ -84,16 +84,6 @@ fn a_cancelled_message_leaves_the_queue_and_ends_its_waits() {
     assert!(!desk.is_cancelled(Seat(0)), "its successor is not");
 }
 
-#[test]
-fn a_message_without_its_slot_is_nothing() {
-    let mut desk = Desk::new(1);
-    for kind in [Kind::Request, Kind::Call, Kind::Reply, Kind::Grant] {
-        desk.take(come(kind, 1).with_flags(FLAG_LENT));
-    }
-    assert_eq!(desk.queued(), 0);
-    assert_eq!(strays(&mut desk), []);
-}
-
 proptest! {
     #[test]
     fn any_descriptors_are_taken(
