@@ -72,7 +72,7 @@ pub(crate) fn run_all(mode: Mode, filter: &[String]) -> Result<Report> {
         return Ok(report);
     }
     if nextest::is_here(cargo(&root)) {
-        let (tests, succeeded) = nextest::run(mode, &root, &target, filter)?;
+        let (tests, succeeded) = nextest::run(mode, &root, filter)?;
         report.add("cargo nextest", tests, succeeded);
         let (tests, succeeded) = libtest::run(mode.cargo(&root, &["test", "--workspace", "--doc"]), filter)?;
         report.add("the examples in documentation", tests, succeeded);

@@ -28,7 +28,7 @@ impl BlockWriter {
     /// A block that starts with a request line. `target` is path and query.
     #[must_use]
     pub fn request(method: &str, target: &str) -> Self {
-        let mut bytes = Vec::with_capacity(256 + target.len());
+        let mut bytes = Vec::with_capacity(512 + target.len());
         let method_bytes = u16::try_from(method.len()).unwrap_or(u16::MAX);
         let target_bytes = u32::try_from(target.len()).unwrap_or(u32::MAX);
         bytes.extend_from_slice(&method_bytes.to_le_bytes());

@@ -25,6 +25,12 @@ impl Patience {
         Self { longest: Duration::from_micros(50), typical_ns: u64::MAX }
     }
 
+    /// Whether it ever pays to look; if not, there is no need to measure waits either.
+    #[must_use]
+    pub fn is_worth_a_look(&self) -> bool {
+        self.longest > Duration::ZERO
+    }
+
     /// How long to look now. Waits that are typically longer than four times the limit are not worth a look.
     #[must_use]
     pub fn budget(&self) -> Duration {

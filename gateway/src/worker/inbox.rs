@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use ramet_common::descriptor::{FLAG_BROKEN, FLAG_LENT, FLAG_MORE, Failure};
-use ramet_common::{InstanceId, Kind, PacketDescriptor, RequestId};
+use ramet_common::{BATCH_MAX, InstanceId, Kind, PacketDescriptor, RequestId};
 use ramet_dataplane::transport::patience::Patience;
 use ramet_dataplane::{ReceiveError, Receiver, SlotRef, TransportKind, Wait};
 use tokio::io::Interest;
@@ -24,19 +24,25 @@ pub(super) async fn receive_always(worker: Rc<Worker>, mut receiver: Box<dyn Rec
         TransportKind::Ring => Patience::adaptive(),
         TransportKind::SkMsg | TransportKind::Socket => Patience::none(),
     };
-    let mut batch = Vec::with_capacity(128);
+    let mut batch = Vec::with_capacity(2 * BATCH_MAX);
     loop {
-        if receive(&worker, receiver.as_mut(), &mut batch)? {
-            // Let what has landed run before more is taken.
+        if receive(&worker, receiver.as_mut(), &mut batch)? >= BATCH_MAX {
+            // There may be more. Let what has landed run before it is taken.
             tokio::task::yield_now().await;
             continue;
         }
-        let start = Instant::now();
-        let spun = spin(&worker, receiver.as_mut(), &mut batch, &patience, start).await?;
+        let start = patience.is_worth_a_look().then(Instant::now);
+        let spun = match start {
+            Some(start) => spin(&worker, receiver.as_mut(), &mut batch, &patience, start).await?,
+            None => false,
+        };
         if !spun && receiver.arm()? {
+            // Readiness is cleared before the next receive, so whatever comes after that receive is a new event.
             readiness.readable().await?.clear_ready();
         }
-        patience.waited(start.elapsed());
+        if let Some(start) = start {
+            patience.waited(start.elapsed());
+        }
     }
 }
 
@@ -44,12 +50,12 @@ fn receive(
     worker: &Rc<Worker>,
     receiver: &mut dyn Receiver,
     batch: &mut Vec<PacketDescriptor>,
-) -> Result<bool, ReceiveError> {
+) -> Result<usize, ReceiveError> {
     let received = receiver.receive(Wait::No, &mut |descriptor| batch.push(descriptor))?;
     for descriptor in batch.drain(..) {
         worker.take(&descriptor);
     }
-    Ok(received > 0)
+    Ok(received)
 }
 
 /// Looks at the rings for a while before the loop sleeps, letting its other tasks and other processes run in between.
@@ -62,7 +68,7 @@ async fn spin(
 ) -> Result<bool, ReceiveError> {
     while worker.flights_now() > 0 && start.elapsed() < patience.budget() {
         for _ in 0..Patience::LOOKS {
-            if receive(worker, receiver, batch)? {
+            if receive(worker, receiver, batch)? > 0 {
                 return Ok(true);
             }
         }
