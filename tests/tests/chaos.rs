@@ -90,7 +90,7 @@ fn storm(node: &Node, requests: u64) -> BTreeMap<u16, u64> {
 
 /// One request: most plain, some larger, some with a call, some in parallel.
 fn one(client: &mut Client, number: u64) -> u16 {
-    let body = vec![b'x'; if number % 50 == 0 { 100_000 } else { 100 }];
+    let body = vec![b'x'; if number.is_multiple_of(50) { 100_000 } else { 100 }];
     let (target, headers): (_, &[(&str, &str)]) = match number % 10 {
         0 => ("/fan", &[("x-do", "echo")]),
         1 => ("/plain", &[("x-do-chaos-b", "call:c")]),

@@ -1,4 +1,4 @@
-//! Many requests at once, with calls, bodies of all sizes, errors and panics: each gets one outcome, and no slot is lost.
+//! Many requests at once, with calls, bodies of all sizes and errors: each gets one outcome, and no slot is lost.
 
 #[path = "node/node.rs"]
 mod node;

@@ -6,12 +6,11 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
-use rustix::mount::{MountPropagationFlags, mount_change};
-use rustix::process::{
-    Pid, Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit, setsid, umask,
-};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit, setsid, umask};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, Gid, Uid, UnshareFlags, clear_ambient_capability_set,
     remove_capability_from_bounding_set, set_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid,
@@ -57,7 +56,10 @@ impl Record {
 /// Everything that the child needs, made before the fork (C1).
 #[derive(Debug)]
 pub(crate) struct Entry {
-    pub(crate) supervisor: Option<Pid>,
+    /// The supervisor's process, which is readable once that has died.
+    pub(crate) supervisor: OwnedFd,
+    /// Whether the child is the first process of a namespace of its own.
+    pub(crate) process_namespace: Outcome,
     pub(crate) user: Option<User>,
     pub(crate) network: Network,
     pub(crate) limits: Limits,
@@ -129,6 +131,12 @@ impl Entry {
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         let mounts = unshare(UnshareFlags::NEWNS).and_then(|()| mount_change(c"/", private));
         self.may(Part::MountNamespace, mounts);
+        match self.process_namespace {
+            // Without a mount namespace the host would see the new processes instead of its own.
+            Outcome::Applied => self.may(Part::ProcessNamespace, mounts.and_then(|()| show_own_processes())),
+            Outcome::Refused(errno) => self.may(Part::ProcessNamespace, Err(errno)),
+            Outcome::NotWanted => {}
+        }
         self.may(Part::IpcNamespace, unshare(UnshareFlags::NEWIPC));
         if self.network == Network::None {
             self.may(Part::NetworkNamespace, unshare(UnshareFlags::NEWNET));
@@ -141,11 +149,15 @@ impl Entry {
         limits.into_iter().try_for_each(|(resource, most)| most.map_or(Ok(()), |most| limit_to(resource, most)))
     }
 
-    /// The kernel forgets the signal when the user changes, so this comes after. A supervisor that died before this
-    /// line is no longer the parent.
+    /// The kernel forgets the signal when the user changes, so this comes after. It says nothing of a supervisor that
+    /// died before.
     fn die_with_supervisor(&self) -> Result<(), Errno> {
         set_parent_process_death_signal(Some(Signal::KILL))?;
-        if getppid() == self.supervisor { Ok(()) } else { Err(Errno::SRCH) }
+        let mut supervisor = [PollFd::new(&self.supervisor, PollFlags::IN)];
+        match poll(&mut supervisor, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? {
+            0 => Ok(()),
+            _ => Err(Errno::SRCH),
+        }
     }
 
     fn must(&self, part: Part, result: Result<(), Errno>) -> Result<(), Errno> {
@@ -241,8 +253,14 @@ fn close_on_exec_from(first: u32) -> Result<(), Errno> {
     }
 }
 
+/// Makes `/proc` that of the child's own process namespace.
+fn show_own_processes() -> Result<(), Errno> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount(c"proc", c"/proc", c"proc", flags, None)
+}
+
 fn unshare(flags: UnshareFlags) -> Result<(), Errno> {
-    // SAFETY: C3: `FILES` is never among the flags.
+    // SAFETY: C4.
     unsafe { unshare_unsafe(flags) }
 }
 

@@ -1,8 +1,8 @@
 //! Processes that can do little: spawn with a sandbox, and a descriptor that names the process for as long as we care.
 //!
 //! Reading order: [`sandbox`] says what a child is kept from, [`seccomp`] which system calls that means, [`report`]
-//! what of it was obtained; [`spawn`] starts a child; `entry` is what runs in the child between fork and exec;
-//! [`pidfd`] ends and reaps it.
+//! what of it was obtained; [`spawn`] starts a child; `entry` is what runs in the child between fork and exec, and
+//! `namespace` what the parent does for it; [`pidfd`] ends and reaps it.
 //!
 //! # Invariants that SAFETY comments name
 //!
@@ -12,6 +12,7 @@
 //!   after it was built, and ends each array with a null pointer.
 //! - **C3 own table:** after the fork the child's descriptor table is a copy. Changing flags in it changes nothing of
 //!   the parent's.
+//! - **C4 own files:** `unshare` is never asked for `CLONE_FILES`, so all threads go on sharing one descriptor table.
 
 pub mod pidfd;
 pub mod report;
@@ -20,6 +21,7 @@ pub mod seccomp;
 pub mod spawn;
 
 mod entry;
+mod namespace;
 
 pub use pidfd::{End, Pidfd};
 pub use report::{Outcome, Part, SandboxReport};

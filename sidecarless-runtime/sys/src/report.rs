@@ -16,6 +16,8 @@ pub enum Part {
     UserNamespace = 3,
     /// Own mounts: nothing mounted later on the host shows up.
     MountNamespace = 4,
+    /// Own processes: it sees no others, and all of them die with the first.
+    ProcessNamespace = 14,
     /// Own System V IPC and message queues.
     IpcNamespace = 5,
     /// No network at all: the data plane's descriptors are all it has.
@@ -38,11 +40,12 @@ pub enum Part {
 
 impl Part {
     /// Every part.
-    pub const ALL: [Part; 13] = [
+    pub const ALL: [Part; 14] = [
         Self::Session,
         Self::Descriptors,
         Self::UserNamespace,
         Self::MountNamespace,
+        Self::ProcessNamespace,
         Self::IpcNamespace,
         Self::NetworkNamespace,
         Self::Limits,
@@ -68,6 +71,7 @@ impl Part {
             Self::Descriptors => "no inherited descriptors",
             Self::UserNamespace => "user namespace",
             Self::MountNamespace => "mount namespace",
+            Self::ProcessNamespace => "process namespace",
             Self::IpcNamespace => "IPC namespace",
             Self::NetworkNamespace => "network namespace",
             Self::Limits => "resource limits",

@@ -3,9 +3,13 @@
 /// The sandbox of a child.
 ///
 /// Always: a session of its own, no inherited descriptors, no capabilities, no new privileges, the seccomp filter, no
-/// core dumps, death with the supervisor. Mount and IPC namespaces, and the network namespace where asked for, are
-/// taken where the kernel grants them; the report says so. A process is dumpable again after every exec, so that flag
-/// is the child's own to clear.
+/// core dumps, death with the supervisor. Mount, process and IPC namespaces, and the network namespace where asked for,
+/// are taken where the kernel grants them; the report says so. A process is dumpable again after every exec, so that
+/// flag is the child's own to clear.
+///
+/// In a process namespace the child is number 1: whatever it started dies with it, even with a supervisor that was
+/// killed, and signals for which it has no handler do not end it, except `SIGKILL`. Without the namespace, what it
+/// started is killed by its process group when the child is reaped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sandbox {
     /// Whom it runs as; only root can give one. `None`: as the supervisor.

@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, getegid, geteuid};
+use rustix::process::{PidfdFlags, getegid, geteuid, getpid, pidfd_open};
 
 use crate::entry::{Entry, Image, RECORD_BYTES, Record, UserMap};
+use crate::namespace::ProcessNamespace;
 use crate::pidfd::Pidfd;
-use crate::report::{Part, SandboxReport};
+use crate::report::{Outcome, Part, SandboxReport};
 use crate::sandbox::Sandbox;
 use crate::seccomp;
 
@@ -181,8 +182,11 @@ fn start(mut command: Command, sandbox: &Sandbox, image: Option<Image>) -> Resul
         uid: format!("{0} {0} 1", geteuid().as_raw()),
         gid: format!("{0} {0} 1", getegid().as_raw()),
     });
+    let namespace = if is_root { ProcessNamespace::for_next_child() } else { Err(Errno::PERM) };
+    let supervisor = pidfd_open(getpid(), PidfdFlags::empty());
     let entry = Entry {
-        supervisor: i32::try_from(std::process::id()).ok().and_then(Pid::from_raw),
+        supervisor: supervisor.map_err(io::Error::from).map_err(system("pidfd_open"))?,
+        process_namespace: namespace.as_ref().map_or_else(|errno| Outcome::Refused(*errno), |_| Outcome::Applied),
         user: sandbox.user,
         network: sandbox.network,
         limits: sandbox.limits,
@@ -194,6 +198,7 @@ fn start(mut command: Command, sandbox: &Sandbox, image: Option<Image>) -> Resul
     // SAFETY: C1: `Entry::run` uses what was prepared above and makes system calls.
     unsafe { command.pre_exec(move || entry.run()) };
     let result = command.spawn();
+    drop(namespace);
     // The command owns our copies of the pipes' writing ends.
     drop(command);
     let mut bytes = Vec::new();

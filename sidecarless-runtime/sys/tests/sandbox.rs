@@ -85,6 +85,7 @@ fn the_report_tells_the_truth_about_namespaces() {
         (Part::MountNamespace, "mnt"),
         (Part::IpcNamespace, "ipc"),
         (Part::NetworkNamespace, "net"),
+        (Part::ProcessNamespace, "pid"),
         (Part::UserNamespace, "user"),
     ] {
         let differs = facts[&format!("ns_{name}")] != own_namespace(name);
@@ -197,12 +198,12 @@ fn a_pidfd_tells_and_makes_an_end() {
     let mut word = [0; 4];
     let captured = child.captured.as_mut().expect("captured");
     captured.stdout.read_exact(&mut word).expect("it runs");
-    child.pidfd.signal(End::Ask).expect("signalled");
+    child.pidfd.signal(End::Kill).expect("signalled");
     let mut ready = [rustix::event::PollFd::from_borrowed_fd(child.pidfd.as_fd(), rustix::event::PollFlags::IN)];
     let timeout = rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 };
     assert_eq!(rustix::event::poll(&mut ready, Some(&timeout)).expect("poll"), 1);
-    assert_eq!(child.pidfd.wait().expect("reaped").to_string(), "signal: 15 (SIGTERM)");
-    child.pidfd.signal(End::Kill).expect("no error when it is gone");
+    assert_eq!(child.pidfd.wait().expect("reaped").to_string(), "signal: 9 (SIGKILL)");
+    child.pidfd.signal(End::Ask).expect("no error when it is gone");
     assert!(child.pidfd.wait().is_err(), "reaped once");
 }
 
@@ -227,11 +228,22 @@ fn a_child_dies_with_its_supervisor() {
 
 #[test]
 fn what_a_child_leaves_behind_is_killed() {
-    let script = "sleep 1000 >/dev/null 2>&1 & echo pid=$!";
+    // A number that no other process sleeps for.
+    let seconds = (1_000_000 + u64::from(std::process::id())).to_string();
+    let script = format!("sleep {seconds} >/dev/null 2>&1 & echo left=$!");
     let shell = Program { arguments: vec!["sh".into(), "-c".into(), script.into()], ..program("/bin/sh", "") };
-    let said = output(spawn(shell, &sandbox()).expect("spawned"));
-    let pid = said["pid"].parse().ok().and_then(Pid::from_raw).expect("a pid");
-    wait_until_dead(pid);
+    assert!(output(spawn(shell, &sandbox()).expect("spawned")).contains_key("left"));
+    let sleeps = || {
+        let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
+        let command =
+            |entry: std::fs::DirEntry| std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+        processes.map(command).any(|line| line.starts_with("sleep") && line.contains(&seconds))
+    };
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while sleeps() {
+        assert!(Instant::now() < deadline, "a grandchild outlived its parent");
+        std::thread::yield_now();
+    }
 }
 
 fn wait_until_dead(pid: Pid) {

@@ -1,6 +1,7 @@
 //! A function that does what the request tells it to: the header `x-do-NAME`, where NAME is the actor's own name, or
 //! `x-do` for every actor.
 #![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, reason = "what a function prints is its log")]
 
 use std::io::Write;
 use std::time::Duration;

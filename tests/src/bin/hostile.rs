@@ -108,12 +108,12 @@ fn break_a_rule(join: &Join, pool: &Pool, sender: &dyn Sender, request: &PacketD
                 let mut bytes = [0u8; DESCRIPTOR_BYTES];
                 random.fill(&mut bytes);
                 // Half of them look almost right, or they would never get past the first check.
-                if random.next() % 2 == 0 {
+                if random.next().is_multiple_of(2) {
                     bytes[0] = ABI;
                     bytes[1] = (random.next() % 14) as u8;
                 }
                 let mut garbage: PacketDescriptor = zerocopy_from(bytes);
-                if random.next() % 2 == 0 {
+                if random.next().is_multiple_of(2) {
                     garbage.function = FunctionId::GATEWAY;
                     garbage.peer = gateway;
                     garbage.slot = SlotIndex((random.next() % 4096) as u32);

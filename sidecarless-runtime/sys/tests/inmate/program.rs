@@ -20,7 +20,7 @@ fn main() {
 
 /// One `name=value` line each.
 fn facts() {
-    for (name, link) in [("mnt", "mnt"), ("ipc", "ipc"), ("net", "net"), ("user", "user")] {
+    for (name, link) in [("mnt", "mnt"), ("ipc", "ipc"), ("net", "net"), ("user", "user"), ("pid", "pid")] {
         let target = std::fs::read_link(format!("/proc/self/ns/{link}")).unwrap_or_default();
         println!("ns_{name}={}", target.display());
     }
@@ -91,7 +91,7 @@ fn calls() {
 }
 
 fn wait() {
-    println!("pid={}", std::process::id());
+    println!("waiting");
     let _ = std::io::stdout().flush();
     let _ = std::io::stdin().read(&mut [0]);
 }
@@ -115,10 +115,10 @@ fn supervise() {
         output: Output::Captured,
     };
     let sandbox = Sandbox { user: None, network: Network::None, limits: Limits::default() };
-    let mut captured = spawn(program, &sandbox).expect("spawned").captured.expect("captured");
-    let mut line = [0; 64];
-    let count = captured.stdout.read(&mut line).expect("the child's word");
-    let _ = std::io::stdout().write_all(&line[..count]);
+    let mut child = spawn(program, &sandbox).expect("spawned");
+    let captured = child.captured.as_mut().expect("captured");
+    captured.stdout.read_exact(&mut [0]).expect("the child's word");
+    println!("pid={}", child.pid);
     let _ = std::io::stdout().flush();
     let _ = std::io::stdin().read(&mut [0]);
 }
