@@ -216,7 +216,7 @@ pub fn write(slot: &Slot, mut envelope: Envelope, block: &[u8], body: &BodyPlace
     Ok(envelope)
 }
 
-/// Rewrites the envelope alone, as returned by [`write`] or read by [`Message::read`]: for a message that goes on to
+/// Rewrites the envelope alone, as returned by [`write()`] or read by [`Message::read`]: for a message that goes on to
 /// another step unchanged.
 ///
 /// # Errors

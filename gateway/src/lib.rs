@@ -3,10 +3,10 @@
 //! The gateway is a process of its own. It starts with nothing, is handed sockets, pools and chains by the supervisor,
 //! runs one current-thread runtime per core, and never trusts a byte that a function could have written.
 //!
-//! Reading order: [`process`] is the conversation with the supervisor; [`worker`] is one core's loop; [`ingress`] turns
-//! HTTP into an [`exchange`] and back; [`conduct`] takes an exchange through the steps of its chain; [`flight`] is one
-//! message out at the functions; [`exchange`] owns every slot of a request; [`domain`] is a pool with its allocator;
-//! [`chains`] finds the chain of a request; [`metrics`] counts.
+//! Reading order: `process` is the conversation with the supervisor; `worker` is one core's loop; `ingress` turns
+//! HTTP into an `exchange` and back; `conduct` takes an exchange through the steps of its chain; `flight` is one
+//! message out at the functions; `exchange` owns every slot of a request; `domain` is a pool with its allocator;
+//! `chains` finds the chain of a request; `metrics` counts.
 #![forbid(unsafe_code)]
 
 mod chains;

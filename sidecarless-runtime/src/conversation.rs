@@ -71,6 +71,12 @@ impl<M: Serialize> Conversation<M> {
         self.flush()
     }
 
+    /// Ends the conversation: the child reads an end of file.
+    pub(crate) fn close(&self) {
+        // An error means that the child has closed its side.
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+    }
+
     /// Whether a message that was said has taken effect.
     pub(crate) fn is_applied(&self, sequence: u64) -> bool {
         let sent = self.queue.front().is_none_or(|first| sequence < first.numbered.sequence);

@@ -48,10 +48,12 @@ impl Gateway {
         let path = own_program();
         let level = format!("{:?}", settings.log.level).to_lowercase();
         let format = format!("{:?}", settings.log.format).to_lowercase();
+        let mut environment = vec![("RAMET_LOG__LEVEL", level), ("RAMET_LOG__FORMAT", format)];
+        environment.extend(std::env::var("RUST_LOG").ok().map(|filter| ("RUST_LOG", filter)));
         let program = |stdin| Program {
             path: path.clone(),
             arguments: vec![path.into(), "gateway".into()],
-            environment: vec![("RAMET_LOG__LEVEL".into(), level.into()), ("RAMET_LOG__FORMAT".into(), format.into())],
+            environment: environment.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
             folder: PathBuf::from("/"),
             stdin,
             output: Output::Inherited,

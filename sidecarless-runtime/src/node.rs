@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use ramet_common::map::Edge;
 use ramet_common::{DomainId, FunctionId, InstanceId, RouteId};
 use ramet_manifest::{Desired, NodeSettings, QualifiedName};
-use ramet_sys::End;
 use tokio::sync::mpsc;
 
 use crate::dataplane::DataPlane;
@@ -290,10 +289,10 @@ impl Node {
     /// Ends every child at once. Their deaths follow as events.
     fn kill_all(&self) {
         for instance in self.instances.values() {
-            instance.process.end(End::Kill);
+            instance.process.kill();
         }
         if let Some(gateway) = &self.gateway {
-            gateway.process.end(End::Kill);
+            gateway.process.kill();
         }
     }
 }

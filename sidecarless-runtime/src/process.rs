@@ -64,8 +64,22 @@ impl<M: Serialize> Process<M> {
 }
 
 impl<M> Process<M> {
-    /// Asks or makes the child end; [`Word::Ended`] follows when it has.
-    pub(crate) fn end(&self, how: End) {
+    /// Asks the child to end, in two ways: it reads an end of file, and it gets `SIGTERM`, which a program without a
+    /// handler for it does not notice where it is the first of its process namespace.
+    pub(crate) fn ask_to_end(&self)
+    where
+        M: Serialize,
+    {
+        self.conversation.close();
+        self.signal(End::Ask);
+    }
+
+    /// Makes the child end; [`Word::Ended`] follows when it has.
+    pub(crate) fn kill(&self) {
+        self.signal(End::Kill);
+    }
+
+    fn signal(&self, how: End) {
         if let Err(error) = self.pidfd.signal(how) {
             tracing::error!(pid = self.pid, %error, "cannot signal a child");
         }
@@ -75,7 +89,7 @@ impl<M> Process<M> {
 impl<M> Drop for Process<M> {
     fn drop(&mut self) {
         // One that has ended is not there to be signalled any more, and its descriptor names nobody else.
-        self.end(End::Kill);
+        self.kill();
     }
 }
 

@@ -6,11 +6,17 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use ramet_common::InstanceId;
+use ramet_dataplane::TransportKind;
 use ramet_manifest::{Function, NodeSettings};
 use ramet_sys::{Limits, Network, Output, Program, Sandbox, User};
 
 /// Where programs are looked for when neither the function nor the supervisor has a PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What an instance needs itself: control socket, pool, two sockets, and a few while they are handed over.
+const OPEN_FILES_SKMSG: u64 = 16;
+/// A lane is one or two descriptors at each end, and a function may have 64 instances of dozens of others beside it.
+const OPEN_FILES_LANES: u64 = 16_384;
 
 /// No folder of PATH has the program.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +78,18 @@ fn find(name: &str, search: &str) -> Option<PathBuf> {
 
 /// The sandbox of an instance. Each has a user and a group of its own, so that no two of them can touch each other's
 /// processes, and the kernel counts each one's processes apart.
-pub(crate) fn sandbox(function: &Function, instance: InstanceId, settings: &NodeSettings) -> Sandbox {
+///
+/// Its descriptors on the data plane do not count as its open files.
+pub(crate) fn sandbox(
+    function: &Function,
+    instance: InstanceId,
+    settings: &NodeSettings,
+    transport: TransportKind,
+) -> Sandbox {
+    let own_files = match transport {
+        TransportKind::SkMsg => OPEN_FILES_SKMSG,
+        TransportKind::Ring | TransportKind::Socket => OPEN_FILES_LANES,
+    };
     let resources = &function.spec.resources;
     let is_root = rustix::process::geteuid().is_root();
     let id = settings.uid_base + instance.index();
@@ -81,7 +98,7 @@ pub(crate) fn sandbox(function: &Function, instance: InstanceId, settings: &Node
         network: Network::None,
         limits: Limits {
             memory_bytes: resources.memory.map(ramet_manifest::ByteCount::bytes),
-            open_files: Some(resources.open_files.into()),
+            open_files: Some(u64::from(resources.open_files) + own_files),
             processes: Some(resources.processes.into()),
         },
     }

@@ -1,11 +1,14 @@
 //! `ramet up`: puts a node together, runs it until it is told to end, and leaves nothing behind.
 
 use std::os::unix::net::UnixListener as StdUnixListener;
+use std::time::Duration;
 
 use ramet_manifest::{Desired, Errors, NodeSettings, Source};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use crate::admin::{self, AdminSocket, SocketError};
 use crate::event::{self, Event, Events};
@@ -13,6 +16,9 @@ use crate::listeners::{ListenError, Listeners};
 use crate::logs::Logs;
 use crate::node::{EpochError, Node, Parts};
 use crate::transport::{self, Findings, TransportError};
+
+/// How long the last answers on the admin socket may take to be read.
+const LAST_ANSWERS: Duration = Duration::from_millis(200);
 
 /// Why a node did not start, or ended by itself. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
@@ -55,9 +61,11 @@ pub fn up(settings: NodeSettings, sources: Vec<Source>) -> Result<(), UpError> {
         let (events, inbox) = event::queue();
         let logs = Logs::start();
         forward_signals(&events)?;
-        serve_admin(listener, &events, &logs)?;
+        let admin = Admin::serve(listener, &events, &logs)?;
         let parts = Parts { settings, desired, choice, plane, listeners, logs, events, inbox };
-        Ok(Node::new(parts).run().await?)
+        let ended = Node::new(parts).run().await;
+        admin.finish().await;
+        Ok(ended?)
     });
     drop(socket);
     // Tasks that read from children or serve the admin socket have nothing left to do.
@@ -84,13 +92,32 @@ fn forward_signals(events: &Events) -> std::io::Result<()> {
     Ok(())
 }
 
-fn serve_admin(listener: StdUnixListener, events: &Events, logs: &Logs) -> std::io::Result<()> {
-    let listener = UnixListener::from_std(listener)?;
-    let router = admin::router(events.clone(), logs.clone());
-    tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, router).await {
-            tracing::error!(%error, "the admin socket is no longer served");
-        }
-    });
-    Ok(())
+/// The task that serves the admin socket.
+struct Admin {
+    task: JoinHandle<()>,
+    ending: oneshot::Sender<()>,
+}
+
+impl Admin {
+    fn serve(listener: StdUnixListener, events: &Events, logs: &Logs) -> std::io::Result<Self> {
+        let listener = UnixListener::from_std(listener)?;
+        let router = admin::router(events.clone(), logs.clone());
+        let (ending, ended) = oneshot::channel();
+        let serving = axum::serve(listener, router).with_graceful_shutdown(async {
+            // An error means that the node is gone, which is an end too.
+            let _ = ended.await;
+        });
+        let task = tokio::spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "the admin socket is no longer served");
+            }
+        });
+        Ok(Self { task, ending })
+    }
+
+    /// Lets answers that are on their way arrive. Somebody who follows logs would wait for ever.
+    async fn finish(self) {
+        let _ = self.ending.send(());
+        let _ = tokio::time::timeout(LAST_ANSWERS, self.task).await;
+    }
 }

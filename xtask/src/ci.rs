@@ -65,11 +65,13 @@ fn format(root: &Path) -> Result<bool> {
 }
 
 fn clippy(mode: Mode, root: &Path) -> Result<bool> {
-    succeeds(mode.cargo(root, &["clippy", "--workspace", "--all-targets"]).args(["--", "-D", "warnings"]))
+    succeeds(
+        mode.cargo(root, &["clippy", "--workspace", "--all-targets", "--keep-going"]).args(["--", "-D", "warnings"]),
+    )
 }
 
 fn document(mode: Mode, root: &Path) -> Result<bool> {
-    succeeds(mode.cargo(root, &["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
+    succeeds(mode.cargo(root, &["doc", "--workspace", "--no-deps", "--keep-going"]).env("RUSTDOCFLAGS", "-D warnings"))
 }
 
 fn table(steps: &[Step]) -> Vec<String> {

@@ -131,9 +131,12 @@ impl Worker {
         let known = {
             let mut flights = self.flights.borrow_mut();
             flights.get_mut(descriptor.request).is_some_and(|flight| {
-                flight.streaming == Some(descriptor.peer)
+                let known = flight.streaming == Some(descriptor.peer)
                     && flight.holdings.domain().id == domain.id
-                    && (descriptor.aux == 0 || flight.holdings.owns(slot_ref(descriptor)))
+                    && (descriptor.aux == 0 || flight.holdings.owns(slot_ref(descriptor)));
+                // A slot with bytes on their way out is lent no more.
+                flight.lent.retain(|&lent| !known || descriptor.aux == 0 || lent != descriptor.slot);
+                known
             })
         };
         if !known {

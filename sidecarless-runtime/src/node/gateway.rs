@@ -6,7 +6,6 @@ use std::time::Instant;
 use ramet_common::{ABI, InstanceId};
 use ramet_control::gateway::{FromGateway, ToGateway};
 use ramet_control::socket::ControlError;
-use ramet_sys::End;
 
 use super::{Mode, Node, UNSENT};
 use crate::conversation::ANSWER_TIMEOUT;
@@ -32,7 +31,7 @@ impl Gateway {
             // One that has just ended needs no other end; its death is an event soon.
             if !matches!(error, ControlError::Closed) {
                 tracing::error!(%error, "the gateway cannot be spoken to; it is killed");
-                self.process.end(End::Kill);
+                self.process.kill();
             }
             otherwise
         })
@@ -62,9 +61,11 @@ impl Node {
         let Some(gateway) = self.gateway.as_mut().filter(|gateway| gateway.epoch == epoch) else { return };
         match word {
             Word::Said(message) => self.hear_gateway_say(message),
+            // The supervisor itself has ended the conversation.
+            Word::Silent(_) if self.mode == Mode::Stopping => {}
             Word::Silent(error) => {
                 tracing::error!(%error, "the gateway says nothing more; it is killed");
-                gateway.process.end(End::Kill);
+                gateway.process.kill();
             }
             Word::Ended(status) => {
                 let pid = gateway.process.pid;
@@ -92,7 +93,7 @@ impl Node {
             FromGateway::Hello { abi } if abi == ABI => gateway.stage = gateway.stage.max(GatewayStage::Greeted),
             FromGateway::Hello { abi } => {
                 tracing::error!(abi, expected = ABI, "the gateway is of another release; it is killed");
-                gateway.process.end(End::Kill);
+                gateway.process.kill();
             }
             FromGateway::Applied { sequence } => {
                 let flushed = gateway.process.conversation.applied(sequence);
@@ -122,7 +123,7 @@ impl Node {
             None => gateway.is_watched = false,
             Some(since) if since + ANSWER_TIMEOUT <= Instant::now() => {
                 tracing::error!("the gateway has not answered for {ANSWER_TIMEOUT:?}; it is killed");
-                gateway.process.end(End::Kill);
+                gateway.process.kill();
             }
             Some(since) => self.timers.set(since + ANSWER_TIMEOUT, Timer::GatewayAnswer(epoch)),
         }

@@ -10,7 +10,6 @@ use ramet_control::gateway::{self, ToGateway};
 use ramet_control::instance::{FromInstance, Join, START_TIMEOUT, ToInstance};
 use ramet_control::socket::ControlError;
 use ramet_dataplane::Route;
-use ramet_sys::End;
 
 use super::{Mode, Node, UNSENT};
 use crate::conversation::ANSWER_TIMEOUT;
@@ -71,7 +70,7 @@ impl Node {
     fn launch_as(&mut self, id: InstanceId, function: FunctionId) -> Result<(), LaunchError> {
         let Some(function) = self.functions.get(&function) else { return Ok(()) };
         let launch = Launch::new(&function.manifest, id)?;
-        let sandbox = program::sandbox(&function.manifest, id, &self.settings);
+        let sandbox = program::sandbox(&function.manifest, id, &self.settings, self.plane.kind());
         let program = |stdin| launch.with_stdin(stdin);
         let event = move |word| Event::Instance(id, word);
         let (process, captured) = Process::start(program, &sandbox, self.events.clone(), event)?;
@@ -134,7 +133,7 @@ impl Node {
         let Some(instance) = self.instances.get_mut(&id) else { return };
         tracing::warn!(function = %instance.name, instance = %id, pid = instance.process.pid, "killed: {why}");
         instance.condemned.get_or_insert_with(|| why.to_owned());
-        instance.process.end(End::Kill);
+        instance.process.kill();
     }
 
     pub(super) fn hear_instance(&mut self, id: InstanceId, word: Word<FromInstance>) {
@@ -180,7 +179,7 @@ impl Node {
             }
             FromInstance::Drained if instance.stage == Stage::Stopping => {
                 instance.stage = Stage::Ending;
-                instance.process.end(End::Ask);
+                instance.process.ask_to_end();
                 self.timers.set(Instant::now() + END_TIMEOUT, Timer::Grace(id));
             }
             FromInstance::Drained => {}
@@ -305,7 +304,7 @@ impl Node {
         match instance.stage {
             Stage::Starting | Stage::Joining => {
                 instance.stage = Stage::Ending;
-                instance.process.end(End::Kill);
+                instance.process.kill();
             }
             Stage::Ready => {
                 instance.stage = Stage::Unpublishing;
@@ -335,7 +334,8 @@ impl Node {
         self.ids.free_instance(id);
         let is_expected = instance.stage == Stage::Ending || self.mode != Mode::Running;
         let how = instance.condemned.unwrap_or_else(|| status.to_string());
-        tracing::info!(function = %instance.name, instance = %id, pid = instance.process.pid, ?lived, "ended: {how}");
+        let asked = if instance.stage == Stage::Ending { " as it was asked to" } else { "" };
+        tracing::info!(function = %instance.name, instance = %id, pid = instance.process.pid, ?lived, "ended{asked}: {how}");
         let mut function = self.functions.get_mut(&instance.function);
         let place = function.as_mut().and_then(|function| function.place_of(id)).map(|(place, _)| place);
         if let Some(function) = function.filter(|function| function.role == Role::Incoming) {

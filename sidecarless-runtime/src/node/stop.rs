@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use ramet_control::gateway::ToGateway;
-use ramet_sys::End;
 
 use super::change::ChangeError;
 use super::{Mode, Node};
@@ -44,7 +43,7 @@ impl Node {
         let grace = graces.max().unwrap_or_default();
         self.bounded(grace + MARGIN, |node| node.instances.is_empty()).await?;
         if let Some(gateway) = &self.gateway {
-            gateway.process.end(End::Ask);
+            gateway.process.ask_to_end();
         }
         self.bounded(MARGIN, |node| node.gateway.is_none()).await
     }

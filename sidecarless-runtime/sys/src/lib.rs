@@ -1,7 +1,7 @@
 //! Processes that can do little: spawn with a sandbox, and a descriptor that names the process for as long as we care.
 //!
 //! Reading order: [`sandbox`] says what a child is kept from, [`seccomp`] which system calls that means, [`report`]
-//! what of it was obtained; [`spawn`] starts a child; `entry` is what runs in the child between fork and exec, and
+//! what of it was obtained; [`mod@spawn`] starts a child; `entry` is what runs in the child between fork and exec, and
 //! `namespace` what the parent does for it; [`pidfd`] ends and reaps it.
 //!
 //! # Invariants that SAFETY comments name

@@ -60,7 +60,16 @@ impl Report {
     }
 
     fn details(&self) -> Vec<String> {
-        let mut lines: Vec<String> = self.skipped.iter().map(|(test, why)| format!("skipped: {test}: {why}")).collect();
+        // Many tests are skipped for one and the same reason; it is given once.
+        let mut tests_by_reason = BTreeMap::<&str, Vec<&str>>::new();
+        for (test, why) in &self.skipped {
+            tests_by_reason.entry(why).or_default().push(test);
+        }
+        let mut lines = Vec::new();
+        for (why, tests) in tests_by_reason {
+            lines.push(format!("skipped: {why}"));
+            lines.extend(tests.iter().map(|test| format!("  {test}")));
+        }
         if self.ignored > 0 {
             let count = self.ignored;
             lines.push(format!("skipped: tests marked #[ignore], which says why: {count}"));
@@ -97,7 +106,7 @@ mod tests {
     #[test]
     fn a_skipped_test_has_not_passed() {
         assert_eq!(report().counts(), "2 passed, 0 failed, 1 skipped");
-        assert_eq!(report().details(), ["skipped: ramet-a b::c: not root"]);
+        assert_eq!(report().details(), ["skipped: not root", "  ramet-a b::c"]);
         assert_eq!(report().exit_code(), ExitCode::SUCCESS);
     }
 

@@ -13,6 +13,7 @@ pub(super) const CASES: &[(&str, fn())] = &[
     ("a_function_of_another_release_is_refused", a_function_of_another_release_is_refused),
     ("a_killed_gateway_takes_the_epoch_along", a_killed_gateway_takes_the_epoch_along),
     ("what_an_instance_started_ends_with_it", what_an_instance_started_ends_with_it),
+    ("what_an_instance_started_ends_with_the_supervisor", what_an_instance_started_ends_with_the_supervisor),
 ];
 
 fn solo(behaviour: &str, more: &str) -> String {
@@ -86,22 +87,41 @@ fn a_killed_gateway_takes_the_epoch_along() {
     }
 }
 
-fn what_an_instance_started_ends_with_it() {
-    // The shell's child holds no pipe of ours, so only the process group can find it.
-    let script = "sleep 1000 >/dev/null 2>&1 </dev/null & echo child $!; exec \\\"$0\\\" function good";
+/// A function that leaves a child behind, which holds nothing of the node's.
+fn with_a_child(seconds: u32) -> String {
+    let script = format!("sleep {seconds} >/dev/null 2>&1 </dev/null & exec \\\"$0\\\" function good");
     let program = std::env::current_exe().expect("this program");
     let manifest = format!(
         "apiVersion: ramet.dev/v1alpha1\nkind: Function\nmetadata: {{name: solo}}\n\
          spec: {{command: [sh, -c, \"{script}\", {:?}]}}\n---\n",
         program.display().to_string()
     );
-    let node = Running::ready("ring", &(manifest + &chain("solo", &["solo"], "")));
-    let child = eventually("it says what it started", || {
-        let log = node.log();
-        let pid: String = log.split("child ").nth(1)?.chars().take_while(char::is_ascii_digit).collect();
-        pid.parse::<u32>().ok()
-    });
-    assert!(is_alive(child));
-    signal(node.pids("solo")[0], Signal::KILL);
-    eventually("its child is gone too", || (!is_alive(child)).then_some(()));
+    manifest + &chain("solo", &["solo"], "")
+}
+
+fn is_anybody_sleeping(seconds: u32) -> bool {
+    let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let mut commands = processes.map(|entry| std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default());
+    commands.any(|line| line.starts_with("sleep") && line.contains(&seconds.to_string()))
+}
+
+fn what_an_instance_started_ends_with_it() {
+    let seconds = 1_000_000 + std::process::id();
+    let node = Running::ready("ring", &with_a_child(seconds));
+    eventually("it has a child", || is_anybody_sleeping(seconds).then_some(()));
+    node.apply(&solo("good", "")).expect("applied");
+    eventually("its child is gone with it", || (!is_anybody_sleeping(seconds)).then_some(()));
+}
+
+fn what_an_instance_started_ends_with_the_supervisor() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: without a process namespace, which only root gets, nobody ends it");
+        return;
+    }
+    let seconds = 2_000_000 + std::process::id();
+    let mut node = Running::ready("ring", &with_a_child(seconds));
+    eventually("it has a child", || is_anybody_sleeping(seconds).then_some(()));
+    signal(node.supervisor.id(), Signal::KILL);
+    node.wait();
+    eventually("its child is gone with everybody", || (!is_anybody_sleeping(seconds)).then_some(()));
 }
