@@ -133,8 +133,9 @@ impl Worker {
             flights.get_mut(descriptor.request).is_some_and(|flight| {
                 let known = flight.streaming == Some(descriptor.peer)
                     && flight.holdings.domain().id == domain.id
-                    && (descriptor.aux == 0 || flight.holdings.owns(slot_ref(descriptor)));
-                // A slot with bytes on their way out is lent no more.
+                    && (descriptor.aux == 0
+                        || flight.lent.contains(&descriptor.slot) && flight.holdings.owns(slot_ref(descriptor)));
+                // A slot with bytes on their way out is lent no more, so it cannot be named twice.
                 flight.lent.retain(|&lent| !known || descriptor.aux == 0 || lent != descriptor.slot);
                 known
             })
