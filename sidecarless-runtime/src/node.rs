@@ -224,6 +224,8 @@ impl Node {
 
     /// Lets one thing happen, or the time pass.
     async fn next(&mut self, deadline: Option<Instant>) -> Result<(), Interrupted> {
+        // What was done since the last event may have made something possible, and may be the only thing that happens.
+        self.settle();
         let due = [self.timers.next_due(), deadline].into_iter().flatten().min();
         let time = async {
             match due {

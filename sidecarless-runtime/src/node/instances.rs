@@ -335,7 +335,8 @@ impl Node {
         let is_expected = instance.stage == Stage::Ending || self.mode != Mode::Running;
         let how = instance.condemned.unwrap_or_else(|| status.to_string());
         let asked = if instance.stage == Stage::Ending { " as it was asked to" } else { "" };
-        tracing::info!(function = %instance.name, instance = %id, pid = instance.process.pid, ?lived, "ended{asked}: {how}");
+        let pid = instance.process.pid;
+        tracing::info!(function = %instance.name, instance = %id, pid, ?lived, "ended{asked}: {how}");
         let mut function = self.functions.get_mut(&instance.function);
         let place = function.as_mut().and_then(|function| function.place_of(id)).map(|(place, _)| place);
         if let Some(function) = function.filter(|function| function.role == Role::Incoming) {

@@ -13,8 +13,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
-/// How long anything may take.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+/// How long anything may take: less than the supervisor waits for a child that hangs, so that such a wait shows.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A running node. It is killed when this is dropped, and what it logged is printed if the test failed.
 pub(crate) struct Running {
@@ -145,6 +145,7 @@ impl Running {
     /// An HTTP request to the admin socket; `None` where nobody answers.
     pub(crate) fn request(&self, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
         let mut stream = UnixStream::connect(self.socket()).ok()?;
+        stream.set_read_timeout(Some(DEADLINE)).ok()?;
         let length = body.len();
         write!(
             stream,
@@ -245,7 +246,7 @@ impl Drop for Running {
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
         }
-        if std::thread::panicking() {
+        if std::thread::panicking() || std::env::var_os("RAMET_TEST_LOG").is_some() {
             eprintln!("--- the node's log ---\n{}", self.log());
         }
     }
