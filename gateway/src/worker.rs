@@ -73,8 +73,8 @@ pub(crate) fn start(
         // Without this worker the node would answer half of its connections: better none, and a fresh start.
         if let Err(error) = result {
             tracing::error!(%error, worker = index, "a gateway worker failed; the gateway ends");
+            std::process::exit(1);
         }
-        std::process::exit(1);
     })?;
     Ok(WorkerHandle { updates, links })
 }

@@ -7,8 +7,8 @@ use std::process::Command;
 
 /// Runs a `cargo test`, whose arguments for the harness follow `--`. Returns its report and whether it succeeded.
 pub(super) fn run(mut command: Command, filter: &[String]) -> Result<(Report, bool)> {
-    // Only with this does the harness print what a test that passed has to say.
     let what = typed(&command);
+    // Only with this does the harness print what a test that passed has to say.
     command.args(["--", "--show-output"]).args(filter);
     let mut listener = Listener::default();
     let succeeded = overhear(&mut command, Output::Standard, |line| {
@@ -19,9 +19,11 @@ pub(super) fn run(mut command: Command, filter: &[String]) -> Result<(Report, bo
     let mut report = listener.report;
     let outcome = if succeeded { "ok" } else { "FAILED" };
     let Report { passed, failed, ignored, .. } = report;
-    // The harness says so of every program; this is their sum.
-    report.closing =
-        vec![format!("test result: {outcome}. {passed} passed; {failed} failed; {ignored} ignored; {what}")];
+    if passed + failed + ignored > 0 {
+        // The harness says so of every program; this is their sum.
+        let counts = format!("{passed} passed; {failed} failed; {ignored} ignored");
+        report.closing = vec![format!("test result: {outcome}. {counts}; {what}")];
+    }
     Ok((report, succeeded))
 }
 
@@ -38,6 +40,8 @@ struct Listener {
     report: Report,
     /// Set between `successes:` and `failures:` or the closing line.
     in_successes: bool,
+    /// Set while a program without tests says so.
+    is_empty: bool,
     /// Whose output follows.
     test: String,
 }
@@ -47,8 +51,9 @@ impl Listener {
         if let Some(rest) = line.strip_prefix("test result: ") {
             self.in_successes = false;
             self.count(rest);
-            return Shown::Yes;
+            return if std::mem::take(&mut self.is_empty) { Shown::No } else { Shown::Yes };
         }
+        self.is_empty |= line == "running 0 tests";
         if let Some(test) = line.strip_prefix("test ").and_then(|line| line.strip_suffix(" ... FAILED")) {
             self.report.failures.push(test.to_owned());
         }
@@ -58,7 +63,7 @@ impl Listener {
             _ => {}
         }
         if !self.in_successes {
-            return Shown::Yes;
+            return if self.is_empty { Shown::No } else { Shown::Yes };
         }
         if let Some(test) = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----")) {
             self.test = test.to_owned();
@@ -89,6 +94,10 @@ mod tests {
     use super::*;
 
     const OUTPUT: &str = "
+running 0 tests
+
+test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 5 filtered out; finished in 0.00s
+
 running 3 tests
 test tests::ignored ... ignored, why not
 test tests::skips ... ok
@@ -120,6 +129,7 @@ test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
         assert_eq!((report.passed, report.failed, report.ignored), (3, 1, 1));
         assert_eq!(report.skipped.into_iter().collect::<Vec<_>>(), [("tests::skips".into(), "no root".into())]);
         assert_eq!(report.failures, ["tests::fails"]);
+        assert!(shown.iter().all(|line| !line.contains(" 0 passed") && !line.contains(" 0 tests")), "{shown:?}");
         assert!(!shown.contains(&"noise") && shown.contains(&"skipped: not what this means"), "{shown:?}");
     }
 }
