@@ -15,23 +15,15 @@ use serde::Serialize;
 const WINDOW: usize = 32;
 
 /// How many messages may wait to be sent. A child that lets more pile up is not following.
-const QUEUE_MAX: usize = 1 << 16;
+const QUEUE_MAX: usize = 1 << 14;
 
 /// How long a child may take to answer a message.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Whether a message is answered by `Applied`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answer {
-    Expected,
-    None,
-}
 
 #[derive(Debug)]
 struct Queued<M> {
     numbered: Numbered<M>,
     fds: Vec<OwnedFd>,
-    answer: Answer,
 }
 
 /// The supervisor's side of a conversation with one child.
@@ -52,15 +44,11 @@ impl<M: Serialize> Conversation<M> {
 
     /// Says something and returns its number, for [`Self::is_applied`].
     pub(crate) fn say(&mut self, message: M, fds: Vec<OwnedFd>) -> Result<u64, ControlError> {
-        let sequence = self.enqueue(message, fds, Answer::Expected);
+        let sequence = self.next;
+        self.next += 1;
+        self.queue.push_back(Queued { numbered: Numbered { sequence, message }, fds });
         self.flush()?;
         Ok(sequence)
-    }
-
-    /// Says something whose effect nothing waits for.
-    pub(crate) fn mention(&mut self, message: M) -> Result<(), ControlError> {
-        self.enqueue(message, Vec::new(), Answer::None);
-        self.flush()
     }
 
     /// Notes the child's answer and sends what has waited for it.
@@ -83,23 +71,20 @@ impl<M: Serialize> Conversation<M> {
         sent && !self.unanswered.contains(&sequence)
     }
 
+    /// Whether everything that was said has taken effect.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.queue.is_empty() && self.unanswered.is_empty()
+    }
+
     /// Since when an answer is due, if one is.
     pub(crate) fn waiting_since(&self) -> Option<Instant> {
         self.waiting_since
     }
 
-    fn enqueue(&mut self, message: M, fds: Vec<OwnedFd>, answer: Answer) -> u64 {
-        let sequence = self.next;
-        self.next += 1;
-        self.queue.push_back(Queued { numbered: Numbered { sequence, message }, fds, answer });
-        sequence
-    }
-
     fn flush(&mut self) -> Result<(), ControlError> {
-        while let Some(first) = self.queue.front() {
-            if first.answer == Answer::Expected && self.unanswered.len() >= WINDOW {
-                break;
-            }
+        while self.unanswered.len() < WINDOW
+            && let Some(first) = self.queue.front()
+        {
             let fds: Vec<_> = first.fds.iter().map(AsFd::as_fd).collect();
             match self.socket.send(&first.numbered, &fds) {
                 Ok(()) => {}
@@ -107,10 +92,8 @@ impl<M: Serialize> Conversation<M> {
                 Err(ControlError::Congested) if !self.unanswered.is_empty() => break,
                 Err(error) => return Err(error),
             }
-            if first.answer == Answer::Expected {
-                self.unanswered.insert(first.numbered.sequence);
-                self.waiting_since.get_or_insert_with(Instant::now);
-            }
+            self.unanswered.insert(first.numbered.sequence);
+            self.waiting_since.get_or_insert_with(Instant::now);
             self.queue.pop_front();
         }
         if self.queue.len() > QUEUE_MAX { Err(ControlError::Congested) } else { Ok(()) }
@@ -140,9 +123,8 @@ mod tests {
         for number in 0..100 {
             conversation.say(number, Vec::new()).expect("queued");
         }
-        conversation.mention(100).expect("queued behind");
         assert_eq!(heard(&child), (1..=WINDOW as u64).collect::<Vec<_>>());
-        assert!(!conversation.is_applied(1) && !conversation.is_applied(100));
+        assert!(!conversation.is_applied(1) && !conversation.is_applied(99));
         for sequence in 1..=50 {
             conversation.applied(sequence).expect("sent");
         }
@@ -151,18 +133,19 @@ mod tests {
         for sequence in 51..=100 {
             conversation.applied(sequence).expect("sent");
         }
-        assert_eq!(heard(&child).last(), Some(&101));
+        assert_eq!(heard(&child).last(), Some(&100));
+        assert!(conversation.is_quiet());
         assert_eq!(conversation.waiting_since(), None);
     }
 
     #[test]
     fn a_child_that_is_gone_or_does_not_read_is_noticed() {
         let (mut conversation, child) = pair();
-        let told = (0..1 << 20).find_map(|number| conversation.mention(number).err());
+        let told = (0..1 << 20).find_map(|number| conversation.say(number, Vec::new()).err());
         assert!(matches!(told, Some(ControlError::Congested)));
         drop(child);
         let (mut conversation, child) = pair();
         drop(child);
-        assert!(matches!(conversation.mention(1), Err(ControlError::Closed)));
+        assert!(matches!(conversation.say(1, Vec::new()), Err(ControlError::Closed)));
     }
 }

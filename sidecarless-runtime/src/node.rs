@@ -33,6 +33,7 @@ mod instances;
 mod lanes;
 mod report;
 mod retire;
+mod start;
 mod stop;
 
 pub(crate) use change::{Change, What};

@@ -20,12 +20,6 @@ impl Gateway {
         self.check(said, UNSENT)
     }
 
-    /// Says something that is not answered.
-    pub(super) fn mention(&mut self, message: ToGateway) {
-        let said = self.process.conversation.mention(message);
-        self.check(said, ());
-    }
-
     fn check<T>(&self, said: Result<T, ControlError>, otherwise: T) -> T {
         said.unwrap_or_else(|error| {
             // One that has just ended needs no other end; its death is an event soon.
@@ -109,9 +103,7 @@ impl Node {
             }
             FromGateway::WantMetrics => {
                 let text = self.metrics();
-                if let Some(gateway) = &mut self.gateway {
-                    gateway.mention(ToGateway::Metrics { text });
-                }
+                self.tell_gateway(ToGateway::Metrics { text }, Vec::new());
             }
         }
     }

@@ -1,109 +1,25 @@
-//! Instances from their start to their death.
+//! The conversation with instances, and their ends.
 
-use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use ramet_common::{ABI, FunctionId, InstanceId};
-use ramet_control::gateway::{self, ToGateway};
-use ramet_control::instance::{FromInstance, Join, START_TIMEOUT, ToInstance};
+use ramet_control::gateway::ToGateway;
+use ramet_control::instance::{FromInstance, START_TIMEOUT, ToInstance};
 use ramet_control::socket::ControlError;
-use ramet_dataplane::Route;
 
 use super::{Mode, Node, UNSENT};
 use crate::conversation::ANSWER_TIMEOUT;
-use crate::dataplane::{DataPlaneError, Member, copy};
-use crate::event::{Event, Word};
+use crate::event::Word;
 use crate::function::{Function, Occupant, Role};
-use crate::ids::NoRoom;
 use crate::instance::{Instance, Stage};
-use crate::process::{Process, StartError};
-use crate::program::{self, Launch, NotFound};
 use crate::timers::Timer;
 
 /// How long an instance that was asked to end may take once it holds nothing any more.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How many bytes of routes a `Join` carries; more follow in messages of their own.
-const JOIN_ROUTES_BYTES: usize = 32 << 10;
-
-/// Why an instance could not be started.
-#[derive(Debug, thiserror::Error)]
-enum LaunchError {
-    #[error(transparent)]
-    NotFound(#[from] NotFound),
-    #[error(transparent)]
-    NoRoom(#[from] NoRoom),
-    #[error(transparent)]
-    Start(#[from] StartError),
-}
-
 impl Node {
-    /// Starts instances at all places of a function that are to be filled now.
-    pub(super) fn fill_places(&mut self, function: FunctionId) {
-        let vacancies = self.functions.get_mut(&function).map(Function::vacancies).unwrap_or_default();
-        for place in vacancies {
-            match self.launch(function) {
-                Ok(instance) => self.occupy(function, place, Occupant::Instance(instance)),
-                Err(error) => self.lost(function, place, Duration::ZERO, &format!("it could not be started: {error}")),
-            }
-        }
-    }
-
-    fn occupy(&mut self, function: FunctionId, place: u32, occupant: Occupant) {
-        let places = self.functions.get_mut(&function).map(|function| &mut function.places);
-        if let Some(place) = places.and_then(|places| places.get_mut(place as usize)) {
-            place.occupant = occupant;
-        }
-    }
-
-    fn launch(&mut self, function: FunctionId) -> Result<InstanceId, LaunchError> {
-        let id = self.ids.instance()?;
-        let launched = self.launch_as(id, function);
-        if launched.is_err() {
-            self.ids.free_instance(id);
-        }
-        launched.map(|()| id)
-    }
-
-    fn launch_as(&mut self, id: InstanceId, function: FunctionId) -> Result<(), LaunchError> {
-        let Some(function) = self.functions.get(&function) else { return Ok(()) };
-        let launch = Launch::new(&function.manifest, id)?;
-        let sandbox = program::sandbox(&function.manifest, id, &self.settings, self.plane.kind());
-        let program = |stdin| launch.with_stdin(stdin);
-        let event = move |word| Event::Instance(id, word);
-        let (process, captured) = Process::start(program, &sandbox, self.events.clone(), event)?;
-        let name = function.name();
-        for (part, errno) in process.report.refused() {
-            tracing::debug!(function = %name, instance = %id, "the sandbox goes without its {part}: {errno}");
-        }
-        tracing::info!(function = %name, instance = %id, pid = process.pid, "started");
-        let output = match captured {
-            Some(captured) => self.logs.capture(&name, id, captured),
-            None => tokio::spawn(async {}),
-        };
-        let instance = Instance {
-            id,
-            function: function.id,
-            domain: function.domain,
-            name,
-            process,
-            stage: Stage::Starting,
-            started: Instant::now(),
-            is_willing: false,
-            welcomed: None,
-            introduced: None,
-            routes: BTreeSet::new(),
-            is_watched: false,
-            output,
-            condemned: None,
-        };
-        self.timers.set(instance.started + START_TIMEOUT, Timer::Start(id));
-        self.instances.insert(id, instance);
-        Ok(())
-    }
-
     /// Says something to an instance, and returns its number. One that cannot be spoken to is killed.
     pub(super) fn tell(&mut self, id: InstanceId, message: ToInstance, fds: Vec<OwnedFd>) -> u64 {
         let Some(instance) = self.instances.get_mut(&id) else { return UNSENT };
@@ -175,7 +91,7 @@ impl Node {
             }
             FromInstance::WhyRefused => {
                 let reason = self.plane.last_refusal(id);
-                self.mention(id, ToInstance::Refusal { reason });
+                self.tell(id, ToInstance::Refusal { reason }, Vec::new());
             }
             FromInstance::Drained if instance.stage == Stage::Stopping => {
                 instance.stage = Stage::Ending;
@@ -186,68 +102,11 @@ impl Node {
         }
     }
 
-    /// Says something that is not answered.
-    pub(super) fn mention(&mut self, id: InstanceId, message: ToInstance) {
-        let Some(instance) = self.instances.get_mut(&id) else { return };
-        if let Err(error) = instance.process.conversation.mention(message) {
-            self.cannot_speak(id, &error);
-        }
-    }
-
     fn cannot_speak(&mut self, id: InstanceId, error: &ControlError) {
         // One that has just ended needs no other end; its death is an event soon.
         if !matches!(error, ControlError::Closed) {
             self.condemn(id, &error.to_string());
         }
-    }
-
-    /// Makes an instance's place on the data plane, and tells it and the gateway.
-    fn welcome(&mut self, id: InstanceId) -> Result<(), DataPlaneError> {
-        let Some(instance) = self.instances.get(&id) else { return Ok(()) };
-        let Some(function) = self.functions.get(&instance.function) else { return Ok(()) };
-        let Some(domain) = self.domains.get(&instance.domain) else { return Ok(()) };
-        let mut fds = vec![copy(&domain.memory.pool)?];
-        let member =
-            Member { instance: id, function: function.id, domain: function.domain, capacity: function.capacity() };
-        fds.extend(self.plane.join(member)?);
-        if self.plane.lanes().is_some() {
-            fds.push(copy(&domain.memory.ledger)?);
-        }
-        let mut routes = self.routes_through(function.id);
-        let later = routes.split_off(within(&routes, JOIN_ROUTES_BYTES));
-        let join = Join {
-            instance: id,
-            function: function.id,
-            name: function.name().to_string(),
-            domain: function.domain,
-            layout: domain.layout,
-            transport: self.plane.kind(),
-            concurrency: function.manifest.spec.concurrency,
-            callable: function.calls.clone(),
-            routes,
-        };
-        let introduction = gateway::Instance {
-            instance: id,
-            function: function.id,
-            name: join.name.clone(),
-            domain: function.domain,
-            hang_grace: function.manifest.spec.hang_grace,
-        };
-        let told: BTreeSet<_> = join.routes.iter().chain(&later).map(|route| route.id).collect();
-        let mut welcomed = self.tell(id, ToInstance::Join(Box::new(join)), fds);
-        for route in later {
-            welcomed = self.tell(id, ToInstance::Routes { added: vec![route], retired: Vec::new() }, Vec::new());
-        }
-        let introduced = self.tell_gateway(ToGateway::Instance(introduction), Vec::new());
-        self.introductions.insert(introduced, id);
-        if let Some(instance) = self.instances.get_mut(&id) {
-            instance.stage = Stage::Joining;
-            instance.welcomed = Some(welcomed);
-            instance.introduced = Some(introduced);
-            instance.routes = told;
-        }
-        self.want_lanes_of(id);
-        Ok(())
     }
 
     /// Takes an instance as far as it can go now.
@@ -257,7 +116,7 @@ impl Node {
             Stage::Joining if self.is_known_everywhere(instance) => self.publish(id),
             Stage::Unpublishing if self.is_unpublished(id) => {
                 self.set_stage(id, Stage::Stopping);
-                self.mention(id, ToInstance::Stop);
+                self.tell(id, ToInstance::Stop, Vec::new());
             }
             _ => {}
         }
@@ -356,7 +215,7 @@ impl Node {
     }
 
     /// A place is empty that should not be.
-    fn lost(&mut self, id: FunctionId, place: u32, lived: Duration, why: &str) {
+    pub(super) fn lost(&mut self, id: FunctionId, place: u32, lived: Duration, why: &str) {
         let mode = self.mode;
         self.is_readiness_stale = true;
         let Some(function) = self.functions.get_mut(&id) else { return };
@@ -384,11 +243,6 @@ impl Node {
     /// Whether every sender can reach an instance.
     pub(super) fn is_ready(&self, id: InstanceId) -> bool {
         self.stage(id) == Some(Stage::Ready) && self.is_reached(id)
-    }
-
-    fn routes_through(&self, function: FunctionId) -> Vec<Route> {
-        let through = |live: &&super::LiveRoute| live.route.functions().contains(&function);
-        self.routes.values().filter(through).map(|live| live.route.clone()).collect()
     }
 
     /// Something is due.
@@ -432,14 +286,4 @@ impl Node {
             Some(since) => self.timers.set(since + ANSWER_TIMEOUT, Timer::Answer(id)),
         }
     }
-}
-
-/// How many of `routes` take at most `bytes` together.
-fn within(routes: &[Route], bytes: usize) -> usize {
-    let mut total = 0;
-    let fits = |route: &&Route| {
-        total += ramet_control::socket::message_bytes(*route);
-        total <= bytes
-    };
-    routes.iter().take_while(fits).count()
 }

@@ -79,8 +79,8 @@ impl Node {
         if waiting_for == self.waiting_for {
             return;
         }
-        if let Some(gateway) = self.gateway.as_mut().filter(|gateway| gateway.stage >= GatewayStage::Greeted) {
-            gateway.mention(ToGateway::Readiness { waiting_for: waiting_for.clone() });
+        if self.gateway_stage() >= Some(GatewayStage::Greeted) {
+            self.tell_gateway(ToGateway::Readiness { waiting_for: waiting_for.clone() }, Vec::new());
             self.waiting_for = waiting_for;
         }
     }

@@ -6,7 +6,7 @@ use ramet_control::gateway::ToGateway;
 
 use super::change::ChangeError;
 use super::{Mode, Node};
-use crate::gateway_process::GatewayStage;
+use crate::gateway_process::{Gateway, GatewayStage};
 
 /// What the supervisor adds to the time that a child was given.
 const MARGIN: Duration = Duration::from_secs(3);
@@ -29,10 +29,8 @@ impl Node {
 
     async fn drain_everything(&mut self) -> Result<(), super::Interrupted> {
         let timeout = self.settings.gateway.drain_timeout;
-        if self.gateway_stage() == Some(GatewayStage::Serving)
-            && let Some(gateway) = &mut self.gateway
-        {
-            gateway.mention(ToGateway::Drain { timeout });
+        if self.gateway_stage() == Some(GatewayStage::Serving) {
+            self.tell_gateway(ToGateway::Drain { timeout }, Vec::new());
             let drained = |node: &Self| node.gateway_stage().is_none_or(|stage| stage == GatewayStage::Drained);
             self.bounded(timeout + MARGIN, drained).await?;
         }
@@ -42,6 +40,9 @@ impl Node {
         let graces = self.functions.values().map(|function| function.manifest.spec.shutdown_grace);
         let grace = graces.max().unwrap_or_default();
         self.bounded(grace + MARGIN, |node| node.instances.is_empty()).await?;
+        // It could not answer any more once the conversation is closed.
+        let is_quiet = |gateway: &Gateway| gateway.process.conversation.is_quiet();
+        self.bounded(MARGIN, |node| node.gateway.as_ref().is_none_or(is_quiet)).await?;
         if let Some(gateway) = &self.gateway {
             gateway.process.ask_to_end();
         }

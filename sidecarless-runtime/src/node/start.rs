@@ -1,0 +1,163 @@
+//! Starting instances, and giving each its place once it has said hello.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use ramet_common::{FunctionId, InstanceId};
+use ramet_control::gateway::{self, ToGateway};
+use ramet_control::instance::{Join, START_TIMEOUT, ToInstance};
+use ramet_dataplane::Route;
+
+use super::{LiveRoute, Node};
+use crate::dataplane::{DataPlaneError, Member, copy};
+use crate::event::Event;
+use crate::function::{Function, Occupant};
+use crate::ids::NoRoom;
+use crate::instance::{Instance, Stage};
+use crate::process::{Process, StartError};
+use crate::program::{self, Launch, NotFound};
+use crate::timers::Timer;
+
+/// How many bytes of routes a `Join` carries; more follow in messages of their own.
+const JOIN_ROUTES_BYTES: usize = 32 << 10;
+
+/// Why an instance could not be started.
+#[derive(Debug, thiserror::Error)]
+enum LaunchError {
+    #[error(transparent)]
+    NotFound(#[from] NotFound),
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+impl Node {
+    /// Starts instances at all places of a function that are to be filled now.
+    pub(super) fn fill_places(&mut self, function: FunctionId) {
+        let vacancies = self.functions.get_mut(&function).map(Function::vacancies).unwrap_or_default();
+        for place in vacancies {
+            match self.launch(function) {
+                Ok(instance) => self.occupy(function, place, Occupant::Instance(instance)),
+                Err(error) => self.lost(function, place, Duration::ZERO, &format!("it could not be started: {error}")),
+            }
+        }
+    }
+
+    pub(super) fn occupy(&mut self, function: FunctionId, place: u32, occupant: Occupant) {
+        let places = self.functions.get_mut(&function).map(|function| &mut function.places);
+        if let Some(place) = places.and_then(|places| places.get_mut(place as usize)) {
+            place.occupant = occupant;
+        }
+    }
+
+    fn launch(&mut self, function: FunctionId) -> Result<InstanceId, LaunchError> {
+        let id = self.ids.instance()?;
+        let launched = self.launch_as(id, function);
+        if launched.is_err() {
+            self.ids.free_instance(id);
+        }
+        launched.map(|()| id)
+    }
+
+    fn launch_as(&mut self, id: InstanceId, function: FunctionId) -> Result<(), LaunchError> {
+        let Some(function) = self.functions.get(&function) else { return Ok(()) };
+        let launch = Launch::new(&function.manifest, id)?;
+        let sandbox = program::sandbox(&function.manifest, id, &self.settings, self.plane.kind());
+        let program = |stdin| launch.with_stdin(stdin);
+        let event = move |word| Event::Instance(id, word);
+        let (process, captured) = Process::start(program, &sandbox, self.events.clone(), event)?;
+        let name = function.name();
+        for (part, errno) in process.report.refused() {
+            tracing::debug!(function = %name, instance = %id, "the sandbox goes without its {part}: {errno}");
+        }
+        tracing::info!(function = %name, instance = %id, pid = process.pid, "started");
+        let output = match captured {
+            Some(captured) => self.logs.capture(&name, id, captured),
+            None => tokio::spawn(async {}),
+        };
+        let instance = Instance {
+            id,
+            function: function.id,
+            domain: function.domain,
+            name,
+            process,
+            stage: Stage::Starting,
+            started: Instant::now(),
+            is_willing: false,
+            welcomed: None,
+            introduced: None,
+            routes: BTreeSet::new(),
+            is_watched: false,
+            output,
+            condemned: None,
+        };
+        self.timers.set(instance.started + START_TIMEOUT, Timer::Start(id));
+        self.instances.insert(id, instance);
+        Ok(())
+    }
+
+    /// Makes an instance's place on the data plane, and tells it and the gateway.
+    pub(super) fn welcome(&mut self, id: InstanceId) -> Result<(), DataPlaneError> {
+        let Some(instance) = self.instances.get(&id) else { return Ok(()) };
+        let Some(function) = self.functions.get(&instance.function) else { return Ok(()) };
+        let Some(domain) = self.domains.get(&instance.domain) else { return Ok(()) };
+        let mut fds = vec![copy(&domain.memory.pool)?];
+        let member =
+            Member { instance: id, function: function.id, domain: function.domain, capacity: function.capacity() };
+        fds.extend(self.plane.join(member)?);
+        if self.plane.lanes().is_some() {
+            fds.push(copy(&domain.memory.ledger)?);
+        }
+        let mut routes = self.routes_through(function.id);
+        let later = routes.split_off(within(&routes, JOIN_ROUTES_BYTES));
+        let join = Join {
+            instance: id,
+            function: function.id,
+            name: function.name().to_string(),
+            domain: function.domain,
+            layout: domain.layout,
+            transport: self.plane.kind(),
+            concurrency: function.manifest.spec.concurrency,
+            callable: function.calls.clone(),
+            routes,
+        };
+        let introduction = gateway::Instance {
+            instance: id,
+            function: function.id,
+            name: join.name.clone(),
+            domain: function.domain,
+            hang_grace: function.manifest.spec.hang_grace,
+        };
+        let told: BTreeSet<_> = join.routes.iter().chain(&later).map(|route| route.id).collect();
+        let mut welcomed = self.tell(id, ToInstance::Join(Box::new(join)), fds);
+        for route in later {
+            welcomed = self.tell(id, ToInstance::Routes { added: vec![route], retired: Vec::new() }, Vec::new());
+        }
+        let introduced = self.tell_gateway(ToGateway::Instance(introduction), Vec::new());
+        self.introductions.insert(introduced, id);
+        if let Some(instance) = self.instances.get_mut(&id) {
+            instance.stage = Stage::Joining;
+            instance.welcomed = Some(welcomed);
+            instance.introduced = Some(introduced);
+            instance.routes = told;
+        }
+        self.want_lanes_of(id);
+        Ok(())
+    }
+
+    fn routes_through(&self, function: FunctionId) -> Vec<Route> {
+        let through = |live: &&LiveRoute| live.route.functions().contains(&function);
+        self.routes.values().filter(through).map(|live| live.route.clone()).collect()
+    }
+}
+
+/// How many of `routes` take at most `bytes` together.
+fn within(routes: &[Route], bytes: usize) -> usize {
+    let mut total = 0;
+    let fits = |route: &&Route| {
+        total += ramet_control::socket::message_bytes(*route);
+        total <= bytes
+    };
+    routes.iter().take_while(fits).count()
+}
