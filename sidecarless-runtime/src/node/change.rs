@@ -205,7 +205,7 @@ impl Node {
         let failed = |id: &FunctionId| self.functions.get(id).is_some_and(|function| function.failure.is_some());
         let failed = draft.incoming.iter().copied().find(failed);
         let Some(function) = failed.and_then(|id| self.functions.get_mut(&id)) else { return ChangeError::TimedOut };
-        let why = function.failure.clone().unwrap_or_default();
+        let why = format!("function {}: {}", function.name(), function.failure.as_deref().unwrap_or_default());
         let mut last_words = String::new();
         if let Some((instance, output)) = function.failed.take() {
             let name = function.name();

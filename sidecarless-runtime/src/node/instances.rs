@@ -219,7 +219,7 @@ impl Node {
         let mode = self.mode;
         self.is_readiness_stale = true;
         let Some(function) = self.functions.get_mut(&id) else { return };
-        function.failure = Some(format!("function {}: {why}", function.name()));
+        function.failure = Some(why.to_owned());
         if function.role == Role::Retired || mode != Mode::Running {
             return;
         }

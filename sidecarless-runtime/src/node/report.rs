@@ -64,8 +64,8 @@ impl Node {
         let current = self.functions.values().filter(|function| function.role == Role::Current);
         let without = current.filter(|function| self.ready_instances(function) == 0);
         missing.extend(without.map(|function| match &function.failure {
-            Some(failure) => format!("an instance; {failure}"),
-            None => format!("an instance of function {}", function.name()),
+            Some(failure) => format!("function {}: {failure}", function.name()),
+            None => format!("function {}", function.name()),
         }));
         missing
     }

@@ -11,6 +11,8 @@ pub(super) const CASES: &[(&str, fn())] = &[
     ("a_killed_instance_is_replaced", a_killed_instance_is_replaced),
     ("a_crashing_function_waits_longer_each_time", a_crashing_function_waits_longer_each_time),
     ("a_function_of_another_release_is_refused", a_function_of_another_release_is_refused),
+    ("an_instance_that_hangs_is_replaced", an_instance_that_hangs_is_replaced),
+    ("a_refused_instance_may_ask_why", a_refused_instance_may_ask_why),
     ("a_killed_gateway_takes_the_epoch_along", a_killed_gateway_takes_the_epoch_along),
     ("what_an_instance_started_ends_with_it", what_an_instance_started_ends_with_it),
     ("what_an_instance_started_ends_with_the_supervisor", what_an_instance_started_ends_with_the_supervisor),
@@ -66,6 +68,24 @@ fn a_function_of_another_release_is_refused() {
         body.contains("layout version").then_some(body)
     });
     assert!(message.contains("build it with this release"), "{message}");
+}
+
+fn an_instance_that_hangs_is_replaced() {
+    let node = Running::ready("ring", &solo("good", ""));
+    let old = node.ready_instances("solo").remove(0);
+    node.ask_gateway(&format!("hung {}", old.id));
+    eventually("another instance is ready", || {
+        node.ready_instances("solo").iter().any(|instance| instance.id != old.id).then_some(())
+    });
+    assert!(!is_alive(old.pid));
+    assert!(node.log().contains("hangGrace"), "the log says why");
+}
+
+fn a_refused_instance_may_ask_why() {
+    for transport in transports() {
+        let node = Running::ready(transport, &solo("curious", ""));
+        eventually("it is answered", || node.log().contains("told Refusal").then_some(()));
+    }
 }
 
 fn a_killed_gateway_takes_the_epoch_along() {

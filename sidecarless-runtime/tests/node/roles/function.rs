@@ -53,6 +53,9 @@ fn serve(behaviour: &str) -> ExitCode {
     std::thread::spawn(move || service.run(endpoint, pause));
     control.send(&FromInstance::Applied { sequence: first.sequence }, &[]).expect("sent");
     control.send(&FromInstance::Ready, &[]).expect("sent");
+    if behaviour == "curious" {
+        control.send(&FromInstance::WhyRefused, &[]).expect("sent");
+    }
     while let Ok((Numbered { sequence, message }, fds)) = control.receive::<Numbered<ToInstance>>() {
         println!("told {}", word(&message));
         if let ToInstance::Link(Link { peer, function, direction }) = &message {

@@ -2,6 +2,7 @@
 //!
 //! - `send CHAIN`: a message to the chain's first function; answers with the instance that replied, or with an error.
 //! - `log`: everything that the supervisor has said so far, one word and its subject each.
+//! - `hung INSTANCE`: complains about an instance.
 //! - `metrics`: the supervisor's metrics.
 
 use std::collections::HashMap;
@@ -170,6 +171,11 @@ impl Gateway {
         let _ = reader.read_line(&mut line);
         let answer = match line.trim().split_once(' ') {
             Some(("send", chain)) => self.send(chain),
+            Some(("hung", instance)) => {
+                let instance = InstanceId(instance.parse().expect("an instance"));
+                self.say(&FromGateway::Hung { instance });
+                String::new()
+            }
             _ if line.trim() == "log" => self.state.lock().unwrap().log.join("\n"),
             _ if line.trim() == "metrics" => self.metrics().recv_timeout(Duration::from_secs(10)).unwrap_or_default(),
             _ => format!("what is {line}?"),
