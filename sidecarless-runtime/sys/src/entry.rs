@@ -206,13 +206,18 @@ impl Image {
         if errno != Errno::ACCESS {
             return errno;
         }
-        // The interpreter of a script opens it by its descriptor, so that has to stay open. The sandbox's user cannot
-        // reach the file in any other way.
-        let _ = fcntl_setfd(&self.file, FdFlags::empty());
-        let file = self.file.as_raw_fd();
         let (arguments, environment) = (arguments.cast::<*mut c_char>(), environment.cast::<*mut c_char>());
+        let file = self.file.as_raw_fd();
         // SAFETY: C2; the kernel only reads the strings, whatever the prototype says.
-        unsafe { libc::execveat(file, c"".as_ptr(), arguments, environment, libc::AT_EMPTY_PATH) };
+        let by_descriptor =
+            || unsafe { libc::execveat(file, c"".as_ptr(), arguments, environment, libc::AT_EMPTY_PATH) };
+        by_descriptor();
+        if last_errno() == Errno::NOENT {
+            // A script: its interpreter opens it by its descriptor, because the sandbox's user cannot reach the file in
+            // any other way. So it has to stay open.
+            let _ = fcntl_setfd(&self.file, FdFlags::empty());
+            by_descriptor();
+        }
         last_errno()
     }
 }

@@ -163,6 +163,7 @@ fn a_program_runs_although_its_user_cannot_enter_its_folder() {
     std::fs::copy(INMATE, &copy).expect("copied");
     let facts = output(spawn(program(&copy, "facts"), &sandbox()).expect("spawned"));
     assert_eq!(facts["uid"], "234567 234567 234567 234567");
+    assert_eq!(facts["inherited"], "0");
     let script = folder.path().join("script");
     File::create(&script).and_then(|mut file| file.write_all(b"#!/bin/sh\necho said=$1\n")).expect("written");
     std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).expect("executable");

@@ -109,14 +109,7 @@ fn a_killed_gateway_takes_the_epoch_along() {
 
 /// A function that leaves a child behind, which holds nothing of the node's.
 fn with_a_child(seconds: u32) -> String {
-    let script = format!("sleep {seconds} >/dev/null 2>&1 </dev/null & exec \\\"$0\\\" function good");
-    let program = std::env::current_exe().expect("this program");
-    let manifest = format!(
-        "apiVersion: ramet.dev/v1alpha1\nkind: Function\nmetadata: {{name: solo}}\n\
-         spec: {{command: [sh, -c, \"{script}\", {:?}]}}\n---\n",
-        program.display().to_string()
-    );
-    manifest + &chain("solo", &["solo"], "")
+    function("solo", &format!("parent, \"{seconds}\""), "") + &chain("solo", &["solo"], "")
 }
 
 fn is_anybody_sleeping(seconds: u32) -> bool {

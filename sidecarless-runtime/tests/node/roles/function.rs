@@ -1,7 +1,7 @@
 //! A function that gives every message back to where it came from, and instances that misbehave.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -35,6 +35,13 @@ pub(crate) fn run(behaviour: &str) -> ExitCode {
             loop {
                 std::thread::park();
             }
+        }
+        "parent" => {
+            let seconds = std::env::args().nth(3).expect("how long the child sleeps");
+            let mut child = Command::new("sleep");
+            child.arg(seconds).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            child.spawn().expect("a child");
+            serve(behaviour)
         }
         behaviour => serve(behaviour),
     }
