@@ -37,14 +37,19 @@ pub(crate) fn run(behaviour: &str) -> ExitCode {
             }
         }
         "parent" => {
-            let seconds = std::env::args().nth(3).expect("how long the child sleeps");
-            let mut child = Command::new("sleep");
-            child.arg(seconds).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            child.spawn().expect("a child");
+            leave_a_child_behind();
             serve(behaviour)
         }
         behaviour => serve(behaviour),
     }
+}
+
+#[allow(clippy::zombie_processes, reason = "the test is who ends the child")]
+fn leave_a_child_behind() {
+    let seconds = std::env::args().nth(3).expect("how long the child sleeps");
+    let mut child = Command::new("sleep");
+    child.arg(seconds).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    child.spawn().expect("a child");
 }
 
 fn serve(behaviour: &str) -> ExitCode {
