@@ -52,17 +52,6 @@ pub(crate) struct Arrived {
 impl Journey {
     /// Runs the chain on the message in `head`, to the answer.
     pub(crate) async fn run(&self, head: SlotRef, envelope: Envelope) -> Result<Arrived, Problem> {
-        match timeout_at(self.deadline, self.steps(head, envelope)).await {
-            Ok(result) => result,
-            Err(_) => Err(Problem::DeadlineExceeded(self.chain.settings.deadline)),
-        }
-    }
-
-    fn route(&self) -> &Route {
-        &self.chain.settings.route
-    }
-
-    async fn steps(&self, head: SlotRef, envelope: Envelope) -> Result<Arrived, Problem> {
         let (mut head, mut envelope, mut at) = (head, envelope, 0u16);
         // The graph has no cycles, so a message that takes more hops than there are steps was misled by a function.
         for _ in 0..=self.route().steps.len() {
@@ -92,16 +81,24 @@ impl Journey {
         Err(Problem::BadAnswer("it sent the request round in circles"))
     }
 
+    fn late(&self) -> Problem {
+        Problem::DeadlineExceeded(self.chain.settings.deadline)
+    }
+
+    fn route(&self) -> &Route {
+        &self.chain.settings.route
+    }
+
     fn step(&self, at: u16) -> Result<&Step, Problem> {
         self.route().step(at).map_err(|_| Problem::BadAnswer("it named a step that the chain does not have"))
     }
 
     /// Sends the message in `head` to an instance of `function` and waits for what comes back.
     async fn fly(&self, head: SlotRef, envelope: Envelope, at: u16, function: FunctionId) -> Result<Arrived, Problem> {
-        let patience_ends = Instant::now() + INSTANCE_WAIT;
+        let mut patience_ends = None;
         loop {
             let slot = self.holdings.slot(head.slot).ok_or(Problem::BadAnswer("its slot is not in the pool"))?;
-            let departed = self.worker.depart(&self.holdings, head, function, |id| {
+            let departed = self.worker.depart(&self.holdings, head, function, self.deadline, |id| {
                 let envelope = Envelope {
                     request: id,
                     step: at,
@@ -125,12 +122,18 @@ impl Journey {
                 }
                 Outcome::Failed(failure) => return Err(failed(failure)),
                 Outcome::Died => return Err(Problem::FunctionDied),
+                Outcome::Late => return Err(self.late()),
                 Outcome::Refused(Refusal::NoReplica | Refusal::EdgeDenied | Refusal::Unreachable) => {
-                    if Instant::now() >= patience_ends {
+                    let now = Instant::now();
+                    if now >= self.deadline {
+                        return Err(self.late());
+                    }
+                    if now >= *patience_ends.get_or_insert(now + INSTANCE_WAIT) {
                         return Err(Problem::NoInstance);
                     }
                     // Either way the next attempt decides: the wait only keeps it from being busy.
-                    let _ = timeout(INSTANCE_RETRY, self.worker.instance_joined()).await;
+                    let retry_at = self.deadline.min(now + INSTANCE_RETRY);
+                    let _ = timeout_at(retry_at, self.worker.instance_joined()).await;
                 }
                 Outcome::Refused(Refusal::Full) => return Err(Problem::Overloaded),
                 Outcome::Refused(refusal) => {
@@ -160,6 +163,7 @@ impl Journey {
             match within(step.timeout, attempt).await {
                 Ok(arrived) => return Ok(arrived),
                 Err(problem) if left == 0 || !may_be_retried(&problem) => return Err(problem),
+                Err(problem) if Instant::now() >= self.deadline => return Err(problem),
                 Err(problem) => {
                     tracing::info!(chain = self.route().chain, step = step.name, ?problem, "an attempt failed; again");
                     left -= 1;

@@ -15,6 +15,7 @@ use ramet_common::descriptor::Failure;
 use ramet_common::{InstanceId, Refusal, RequestId, SlotIndex};
 use ramet_dataplane::SlotRef;
 use slab::Slab;
+use tokio::time::Instant;
 
 use crate::exchange::Holdings;
 
@@ -31,6 +32,8 @@ pub(crate) enum Outcome {
     Died,
     /// The send was refused; the head never left.
     Refused(Refusal),
+    /// The deadline has passed; the head is still out.
+    Late,
 }
 
 /// What follows a streamed answer.
@@ -62,6 +65,8 @@ pub(crate) struct Flight {
     pub(crate) abandoned: bool,
     /// Who streams the answer, once it does.
     pub(crate) streaming: Option<InstanceId>,
+    /// When the waiter is told that it is late, unless the head is back before.
+    deadline: Instant,
     mailbox: Rc<RefCell<Mailbox>>,
 }
 
@@ -83,11 +88,13 @@ impl Flight {
 pub(crate) struct Flights {
     slab: Slab<(u32, Flight)>,
     count: u32,
+    /// No flight's deadline is earlier.
+    earliest: Option<Instant>,
 }
 
 impl Flights {
     /// Starts a flight; the ticket is what its task waits with.
-    pub(crate) fn depart(&mut self, holdings: Arc<Holdings>, head: SlotRef) -> Ticket {
+    pub(crate) fn depart(&mut self, holdings: Arc<Holdings>, head: SlotRef, deadline: Instant) -> Ticket {
         self.count = self.count.wrapping_add(1);
         let mailbox = Rc::new(RefCell::new(Mailbox::default()));
         let flight = Flight {
@@ -96,6 +103,7 @@ impl Flights {
             lent: Vec::new(),
             abandoned: false,
             streaming: None,
+            deadline,
             mailbox: Rc::clone(&mailbox),
         };
         let place = self.slab.insert((self.count, flight));
@@ -140,6 +148,35 @@ impl Flights {
     pub(crate) fn remove(&mut self, id: RequestId) -> Option<Flight> {
         self.get_mut(id)?;
         Some(self.slab.remove(place_of(id)).1)
+    }
+
+    /// Until when nobody needs to be told that it is late.
+    pub(crate) fn earliest_deadline(&self) -> Option<Instant> {
+        self.earliest
+    }
+
+    /// Notes a deadline. True: it is the earliest now.
+    pub(crate) fn expect(&mut self, deadline: Instant) -> bool {
+        let is_earliest = self.earliest.is_none_or(|earliest| deadline < earliest);
+        if is_earliest {
+            self.earliest = Some(deadline);
+        }
+        is_earliest
+    }
+
+    /// Tells everybody whose deadline has passed. One look at all flights, once per deadline at the most.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        self.earliest = None;
+        for (_, (_, flight)) in &self.slab {
+            if flight.abandoned || flight.streaming.is_some() {
+                continue;
+            }
+            if flight.deadline <= now {
+                flight.post(|mailbox| mailbox.outcome = Some(Outcome::Late));
+            } else if self.earliest.is_none_or(|earliest| flight.deadline < earliest) {
+                self.earliest = Some(flight.deadline);
+            }
+        }
     }
 
     /// Every flight with its id.
@@ -204,6 +241,7 @@ mod tests {
     use ramet_control::gateway;
     use ramet_dataplane::ids::SlotIndex;
     use ramet_dataplane::{Ledger, Pool, PoolLayout};
+    use std::time::Duration;
 
     fn domain() -> Arc<Domain> {
         let layout = PoolLayout { counts: [4, 0, 0, 0, 0] };
@@ -218,9 +256,10 @@ mod tests {
     fn a_late_outcome_finds_no_successor() {
         let mut flights = Flights::default();
         let head = SlotRef { slot: SlotIndex(0), generation: Generation(0) };
-        let first = flights.depart(Holdings::new(domain()), head);
+        let deadline = Instant::now();
+        let first = flights.depart(Holdings::new(domain()), head, deadline);
         flights.land(first.id, Outcome::Died);
-        let second = flights.depart(Holdings::new(domain()), head);
+        let second = flights.depart(Holdings::new(domain()), head, deadline);
         assert_eq!(place_of(first.id), place_of(second.id), "the place is reused");
         assert!(flights.get_mut(first.id).is_none());
         flights.land(first.id, Outcome::Reply { more: false });
@@ -233,10 +272,33 @@ mod tests {
         let mut flights = Flights::default();
         let holdings = Holdings::new(Arc::clone(&domain));
         let head = holdings.allocate_bytes(100).expect("free");
-        let ticket = flights.depart(Arc::clone(&holdings), head);
+        let ticket = flights.depart(Arc::clone(&holdings), head, Instant::now());
         drop(holdings);
         assert_eq!(domain.slots.free()[0], 3, "the flight still holds it");
         flights.land(ticket.id, Outcome::Died);
         assert_eq!(domain.slots.free()[0], 4);
+    }
+
+    #[test]
+    fn only_the_late_are_told_and_the_next_deadline_is_known() {
+        let domain = domain();
+        let mut flights = Flights::default();
+        let head = SlotRef { slot: SlotIndex(0), generation: Generation(0) };
+        let now = Instant::now();
+        let mut depart = |after_ms| {
+            let deadline = now + Duration::from_millis(after_ms);
+            flights.expect(deadline);
+            flights.depart(Holdings::new(Arc::clone(&domain)), head, deadline)
+        };
+        let (late, next, last) = (depart(10), depart(20), depart(30));
+        let outcome = |ticket: &Ticket| ticket.mailbox.borrow().outcome.clone();
+        assert_eq!(flights.earliest_deadline(), Some(now + Duration::from_millis(10)));
+        flights.expire(now + Duration::from_millis(15));
+        assert_eq!((outcome(&late), outcome(&next)), (Some(Outcome::Late), None));
+        assert!(flights.get_mut(late.id).is_some(), "its slots are still somebody's to write");
+        assert_eq!(flights.earliest_deadline(), Some(now + Duration::from_millis(20)));
+        flights.land(next.id, Outcome::Forward);
+        flights.expire(now + Duration::from_millis(25));
+        assert_eq!((outcome(&next), outcome(&last)), (Some(Outcome::Forward), None), "what has landed is not late");
     }
 }

@@ -3,9 +3,13 @@
 mod admin;
 mod answer;
 mod connection;
+mod express;
 mod intake;
+mod open;
 mod patient_io;
+mod request;
 mod service;
 
 pub(crate) use answer::AnswerBody;
 pub(crate) use connection::Listening;
+pub(crate) use express::Shared;

@@ -15,12 +15,13 @@ use ramet_dataplane::endpoint::Links;
 use ramet_dataplane::{Endpoint, SlotRef};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::LocalSet;
+use tokio::time::Instant;
 
 use crate::chains::ChainTable;
 use crate::domain::Domain;
 use crate::exchange::Holdings;
 use crate::flight::{Flights, Outcome, Piece, Ticket};
-use crate::ingress::Listening;
+use crate::ingress::{self, Listening};
 use crate::lending::Loans;
 use crate::process::Shared;
 
@@ -95,9 +96,12 @@ async fn run(
         instances: RefCell::default(),
         departed: RefCell::default(),
         chains: RefCell::default(),
+        express: ingress::Shared::default(),
         joined: Notify::new(),
+        earlier: Notify::new(),
     });
     tokio::task::spawn_local(outbox::flush_always(Rc::clone(&worker)));
+    tokio::task::spawn_local(expire_always(Rc::clone(&worker)));
     let inbox = tokio::task::spawn_local(inbox::receive_always(Rc::clone(&worker), endpoint.receiver));
     let mut listening = Listening::default();
     tokio::pin!(inbox);
@@ -109,6 +113,22 @@ async fn run(
                 let _ = done.send(());
             }
             ended = &mut inbox => return ended.map_err(std::io::Error::other)?.map_err(std::io::Error::other),
+        }
+    }
+}
+
+/// Tells flights that they are late. One timer for all: most requests end long before their deadline, so one of their
+/// own would be set and thrown away for nothing.
+async fn expire_always(worker: Rc<Worker>) {
+    loop {
+        let earliest = worker.flights.borrow().earliest_deadline();
+        let Some(earliest) = earliest else {
+            worker.earlier.notified().await;
+            continue;
+        };
+        tokio::select! {
+            () = tokio::time::sleep_until(earliest) => worker.flights.borrow_mut().expire(Instant::now()),
+            () = worker.earlier.notified() => {}
         }
     }
 }
@@ -134,7 +154,10 @@ pub(crate) struct Worker {
     /// Instances that left a moment ago: what they said before may still be on its way, and counts.
     departed: RefCell<HashMap<InstanceId, DomainId>>,
     chains: RefCell<Arc<ChainTable>>,
+    pub(crate) express: ingress::Shared,
     joined: Notify,
+    /// The earliest deadline has become earlier.
+    earlier: Notify,
 }
 
 impl Worker {
@@ -194,9 +217,16 @@ impl Worker {
         holdings: &Arc<Holdings>,
         head: SlotRef,
         function: FunctionId,
+        deadline: Instant,
         prepare: impl FnOnce(RequestId) -> Result<(), E>,
     ) -> Result<Departed, E> {
-        let ticket = self.flights.borrow_mut().depart(Arc::clone(holdings), head);
+        let ticket = {
+            let mut flights = self.flights.borrow_mut();
+            if flights.expect(deadline) {
+                self.earlier.notify_one();
+            }
+            flights.depart(Arc::clone(holdings), head, deadline)
+        };
         if let Err(error) = prepare(ticket.id) {
             self.flights.borrow_mut().remove(ticket.id);
             return Err(error);

@@ -45,7 +45,7 @@ impl BlockWriter {
         Self { bytes: vec![0; PREFIX_BYTES], headers: 0 }
     }
 
-    /// Adds a header. `name` is lower case.
+    /// Adds a header. Its name is kept in lower case.
     ///
     /// # Errors
     /// More headers or bytes than a block may have.
@@ -60,7 +60,9 @@ impl BlockWriter {
         self.headers += 1;
         self.bytes.extend_from_slice(&name_bytes.to_le_bytes());
         self.bytes.extend_from_slice(&value_bytes.to_le_bytes());
+        let start = self.bytes.len();
         self.bytes.extend_from_slice(name.as_bytes());
+        self.bytes[start..].make_ascii_lowercase();
         self.bytes.extend_from_slice(value);
         Ok(())
     }

@@ -7,12 +7,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderValue, Method, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use ramet_common::SlotIndex;
 use ramet_dataplane::Slot;
-use ramet_dataplane::message::{BodyPlace, Part};
+use ramet_dataplane::message::{BodyPlace, HeadBlock, Part};
 
 use crate::chains::Admission;
 use crate::conduct::Arrived;
@@ -47,7 +46,12 @@ impl AnswerBody {
         Self { now: VecDeque::from([bytes]), bytes_left, stream: None, _admission: None }
     }
 
-    fn from_slots(arrived: Arrived, holdings: &Arc<Holdings>, admission: Admission) -> Self {
+    /// The first piece: all of a body that is not in a slot.
+    pub(super) fn into_bytes(mut self) -> Bytes {
+        self.now.pop_front().unwrap_or_default()
+    }
+
+    pub(super) fn from_slots(arrived: Arrived, holdings: &Arc<Holdings>, admission: Admission) -> Self {
         let bytes_left = arrived.message.body.bytes();
         let now = match arrived.message.body {
             BodyPlace::Inline { bytes: 0, .. } => VecDeque::new(),
@@ -72,6 +76,42 @@ fn is_last_use(parts: &[Part], part: &Part) -> bool {
     parts.len() <= 64 && parts.iter().filter(|other| other.slot == part.slot).count() == 1
 }
 
+/// The status that a function has chosen.
+pub(super) fn status_of(arrived: &Arrived) -> Result<StatusCode, Problem> {
+    StatusCode::from_u16(arrived.message.envelope.status)
+        .map_err(|_| Problem::BadAnswer("its status is no number that HTTP knows"))
+}
+
+/// A function's headers for the client, each checked, without those that speak of the connection.
+pub(super) fn end_to_end<'b>(
+    block: &'b HeadBlock,
+    method: &'b str,
+) -> impl Iterator<Item = Result<(&'b str, &'b [u8]), Problem>> {
+    block.headers().filter(move |(name, _)| !is_ours(name, method)).map(|(name, value)| {
+        if !name.bytes().all(is_of_names) {
+            return Err(Problem::BadAnswer("a header's name has characters that HTTP forbids"));
+        }
+        if !value.iter().all(|&byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f)) {
+            return Err(Problem::BadAnswer("a header's value has characters that HTTP forbids"));
+        }
+        Ok((name, value))
+    })
+}
+
+/// Headers that speak of the connection, or of a length that the gateway knows better.
+fn is_ours(name: &str, method: &str) -> bool {
+    match name {
+        "content-length" => method != "HEAD",
+        "connection" | "te" | "trailer" | "transfer-encoding" | "upgrade" | "keep-alive" | "proxy-connection" => true,
+        _ => false,
+    }
+}
+
+/// What the names of headers are made of (RFC 9110, 5.6.2); functions write them in lower case.
+fn is_of_names(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
 /// Turns what came back from the chain into the client's answer.
 pub(crate) fn respond(
     arrived: Arrived,
@@ -79,32 +119,18 @@ pub(crate) fn respond(
     admission: Admission,
     method: &Method,
 ) -> Result<Response<AnswerBody>, Problem> {
-    let status = StatusCode::from_u16(arrived.message.envelope.status)
-        .map_err(|_| Problem::BadAnswer("its status is no number that HTTP knows"))?;
-    let mut response = Response::builder().status(status);
+    let mut response = Response::builder().status(status_of(&arrived)?);
     let headers = response.headers_mut().ok_or(Problem::BadAnswer("its status is unusable"))?;
     headers.reserve(arrived.message.block.header_count());
-    for (name, value) in arrived.message.block.headers() {
-        let name = HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| Problem::BadAnswer("a header's name has characters that HTTP forbids"))?;
-        if is_ours(&name, method) {
-            continue;
-        }
-        let value = HeaderValue::from_bytes(value)
-            .map_err(|_| Problem::BadAnswer("a header's value has characters that HTTP forbids"))?;
+    for header in end_to_end(&arrived.message.block, method.as_str()) {
+        let (name, value) = header?;
+        let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) else {
+            return Err(Problem::BadAnswer("a header is unusable"));
+        };
         headers.append(name, value);
     }
     let body = AnswerBody::from_slots(arrived, holdings, admission);
     response.body(body).map_err(|_| Problem::BadAnswer("its head is unusable"))
-}
-
-/// Headers that speak of the connection, or of a length that the gateway knows better.
-fn is_ours(name: &HeaderName, method: &Method) -> bool {
-    match *name {
-        CONNECTION | TE | TRAILER | TRANSFER_ENCODING | UPGRADE => true,
-        CONTENT_LENGTH => *method != Method::HEAD,
-        _ => matches!(name.as_str(), "keep-alive" | "proxy-connection"),
-    }
 }
 
 impl Body for AnswerBody {

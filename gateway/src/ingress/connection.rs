@@ -1,27 +1,29 @@
 //! Listeners and connections of a worker: accept, speak HTTP/1.1, h2c or TLS, and drain.
 
-use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::rt::{Read, Write};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
 use ramet_control::gateway::{FromGateway, Protocol};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{sleep, timeout};
 
+use super::open::{Connections, Open};
 use super::patient_io::PatientIo;
-use super::{admin, service};
+use super::request::Client;
+use super::{admin, express, service};
 use crate::worker::Worker;
 
 /// How many HTTP/2 streams one connection may have open.
@@ -30,15 +32,12 @@ const STREAMS_MAX: u32 = 256;
 /// How many resets of its own streams a client may have queued before its connection ends (rapid reset).
 const RESETS_MAX: usize = 64;
 
-/// The open connections; taken out when they are to end.
-type Connections = Rc<RefCell<GracefulShutdown>>;
-
 /// A worker's listeners, and the connections that came of them.
 #[derive(Default)]
 pub(crate) struct Listening {
     listeners: Vec<(TcpListener, Protocol)>,
     accepting: Vec<AbortHandle>,
-    connections: Connections,
+    connections: Rc<Connections>,
 }
 
 impl Listening {
@@ -71,9 +70,9 @@ impl Listening {
         for task in self.accepting.drain(..) {
             task.abort();
         }
-        let connections = self.connections.take();
+        let connections = Rc::clone(&self.connections);
         async move {
-            if timeout(limit, connections.shutdown()).await.is_err() {
+            if timeout(limit, connections.drain()).await.is_err() {
                 tracing::warn!(?limit, "some connections did not end within the drain timeout");
             }
             if worker.shared.worker_drained() {
@@ -86,7 +85,7 @@ impl Listening {
 struct Acceptor {
     worker: Rc<Worker>,
     protocol: Protocol,
-    connections: Connections,
+    connections: Rc<Connections>,
     room: Arc<Semaphore>,
 }
 
@@ -112,25 +111,29 @@ impl Acceptor {
     }
 
     fn connection(&self, stream: TcpStream, peer: SocketAddr) -> impl Future<Output = ()> + 'static {
-        let (worker, protocol, open) = (Rc::clone(&self.worker), self.protocol, Rc::clone(&self.connections));
+        let (worker, protocol, open) = (Rc::clone(&self.worker), self.protocol, self.connections.enter());
         async move {
             // Answers are small and must not wait for an acknowledgement.
             let _ = stream.set_nodelay(true);
             let settings = &worker.shared.settings;
             match (protocol, &worker.shared.tls) {
                 (Protocol::Http, _) => {
-                    let io = PatientIo::new(TokioIo::new(stream), settings.body_timeout);
-                    serve(&worker, io, service::Connection::new(peer, "http"), &open).await;
+                    let client = Rc::new(Client::new(peer, "http"));
+                    if let Some((stream, unread)) = express::serve(&worker, stream, &client, &open).await {
+                        by_hyper(&worker, TokioIo::new(stream), unread, client, &open).await;
+                    }
                 }
                 (Protocol::Admin, _) => {
+                    // The admin address stays open while the node drains, so its connections are not waited for.
+                    drop(open);
                     let io = PatientIo::new(TokioIo::new(stream), settings.body_timeout);
                     admin::serve(&worker, io).await;
                 }
                 (Protocol::Https, Some(tls)) => {
                     let handshake = timeout(settings.header_timeout, tls.accept(stream)).await;
                     if let Ok(Ok(stream)) = handshake {
-                        let io = PatientIo::new(TokioIo::new(stream), settings.body_timeout);
-                        serve(&worker, io, service::Connection::new(peer, "https"), &open).await;
+                        let client = Rc::new(Client::new(peer, "https"));
+                        by_hyper(&worker, TokioIo::new(stream), Bytes::new(), client, &open).await;
                     }
                 }
                 (Protocol::Https, None) => {}
@@ -139,18 +142,30 @@ impl Acceptor {
     }
 }
 
-async fn serve<I>(worker: &Rc<Worker>, io: I, connection: service::Connection, open: &Connections)
+/// Serves a connection with all of HTTP/1.1 and HTTP/2.
+async fn by_hyper<I>(worker: &Rc<Worker>, io: I, unread: Bytes, client: Rc<Client>, open: &Open)
 where
     I: Read + Write + Unpin + 'static,
 {
-    let connection = Rc::new(connection);
+    let io = PatientIo::with_unread(io, unread, worker.shared.settings.body_timeout);
     let service = service_fn(|request| {
-        let (worker, connection) = (Rc::clone(worker), Rc::clone(&connection));
-        async move { Ok::<_, Infallible>(service::answer(worker, connection, request).await) }
+        let (worker, client) = (Rc::clone(worker), Rc::clone(&client));
+        async move { Ok::<_, Infallible>(service::answer(worker, client, request).await) }
     });
-    let builder = builder(worker);
-    let served = open.borrow().watch(builder.serve_connection(io, service).into_owned());
-    let served = served.await;
+    let ended = async {
+        let notice = open.notice();
+        if !open.is_draining() {
+            notice.await;
+        }
+    };
+    let mut served = pin!(builder(worker).serve_connection(io, service).into_owned());
+    let served = tokio::select! {
+        served = &mut served => served,
+        () = ended => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
     if let Err(error) = served {
         tracing::debug!(%error, "a connection ended with an error");
     }

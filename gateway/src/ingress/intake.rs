@@ -3,54 +3,66 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
-use http_body::Body;
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use ramet_dataplane::message::{self, BodyPlace, Envelope, Part};
 use ramet_dataplane::pool::{CLASS_BYTES, CLASSES};
 use ramet_dataplane::{Slot, SlotRef};
-use tokio::task::spawn_local;
-use tokio::time::timeout;
+use tokio::time::Instant;
 
 use crate::exchange::Holdings;
 use crate::problem::Problem;
 
 /// What bounds the body of a request.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct BodyLimits {
+pub(super) struct BodyLimits {
     /// The longest body.
-    pub(crate) bytes_max: u64,
+    pub(super) bytes_max: u64,
     /// The longest wait for the next piece.
-    pub(crate) pause_max: Duration,
-    /// Whether the client sends its body only when it is asked to.
-    pub(crate) awaits_continue: bool,
+    pub(super) pause_max: Duration,
+    /// When all of it has to be there.
+    pub(super) deadline: Instant,
+}
+
+impl BodyLimits {
+    /// Until when a wait that begins now may last.
+    pub(super) fn next_pause_ends(&self) -> Instant {
+        self.deadline.min(Instant::now() + self.pause_max)
+    }
+}
+
+/// Where a body comes from.
+pub(super) trait Source {
+    /// Writes the body's next bytes at `offset` of `slot`, at most `bytes_max`; returns how many, 0 at the end. A body
+    /// that breaks off is an error.
+    async fn fill(
+        &mut self,
+        slot: &mut Slot,
+        offset: usize,
+        bytes_max: usize,
+        limits: BodyLimits,
+    ) -> Result<usize, Problem>;
 }
 
 /// Takes the body in and writes the message; returns its head and the envelope as written.
-pub(crate) async fn take_in(
+pub(super) async fn take_in(
     holdings: &Arc<Holdings>,
     envelope: Envelope,
     block: &[u8],
-    body: Incoming,
+    source: &mut impl Source,
+    exact: Option<u64>,
     limits: BodyLimits,
 ) -> Result<(SlotRef, Envelope), Problem> {
-    if body.is_end_stream() {
+    if exact == Some(0) {
         return write_head(holdings, envelope, block, None, &BodyPlace::EMPTY);
     }
-    let exact = body.size_hint().exact();
     if exact.is_some_and(|bytes| bytes > limits.bytes_max) {
-        if !limits.awaits_continue {
-            spawn_local(discard(body));
-        }
         return Err(Problem::BodyTooLarge(limits.bytes_max));
     }
     let largest = CLASS_BYTES[CLASSES - 1];
     let inline = exact.and_then(|bytes| usize::try_from(bytes).ok());
     let inline = inline.filter(|&bytes| message::inline_slot_bytes(block.len(), bytes) <= largest);
     match inline {
-        Some(bytes) => take_inline(holdings, envelope, block, body, bytes, limits).await,
-        None => take_parts(holdings, envelope, block, body, exact, limits).await,
+        Some(bytes) => take_inline(holdings, envelope, block, source, bytes, limits).await,
+        None => take_parts(holdings, envelope, block, source, exact, limits).await,
     }
 }
 
@@ -58,126 +70,66 @@ async fn take_inline(
     holdings: &Arc<Holdings>,
     envelope: Envelope,
     block: &[u8],
-    mut body: Incoming,
+    source: &mut impl Source,
     bytes: usize,
     limits: BodyLimits,
 ) -> Result<(SlotRef, Envelope), Problem> {
     let head = holdings.allocate_bytes(message::inline_slot_bytes(block.len(), bytes)).ok_or(Problem::PoolExhausted)?;
-    let slot = holdings.slot(head.slot).ok_or(Problem::PoolExhausted)?;
+    let mut slot = holdings.slot(head.slot).ok_or(Problem::PoolExhausted)?;
     let offset = message::inline_offset(slot.bytes(), block.len(), bytes).ok_or(Problem::HeadTooLarge)?;
     let mut written = 0;
-    while let Some(data) = next_piece(&mut body, limits.pause_max).await? {
-        if data.len() > bytes - written {
-            return Err(Problem::BadBody);
+    while written < bytes {
+        match source.fill(&mut slot, offset + written, bytes - written, limits).await? {
+            0 => return Err(Problem::BadBody),
+            count => written += count,
         }
-        slot.copy_in(offset + written, &data).map_err(|_| Problem::BadBody)?;
-        written += data.len();
-    }
-    if written < bytes {
-        return Err(Problem::BadBody);
     }
     write_head(holdings, envelope, block, Some((head, slot)), &BodyPlace::Inline { offset, bytes })
 }
 
+/// Fills slots one after the other, each larger than the one before where the length is not known.
 async fn take_parts(
     holdings: &Arc<Holdings>,
     envelope: Envelope,
     block: &[u8],
-    mut body: Incoming,
+    source: &mut impl Source,
     exact: Option<u64>,
     limits: BodyLimits,
 ) -> Result<(SlotRef, Envelope), Problem> {
-    let mut parts = PartsWriter { holdings, parts: Vec::new(), open: None, total: 0, class: 0 };
-    while let Some(mut data) = next_piece(&mut body, limits.pause_max).await? {
-        if parts.total + data.len() as u64 > limits.bytes_max {
-            spawn_local(discard(body));
-            return Err(Problem::BodyTooLarge(limits.bytes_max));
+    let mut parts = Vec::new();
+    let (mut total, mut is_whole) = (0u64, false);
+    while !is_whole && exact != Some(total) {
+        let class = exact.map_or(parts.len(), |exact| class_for(exact - total));
+        let (found, mut slot) = next_slot(holdings, class).ok_or(Problem::PoolExhausted)?;
+        let mut filled = 0;
+        while filled < slot.bytes() && !is_whole {
+            let room = slot.bytes() - filled;
+            let count = source.fill(&mut slot, filled, room, limits).await?;
+            filled += count;
+            is_whole = count == 0 || exact == Some(total + filled as u64);
+            if total + filled as u64 > limits.bytes_max {
+                return Err(Problem::BodyTooLarge(limits.bytes_max));
+            }
         }
-        let left = exact.map(|exact| exact.saturating_sub(parts.total));
-        while data.has_remaining() {
-            let taken = parts.write(&data, left)?;
-            data.advance(taken);
+        if filled == 0 {
+            holdings.release(found.slot);
+            break;
         }
+        total += filled as u64;
+        parts.push(Part { slot: found.slot, generation: found.generation, offset: 0, bytes: filled as u32 });
     }
-    let parts = parts.parts;
     let place = if parts.is_empty() { BodyPlace::EMPTY } else { BodyPlace::Parts(parts) };
     write_head(holdings, envelope, block, None, &place)
 }
 
-/// Fills slots one after the other, each larger than the one before where the length is not known.
-struct PartsWriter<'h> {
-    holdings: &'h Arc<Holdings>,
-    parts: Vec<Part>,
-    open: Option<Slot>,
-    total: u64,
-    class: usize,
+fn class_for(bytes: u64) -> usize {
+    CLASS_BYTES.iter().position(|&class| class as u64 >= bytes).unwrap_or(CLASSES - 1)
 }
 
-impl PartsWriter<'_> {
-    fn write(&mut self, data: &Bytes, left: Option<u64>) -> Result<usize, Problem> {
-        let slot = match self.open.take() {
-            Some(slot) => slot,
-            None => self.next_slot(left)?,
-        };
-        let part = self.parts.last_mut().ok_or(Problem::BadBody)?;
-        let filled = part.bytes as usize;
-        let taken = data.len().min(slot.bytes() - filled);
-        slot.copy_in(filled, &data[..taken]).map_err(|_| Problem::BadBody)?;
-        part.bytes += taken as u32;
-        self.total += taken as u64;
-        if filled + taken < slot.bytes() {
-            self.open = Some(slot);
-        }
-        Ok(taken)
-    }
-
-    fn next_slot(&mut self, left: Option<u64>) -> Result<Slot, Problem> {
-        let largest = CLASSES - 1;
-        let class = match left.and_then(|left| usize::try_from(left).ok()) {
-            Some(left) => CLASS_BYTES.iter().position(|&bytes| bytes >= left).unwrap_or(largest),
-            None => self.class,
-        };
-        self.class = (self.class + 1).min(largest);
-        // When the large slots are used up, smaller ones serve as well.
-        let found = (0..=class).rev().find_map(|class| self.holdings.allocate_class(class));
-        let found = found.ok_or(Problem::PoolExhausted)?;
-        self.parts.push(Part { slot: found.slot, generation: found.generation, offset: 0, bytes: 0 });
-        self.holdings.slot(found.slot).ok_or(Problem::PoolExhausted)
-    }
-}
-
-/// Reads what a client is still sending while it is told that it is too much: a connection that is closed on unread
-/// bytes is reset, and the client would never see why.
-async fn discard(mut body: Incoming) {
-    const BYTES_MAX: usize = 64 << 20;
-    const TIME_MAX: Duration = Duration::from_secs(2);
-    let read = async {
-        let mut bytes = 0;
-        while let Some(Ok(frame)) = body.frame().await {
-            bytes += frame.data_ref().map_or(0, Bytes::len);
-            if bytes > BYTES_MAX {
-                break;
-            }
-        }
-    };
-    // Whoever sends for longer is cut off.
-    let _ = timeout(TIME_MAX, read).await;
-}
-
-async fn next_piece(body: &mut Incoming, pause_max: Duration) -> Result<Option<Bytes>, Problem> {
-    loop {
-        match timeout(pause_max, body.frame()).await {
-            Err(_) => return Err(Problem::BodyTimeout),
-            Ok(None) => return Ok(None),
-            Ok(Some(Err(_))) => return Err(Problem::BadBody),
-            // Trailers are not passed on.
-            Ok(Some(Ok(frame))) => {
-                if let Ok(data) = frame.into_data() {
-                    return Ok(Some(data));
-                }
-            }
-        }
-    }
+/// A slot of that class; when the large ones are used up, smaller ones serve as well.
+fn next_slot(holdings: &Holdings, class: usize) -> Option<(SlotRef, Slot)> {
+    let found = (0..=class.min(CLASSES - 1)).rev().find_map(|class| holdings.allocate_class(class))?;
+    Some((found, holdings.slot(found.slot)?))
 }
 
 fn write_head(

@@ -1,4 +1,5 @@
-//! A connection whose peer must go on reading: a write that stays blocked for too long ends it.
+//! A connection as hyper is given it: with what was read already, and with a peer that must go on reading, because a
+//! write that stays blocked for too long ends it.
 
 use std::future::Future;
 use std::io;
@@ -6,19 +7,26 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::time::{Sleep, sleep};
 
 /// Bounds how long a client may leave an answer unread; hyper itself bounds only heads.
 pub(crate) struct PatientIo<T> {
     io: T,
+    unread: Bytes,
     patience: Duration,
     blocked: Option<Pin<Box<Sleep>>>,
 }
 
 impl<T> PatientIo<T> {
     pub(crate) fn new(io: T, patience: Duration) -> Self {
-        Self { io, patience, blocked: None }
+        Self::with_unread(io, Bytes::new(), patience)
+    }
+
+    /// The same, where `unread` has been read from `io` but not dealt with.
+    pub(crate) fn with_unread(io: T, unread: Bytes, patience: Duration) -> Self {
+        Self { io, unread, patience, blocked: None }
     }
 
     fn bounded<R>(&mut self, context: &mut Context<'_>, result: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
@@ -36,7 +44,17 @@ impl<T> PatientIo<T> {
 }
 
 impl<T: Read + Unpin> Read for PatientIo<T> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        mut into: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.unread.is_empty() {
+            let bytes = self.unread.len().min(into.remaining());
+            into.put_slice(&self.unread[..bytes]);
+            self.unread.advance(bytes);
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.io).poll_read(context, into)
     }
 }

@@ -1,0 +1,495 @@
+//! The express lane of HTTP/1.1: requests with a body of known length, read straight into slots and answered with as
+//! few steps as HTTP allows. At the first request that needs more, hyper takes the connection over for good.
+//!
+//! A connection's states: idle (it has no buffer) → a head has come → its body is taken in → its chain runs (more
+//! bytes may be read ahead, the end of the stream cancels) → the answer is written → idle.
+
+mod head;
+mod reply;
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use http::StatusCode;
+use http_body::Body;
+use ramet_dataplane::message::BodyPlace;
+use ramet_dataplane::{Slot, SlotRef};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
+
+use self::head::{HEADERS_MAX, Plain};
+use self::reply::{Date, Ends, Framing, HeadWriter};
+use super::answer::{AnswerBody, end_to_end, status_of};
+use super::intake::{BodyLimits, Source};
+use super::open::Open;
+use super::request::{Accepted, Client};
+use crate::chains::{Admission, Chain};
+use crate::conduct::Arrived;
+use crate::exchange::Holdings;
+use crate::problem::Problem;
+use crate::worker::Worker;
+
+/// What one read may bring; heads that do not fit are hyper's.
+const BUFFER_BYTES: usize = 16 << 10;
+
+/// How many buffers a worker keeps for the next requests.
+const BUFFERS_MAX: usize = 64;
+
+/// Bodies up to this are copied behind their head: cheaper than a second piece for the kernel.
+const COPY_BYTES_MAX: usize = 4 << 10;
+
+/// How many pieces of a body are written at once.
+const PIECES_MAX: usize = 16;
+
+/// What the connections of a worker share.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    buffers: RefCell<Vec<Vec<u8>>>,
+    date: RefCell<Date>,
+}
+
+impl Shared {
+    fn take_buffer(&self) -> Vec<u8> {
+        self.buffers.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES))
+    }
+
+    fn give_back(&self, mut buffer: Vec<u8>) {
+        let mut buffers = self.buffers.borrow_mut();
+        if buffers.len() < BUFFERS_MAX && buffer.capacity() == BUFFER_BYTES {
+            buffer.clear();
+            buffers.push(buffer);
+        }
+    }
+}
+
+/// Serves a connection for as long as its requests are plain. What is returned is for hyper to go on with.
+pub(super) async fn serve(
+    worker: &Rc<Worker>,
+    stream: TcpStream,
+    client: &Client,
+    open: &Open,
+) -> Option<(TcpStream, Bytes)> {
+    let settings = &worker.shared.settings;
+    let mut notice = pin!(open.notice());
+    let mut idle = pin!(Idle::new(settings.idle_timeout.max(settings.header_timeout)));
+    let mut lane = Lane { worker, stream, client, unread: Vec::new(), start: 0 };
+    loop {
+        if lane.unread().is_empty() {
+            idle.as_mut().restart();
+            if open.is_draining() || !lane.bytes_come(notice.as_mut(), idle.as_mut()).await {
+                return None;
+            }
+        }
+        let ends = if open.is_draining() { Ends::Connection } else { Ends::Request };
+        match lane.one_request(ends).await {
+            Ok(Served::Whole(Ends::Request)) => {}
+            Ok(Served::Whole(Ends::Connection)) => return None,
+            Ok(Served::Not) => {
+                let unread = Bytes::copy_from_slice(lane.unread());
+                return Some((lane.stream, unread));
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a connection ended with an error");
+                return None;
+            }
+        }
+    }
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Served {
+    Whole(Ends),
+    /// It is hyper's, and nothing has been done about it.
+    Not,
+}
+
+struct Lane<'w> {
+    worker: &'w Rc<Worker>,
+    stream: TcpStream,
+    client: &'w Client,
+    unread: Vec<u8>,
+    start: usize,
+}
+
+/// A request whose head has been read.
+struct Begun {
+    chain: Option<Arc<Chain>>,
+    accepted: Result<Accepted, Problem>,
+    body_bytes: u64,
+    start: Instant,
+    ends: Ends,
+}
+
+impl Lane<'_> {
+    fn unread(&self) -> &[u8] {
+        &self.unread[self.start..]
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.start += bytes;
+        if self.start == self.unread.len() {
+            self.start = 0;
+            self.worker.express.give_back(std::mem::take(&mut self.unread));
+        }
+    }
+
+    /// Waits for bytes of the next request. False: there will be none.
+    async fn bytes_come(&mut self, mut notice: Pin<&mut impl Future>, mut idle: Pin<&mut Idle>) -> bool {
+        poll_fn(|context| {
+            if let Poll::Ready(read) = self.poll_read(context) {
+                return Poll::Ready(matches!(read, Ok(1..)));
+            }
+            if notice.as_mut().poll(context).is_ready() || idle.as_mut().poll(context).is_ready() {
+                return Poll::Ready(false);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Reads what there is, as far as there is room. 0: the client sends no more.
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_read_ready(context))?;
+            if self.unread.capacity() == 0 {
+                self.unread = self.worker.express.take_buffer();
+            }
+            match self.stream.try_read_buf(&mut self.unread) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    async fn one_request(&mut self, ends: Ends) -> io::Result<Served> {
+        let Some(begun) = self.begin(ends) else { return Ok(Served::Not) };
+        let Begun { chain, accepted, body_bytes, start, ends } = begun;
+        let answered = match accepted {
+            Ok(accepted) => self.through_chain(accepted, body_bytes, ends).await?,
+            Err(problem) => {
+                self.consume(body_bytes as usize);
+                Err((problem, ends))
+            }
+        };
+        let (status, ends) = match answered {
+            Ok(status) => (status, ends),
+            Err((problem, ends)) => {
+                tracing::debug!(?problem, "answered by the gateway itself");
+                self.apologise(&problem, ends).await?;
+                (problem.status(), ends)
+            }
+        };
+        match chain {
+            Some(chain) => chain.counters.answered(status, start.elapsed()),
+            None => self.worker.shared.metrics.unrouted(status),
+        }
+        Ok(Served::Whole(ends))
+    }
+
+    /// Reads the head that is next. `None`: hyper shall.
+    fn begin(&mut self, ends: Ends) -> Option<Begun> {
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let Plain { head, head_bytes, body_bytes, closes } = head::parse(&self.unread[self.start..], &mut headers)?;
+        if head_bytes > self.worker.shared.settings.header_bytes_max {
+            return None;
+        }
+        let start = Instant::now();
+        let table = self.worker.chains();
+        let (chain, accepted) = match head.chain(&table) {
+            Ok(chain) => (Some(Arc::clone(chain)), head.accept(self.worker, self.client, chain, start)),
+            Err(problem) => (None, Err(problem)),
+        };
+        // A refusal is only simple if there is no body to wait for.
+        match &accepted {
+            Ok(accepted) if body_bytes > accepted.body_bytes_max() => return None,
+            Err(_) if body_bytes > (self.unread().len() - head_bytes) as u64 => return None,
+            Ok(_) | Err(_) => {}
+        }
+        self.consume(head_bytes);
+        let ends = if closes { Ends::Connection } else { ends };
+        Some(Begun { chain, accepted, body_bytes, start, ends })
+    }
+
+    /// Body in, chain, answer out. The inner error is still to be told to the client.
+    async fn through_chain(
+        &mut self,
+        accepted: Accepted,
+        body_bytes: u64,
+        ends: Ends,
+    ) -> io::Result<Result<StatusCode, (Problem, Ends)>> {
+        let mut source = SocketBody { lane: self, left: body_bytes };
+        let (head, envelope) = match accepted.take_in(&mut source, Some(body_bytes)).await {
+            Ok(taken_in) => taken_in,
+            // Who knows where the next request begins.
+            Err(problem) => return Ok(Err((problem, Ends::Connection))),
+        };
+        let Accepted { journey, admission, .. } = accepted;
+        let arrived = match self.unless_gone(journey.run(head, envelope)).await? {
+            Ok(arrived) => arrived,
+            Err(problem) => return Ok(Err((problem, ends))),
+        };
+        self.answer(arrived, &journey.holdings, admission, ends).await.map(|answered| answered.map_err(|p| (p, ends)))
+    }
+
+    /// Waits for `work` unless the client ends the stream, which cancels it. If bytes of a later request come, they are
+    /// kept, and the client is taken to be there.
+    async fn unless_gone<T>(&mut self, work: impl Future<Output = T>) -> io::Result<T> {
+        let mut work = pin!(work);
+        poll_fn(|context| {
+            loop {
+                if let Poll::Ready(result) = work.as_mut().poll(context) {
+                    return Poll::Ready(Ok(result));
+                }
+                if !self.unread().is_empty() {
+                    return Poll::Pending;
+                }
+                match ready!(self.poll_read(context)) {
+                    Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                    Ok(_) => {}
+                    Err(error) => return Poll::Ready(Err(error)),
+                }
+            }
+        })
+        .await
+    }
+
+    async fn answer(
+        &mut self,
+        arrived: Arrived,
+        holdings: &Arc<Holdings>,
+        admission: Admission,
+        ends: Ends,
+    ) -> io::Result<Result<StatusCode, Problem>> {
+        let mut out = self.worker.express.take_buffer();
+        let (status, framing) = match self.write_head(&mut out, &arrived, ends) {
+            Ok(written) => written,
+            Err(problem) => return Ok(Err(problem)),
+        };
+        match inline(&arrived, holdings) {
+            _ if framing == Framing::NoBody => {}
+            Some((slot, offset, bytes)) if bytes <= COPY_BYTES_MAX => {
+                out.extend_from_slice(slot.slice(offset, bytes).unwrap_or_default());
+            }
+            _ => {
+                let body = AnswerBody::from_slots(arrived, holdings, admission);
+                return self.write_pieces(Bytes::from(out), body, framing).await.map(|()| Ok(status));
+            }
+        }
+        self.write_all(&out).await?;
+        self.worker.express.give_back(out);
+        Ok(Ok(status))
+    }
+
+    fn write_head(&self, out: &mut Vec<u8>, arrived: &Arrived, ends: Ends) -> Result<(StatusCode, Framing), Problem> {
+        let status = status_of(arrived)?;
+        let bytes = arrived.stream.is_none().then(|| arrived.message.body.bytes());
+        let framing = Framing::of(status, bytes);
+        let mut head = HeadWriter::new(out, status);
+        for header in end_to_end(&arrived.message.block, "") {
+            let (name, value) = header?;
+            head.header(name, value);
+        }
+        head.finish(framing, self.worker.express.date.borrow_mut().at(Instant::now()), ends);
+        Ok((status, framing))
+    }
+
+    /// Answers for the gateway itself.
+    async fn apologise(&mut self, problem: &Problem, ends: Ends) -> io::Result<()> {
+        let (parts, body) = problem.response().into_parts();
+        let body = body.into_bytes();
+        let mut out = self.worker.express.take_buffer();
+        let mut head = HeadWriter::new(&mut out, parts.status);
+        for (name, value) in parts.headers.iter().filter(|(name, _)| *name != http::header::CONNECTION) {
+            head.header(name.as_str(), value.as_bytes());
+        }
+        let framing = Framing::Length(body.len() as u64);
+        head.finish(framing, self.worker.express.date.borrow_mut().at(Instant::now()), ends);
+        out.extend_from_slice(&body);
+        self.write_all(&out).await?;
+        self.worker.express.give_back(out);
+        if ends == Ends::Connection {
+            self.linger().await;
+        }
+        Ok(())
+    }
+
+    /// Reads what the client is still sending: a connection that is closed on unread bytes is reset, and the client
+    /// would never see why.
+    async fn linger(&mut self) {
+        const TIME_MAX: Duration = Duration::from_secs(2);
+        let read = async {
+            let _ = tokio::io::AsyncWriteExt::shutdown(&mut self.stream).await;
+            let mut scratch = [0; 4096];
+            while matches!(tokio::io::AsyncReadExt::read(&mut self.stream, &mut scratch).await, Ok(1..)) {}
+        };
+        // Whoever sends for longer is cut off.
+        let _ = timeout(TIME_MAX, read).await;
+    }
+
+    async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.stream.try_write(bytes) {
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the client has made room by reading.
+    async fn writable(&self) -> io::Result<()> {
+        let patience = self.worker.shared.settings.body_timeout;
+        timeout(patience, self.stream.writable()).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    }
+
+    /// Writes head and body from where they are.
+    async fn write_pieces(&mut self, head: Bytes, mut body: AnswerBody, framing: Framing) -> io::Result<()> {
+        let mut pieces = VecDeque::from([head]);
+        let mut is_whole = false;
+        while !is_whole || !pieces.is_empty() {
+            while !is_whole && pieces.len() < PIECES_MAX {
+                let has_pieces = !pieces.is_empty();
+                let next = self.unless_gone(poll_fn(|context| match Pin::new(&mut body).poll_frame(context) {
+                    Poll::Pending if has_pieces => Poll::Ready(None),
+                    Poll::Pending => Poll::Pending,
+                    Poll::Ready(frame) => Poll::Ready(Some(frame)),
+                }));
+                match next.await? {
+                    None => break,
+                    Some(None) => {
+                        is_whole = true;
+                        pieces.extend((framing == Framing::Chunked).then(|| Bytes::from_static(b"0\r\n\r\n")));
+                    }
+                    // The client must not take what it has for the whole, so the connection breaks off.
+                    Some(Some(Err(broken))) => return Err(io::Error::other(broken)),
+                    Some(Some(Ok(frame))) => {
+                        let data = frame.into_data().unwrap_or_default();
+                        if framing == Framing::Chunked {
+                            let length = Bytes::from(format!("{:x}\r\n", data.len()));
+                            pieces.extend([length, data, Bytes::from_static(b"\r\n")]);
+                        } else {
+                            pieces.push_back(data);
+                        }
+                    }
+                }
+            }
+            self.write_some(&mut pieces).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_some(&mut self, pieces: &mut VecDeque<Bytes>) -> io::Result<()> {
+        let written = {
+            let slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+            self.stream.try_write_vectored(&slices)
+        };
+        let mut written = match written {
+            Ok(written) => written,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.writable().await,
+            Err(error) => return Err(error),
+        };
+        while let Some(piece) = pieces.front_mut() {
+            let bytes = piece.len().min(written);
+            piece.advance(bytes);
+            written -= bytes;
+            if !piece.is_empty() {
+                break;
+            }
+            pieces.pop_front();
+        }
+        Ok(())
+    }
+}
+
+/// Where an answer's body is, if it is in its head's slot.
+fn inline(arrived: &Arrived, holdings: &Holdings) -> Option<(Slot, usize, usize)> {
+    let SlotRef { slot, .. } = arrived.head;
+    match arrived.message.body {
+        BodyPlace::Inline { offset, bytes } if arrived.stream.is_none() => Some((holdings.slot(slot)?, offset, bytes)),
+        BodyPlace::Inline { .. } | BodyPlace::Parts(_) => None,
+    }
+}
+
+/// A body that follows its head on the socket: what has been read with the head, then straight into the slot.
+struct SocketBody<'l, 'w> {
+    lane: &'l mut Lane<'w>,
+    left: u64,
+}
+
+impl Source for SocketBody<'_, '_> {
+    async fn fill(
+        &mut self,
+        slot: &mut Slot,
+        offset: usize,
+        bytes_max: usize,
+        limits: BodyLimits,
+    ) -> Result<usize, Problem> {
+        let wanted = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes_max);
+        let bytes = match self.lane.unread() {
+            [] => self.receive(slot.slice_mut(offset, wanted).map_err(|_| Problem::BadBody)?, limits).await?,
+            unread => {
+                let bytes = unread.len().min(wanted);
+                slot.copy_in(offset, &unread[..bytes]).map_err(|_| Problem::BadBody)?;
+                self.lane.consume(bytes);
+                bytes
+            }
+        };
+        self.left -= bytes as u64;
+        Ok(bytes)
+    }
+}
+
+impl SocketBody<'_, '_> {
+    async fn receive(&mut self, into: &mut [u8], limits: BodyLimits) -> Result<usize, Problem> {
+        loop {
+            match self.lane.stream.try_read(into) {
+                Ok(0) if !into.is_empty() => return Err(Problem::BadBody),
+                Ok(bytes) => return Ok(bytes),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let readable = timeout_at(limits.next_pause_ends(), self.lane.stream.readable()).await;
+                    readable.map_err(|_| Problem::BodyTimeout)?.map_err(|_| Problem::BadBody)?;
+                }
+                Err(_) => return Err(Problem::BadBody),
+            }
+        }
+    }
+}
+
+/// Ends a connection on which nothing happens. Its timer is set once per time-out, not once per request.
+struct Idle {
+    limit: Duration,
+    since: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Idle {
+    fn new(limit: Duration) -> Self {
+        let since = Instant::now();
+        Self { limit, since, timer: Box::pin(sleep_until(since + limit)) }
+    }
+
+    fn restart(self: Pin<&mut Self>) {
+        self.get_mut().since = Instant::now();
+    }
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        ready!(this.timer.as_mut().poll(context));
+        let ends = this.since + this.limit;
+        if Instant::now() >= ends {
+            return Poll::Ready(());
+        }
+        this.timer.as_mut().reset(ends);
+        this.timer.as_mut().poll(context)
+    }
+}

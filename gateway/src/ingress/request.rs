@@ -1,0 +1,205 @@
+//! What a request asks for, whichever parser has read it: its chain, its limits, and its head as functions see it.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use httparse::Header;
+use ramet_dataplane::SlotRef;
+use ramet_dataplane::clock;
+use ramet_dataplane::message::{BlockWriter, Envelope, MessageError};
+use tokio::time::Instant;
+
+use super::intake::{self, BodyLimits, Source};
+use crate::chains::{Admission, Chain, ChainTable, NoChain};
+use crate::conduct::Journey;
+use crate::exchange::Holdings;
+use crate::problem::Problem;
+use crate::worker::Worker;
+
+/// Who is at the other end of a connection, as functions are told.
+#[derive(Debug)]
+pub(super) struct Client {
+    address: String,
+    scheme: &'static str,
+}
+
+impl Client {
+    pub(super) fn new(peer: SocketAddr, scheme: &'static str) -> Self {
+        Self { address: peer.ip().to_string(), scheme }
+    }
+}
+
+/// Request line and headers.
+#[derive(Debug)]
+pub(super) struct Head<'a> {
+    pub(super) method: &'a str,
+    /// Path and query.
+    pub(super) target: &'a str,
+    /// Empty if the client named none.
+    pub(super) host: &'a str,
+    pub(super) headers: &'a [Header<'a>],
+}
+
+/// A request that its chain has admitted; its body is still to come.
+pub(super) struct Accepted {
+    pub(super) journey: Journey,
+    pub(super) admission: Admission,
+    block: Vec<u8>,
+    envelope: Envelope,
+    limits: BodyLimits,
+}
+
+impl Head<'_> {
+    pub(super) fn chain<'t>(&self, table: &'t ChainTable) -> Result<&'t Arc<Chain>, Problem> {
+        let path = self.target.split('?').next().unwrap_or_default();
+        table.find(self.host, path, self.method).map_err(|error| match error {
+            NoChain::NotFound => Problem::NoChain,
+            NoChain::MethodNotAllowed(allowed) => Problem::MethodNotAllowed(allowed),
+        })
+    }
+
+    /// Admits the request to its chain.
+    pub(super) fn accept(
+        &self,
+        worker: &Rc<Worker>,
+        client: &Client,
+        chain: &Arc<Chain>,
+        start: Instant,
+    ) -> Result<Accepted, Problem> {
+        let admission = chain.admit(&worker.shared.on_idle).ok_or(Problem::TooManyRequests)?;
+        let domain = worker.domain(chain.settings.route.domain).ok_or(Problem::NoInstance)?;
+        let quota = domain.body_quota_bytes();
+        let deadline = start + chain.settings.deadline;
+        let limits = BodyLimits {
+            bytes_max: chain.settings.body_bytes_max.map_or(quota, |limit| limit.min(quota)),
+            pause_max: worker.shared.settings.body_timeout,
+            deadline,
+        };
+        let block = self.block(client)?;
+        let deadline_ns = u64::try_from(chain.settings.deadline.as_nanos()).unwrap_or(u64::MAX);
+        let envelope = Envelope {
+            route: chain.route_id(),
+            deadline_ns: clock::now_ns().saturating_add(deadline_ns),
+            ..self.trace_context()
+        };
+        let holdings = Holdings::new(domain);
+        let journey = Journey { worker: Rc::clone(worker), chain: Arc::clone(chain), holdings, deadline };
+        Ok(Accepted { journey, admission, block, envelope, limits })
+    }
+
+    /// Request line and end-to-end headers, as functions see them.
+    fn block(&self, client: &Client) -> Result<Vec<u8>, Problem> {
+        let mut block = BlockWriter::request(self.method, self.target);
+        let too_large = |_: MessageError| Problem::HeadTooLarge;
+        let mut names_host = false;
+        for Header { name, value } in self.headers {
+            names_host |= name.eq_ignore_ascii_case("host");
+            if !is_for_the_gateway(name) {
+                block.header(name, value).map_err(too_large)?;
+            }
+        }
+        if !names_host {
+            block.header("host", self.host.as_bytes()).map_err(too_large)?;
+        }
+        block.header("x-forwarded-for", client.address.as_bytes()).map_err(too_large)?;
+        block.header("x-forwarded-proto", client.scheme.as_bytes()).map_err(too_large)?;
+        Ok(block.finish())
+    }
+
+    /// The client's W3C trace context, if it sent a valid one.
+    fn trace_context(&self) -> Envelope {
+        let mut envelope = Envelope::default();
+        let named = self.headers.iter().find(|header| header.name.eq_ignore_ascii_case("traceparent"));
+        let Some(value) = named.map(|header| header.value) else { return envelope };
+        // 00-<32 hex>-<16 hex>-<2 hex>
+        let well_formed = value.len() == 55 && value.starts_with(b"00-") && value[35] == b'-' && value[52] == b'-';
+        if well_formed
+            && let (Some(trace_id), Some(span_id), Some([flags])) =
+                (hex::<16>(&value[3..35]), hex::<8>(&value[36..52]), hex::<1>(&value[53..55]))
+        {
+            (envelope.trace_id, envelope.span_id, envelope.trace_flags) = (trace_id, span_id, flags);
+        }
+        envelope
+    }
+}
+
+impl Accepted {
+    /// The longest body that the chain takes.
+    pub(super) fn body_bytes_max(&self) -> u64 {
+        self.limits.bytes_max
+    }
+
+    /// Writes body and head into slots; returns the head's slot and the envelope as written.
+    pub(super) async fn take_in(
+        &self,
+        source: &mut impl Source,
+        exact: Option<u64>,
+    ) -> Result<(SlotRef, Envelope), Problem> {
+        intake::take_in(&self.journey.holdings, self.envelope, &self.block, source, exact, self.limits).await
+    }
+}
+
+/// Headers that speak of the connection, or that the gateway sets itself.
+pub(super) fn is_for_the_gateway(name: &str) -> bool {
+    let known = match name.len() {
+        2 => "te",
+        7 if name.as_bytes()[0].eq_ignore_ascii_case(&b't') => "trailer",
+        7 => "upgrade",
+        10 if name.as_bytes()[0].eq_ignore_ascii_case(&b'c') => "connection",
+        10 => "keep-alive",
+        15 => "x-forwarded-for",
+        16 => "proxy-connection",
+        17 if name.as_bytes()[0].eq_ignore_ascii_case(&b't') => "transfer-encoding",
+        17 => "x-forwarded-proto",
+        _ => return false,
+    };
+    name.eq_ignore_ascii_case(known)
+}
+
+fn hex<const BYTES: usize>(text: &[u8]) -> Option<[u8; BYTES]> {
+    let mut bytes = [0; BYTES];
+    for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
+        let digit = |character: u8| char::from(character).to_digit(16);
+        *byte = (digit(pair[0])? << 4 | digit(pair[1])?) as u8;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ramet_dataplane::message::HeadBlock;
+
+    fn head<'a>(headers: &'a [Header<'a>]) -> Head<'a> {
+        Head { method: "GET", target: "/a?b", host: "h", headers }
+    }
+
+    #[test]
+    fn a_valid_trace_context_is_passed_on_and_garbage_is_not() {
+        let context = |value: &str| head(&[Header { name: "Traceparent", value: value.as_bytes() }]).trace_context();
+        let envelope = context("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+        assert_eq!((envelope.trace_id[0], envelope.span_id[7], envelope.trace_flags), (0x0a, 0x31, 1));
+        for garbage in ["", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b716920333z-01", "01-short"] {
+            assert_eq!(context(garbage), Envelope::default(), "{garbage}");
+        }
+    }
+
+    #[test]
+    fn functions_see_end_to_end_headers_in_lower_case() {
+        let hop = ["TE", "Trailer", "Upgrade", "Connection", "Keep-Alive", "X-Forwarded-For", "Proxy-Connection"];
+        let more = ["Transfer-Encoding", "X-Forwarded-Proto", "Accept", "X-My-Header"];
+        let headers: Vec<_> = hop.iter().chain(&more).map(|name| Header { name, value: b"v" }).collect();
+        let client = Client::new(SocketAddr::from(([127, 0, 0, 1], 80)), "http");
+        let block = HeadBlock::parse(head(&headers).block(&client).expect("small")).expect("well-formed");
+        let seen: Vec<_> = block.headers().collect();
+        let expected: [(&str, &[u8]); 5] = [
+            ("accept", b"v"),
+            ("x-my-header", b"v"),
+            ("host", b"h"),
+            ("x-forwarded-for", b"127.0.0.1"),
+            ("x-forwarded-proto", b"http"),
+        ];
+        assert_eq!(seen, expected);
+    }
+}
