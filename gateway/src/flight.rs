@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use ramet_common::descriptor::Failure;
-use ramet_common::{InstanceId, Refusal, RequestId, SlotIndex};
+use ramet_common::{InstanceId, PacketDescriptor, Refusal, RequestId, SlotIndex};
 use ramet_dataplane::SlotRef;
 use slab::Slab;
 use tokio::time::Instant;
@@ -65,12 +65,19 @@ pub(crate) struct Flight {
     pub(crate) abandoned: bool,
     /// Who streams the answer, once it does.
     pub(crate) streaming: Option<InstanceId>,
+    /// What the streaming instance has asked for, to be answered when the client has read on.
+    pub(crate) withheld: VecDeque<PacketDescriptor>,
     /// When the waiter is told that it is late, unless the head is back before.
     deadline: Instant,
     mailbox: Rc<RefCell<Mailbox>>,
 }
 
 impl Flight {
+    /// How many pieces of a streamed answer wait to be written.
+    pub(crate) fn unwritten(&self) -> usize {
+        self.mailbox.borrow().pieces.len()
+    }
+
     fn post(&self, change: impl FnOnce(&mut Mailbox)) {
         let waker = {
             let mut mailbox = self.mailbox.borrow_mut();
@@ -103,6 +110,7 @@ impl Flights {
             lent: Vec::new(),
             abandoned: false,
             streaming: None,
+            withheld: VecDeque::new(),
             deadline,
             mailbox: Rc::clone(&mailbox),
         };
@@ -220,7 +228,7 @@ impl Ticket {
         .await
     }
 
-    /// The next piece of a streamed answer, for a body's `poll_frame`.
+    /// The next piece of a streamed answer.
     pub(crate) fn poll_piece(&self, context: &mut std::task::Context<'_>) -> Poll<Piece> {
         let mut mailbox = self.mailbox.borrow_mut();
         match mailbox.pieces.pop_front() {

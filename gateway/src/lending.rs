@@ -22,6 +22,13 @@ const LENT_MAX: usize = 4096;
 /// How many loans one instance may have at once.
 const LOANS_PER_INSTANCE_MAX: usize = 256;
 
+/// How many pieces of a streamed answer may wait for the client before no more slots are lent for it: a client that
+/// reads slowly must not fill the pool.
+const UNWRITTEN_MAX: usize = 16;
+
+/// How many requests for slots one streamed answer may have waiting.
+const WITHHELD_MAX: usize = 16;
+
 /// A head that the gateway has granted.
 #[derive(Debug)]
 pub(crate) struct Loan {
@@ -69,10 +76,14 @@ impl Loans {
 }
 
 impl Worker {
-    /// Answers a `Want`. The sender must hold the head that it asks for.
+    /// Answers a `Want`, now or when the client has read on. The sender must hold the head that it asks for.
     pub(crate) fn lend(self: &Rc<Self>, want: &PacketDescriptor, domain: &Arc<Domain>) {
-        if !holds(domain, want.peer, slot_ref(want)) && !self.streams(want) {
+        let streams = self.streams(want);
+        if !streams && !holds(domain, want.peer, slot_ref(want)) {
             return self.reject(want);
+        }
+        if streams && self.withhold(want) {
+            return;
         }
         let lent = match want_parts(want.aux) {
             (WANT_HEAD, class) => self.grant(want, domain, usize::from(class)),
@@ -89,6 +100,35 @@ impl Worker {
             flight.streaming == Some(want.peer) && flight.head == slot_ref(want) && !flight.abandoned
         })
         .unwrap_or(false)
+    }
+
+    /// Keeps a `Want` for later if the client is behind.
+    fn withhold(self: &Rc<Self>, want: &PacketDescriptor) -> bool {
+        let room = self.with_flight(want.request, |flight| {
+            let room = WITHHELD_MAX - flight.withheld.len();
+            (flight.unwritten() >= UNWRITTEN_MAX).then(|| {
+                flight.withheld.extend((room > 0).then_some(*want));
+                room
+            })
+        });
+        if room == Some(Some(0)) {
+            self.apologise(want.peer, want, Failure::Exhausted);
+        }
+        room.flatten().is_some()
+    }
+
+    /// Answers what was withheld, as far as the client has read on.
+    pub(crate) fn lend_withheld(self: &Rc<Self>, id: RequestId) {
+        let next = || {
+            self.with_flight(id, |flight| {
+                let may_go_on = flight.unwritten() < UNWRITTEN_MAX;
+                let want = if may_go_on { flight.withheld.pop_front() } else { None };
+                want.map(|want| (want, Arc::clone(flight.holdings.domain())))
+            })
+        };
+        while let Some(Some((want, domain))) = next() {
+            self.lend(&want, &domain);
+        }
     }
 
     fn lend_slots(self: &Rc<Self>, want: &PacketDescriptor, domain: &Arc<Domain>, class: usize, count: usize) -> bool {

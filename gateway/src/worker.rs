@@ -250,12 +250,7 @@ impl Worker {
             (flight.head, Arc::clone(flight.holdings.domain()), flight.streaming)
         };
         let holder = streaming.or_else(|| holder_of(&domain, head));
-        let info = holder.and_then(|holder| self.instances.borrow().get(&holder).cloned());
-        if let Some(info) = &info {
-            let cancel = PacketDescriptor::new(Kind::Cancel, info.function, head.slot, head.generation, id);
-            self.tell(cancel.to_instance(info.instance));
-        }
-        let grace = info.map_or(HANG_GRACE_DEFAULT, |info| info.hang_grace);
+        let grace = holder.and_then(|holder| self.cancel(holder, head, id)).unwrap_or(HANG_GRACE_DEFAULT);
         let worker = Rc::clone(self);
         tokio::task::spawn_local(async move {
             tokio::time::sleep(grace).await;
@@ -266,6 +261,14 @@ impl Worker {
                 worker.shared.say(&FromGateway::Hung { instance });
             }
         });
+    }
+
+    /// Tells an instance that nobody waits for what it does; returns how long it may go on.
+    fn cancel(self: &Rc<Self>, instance: InstanceId, head: SlotRef, id: RequestId) -> Option<Duration> {
+        let info = self.instances.borrow().get(&instance).cloned()?;
+        let cancel = PacketDescriptor::new(Kind::Cancel, info.function, head.slot, head.generation, id);
+        self.tell(cancel.to_instance(instance));
+        Some(info.hang_grace)
     }
 
     /// Ends everything that a dead instance held. Looked at again shortly after, for a message that was on its way.
@@ -315,12 +318,21 @@ impl Worker {
 /// A flight with the task that waits for it. Dropping it while the message is out abandons the flight.
 pub(crate) struct Departed {
     worker: Rc<Worker>,
-    pub(crate) ticket: Ticket,
+    ticket: Ticket,
 }
 
 impl Departed {
     pub(crate) async fn outcome(&self) -> Outcome {
         self.ticket.outcome().await
+    }
+
+    /// The next piece of a streamed answer, for a body's `poll_frame`. Whoever streams may go on writing.
+    pub(crate) fn poll_piece(&self, context: &mut std::task::Context<'_>) -> std::task::Poll<Piece> {
+        let piece = self.ticket.poll_piece(context);
+        if piece.is_ready() {
+            self.worker.lend_withheld(self.ticket.id);
+        }
+        piece
     }
 }
 

@@ -146,7 +146,7 @@ impl Body for AnswerBody {
             return Poll::Ready(Some(Ok(Frame::data(bytes))));
         }
         let Some(stream) = &self.stream else { return Poll::Ready(None) };
-        match stream.departed.ticket.poll_piece(context) {
+        match stream.departed.poll_piece(context) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Piece::Bytes { slot, bytes }) => {
                 let bytes = SlotBytes::hand_out(&stream.holdings, slot.slot, 0, bytes as usize, Release::AtOnce);

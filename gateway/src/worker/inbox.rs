@@ -103,6 +103,10 @@ impl Worker {
         }
         if self.is_head_of(descriptor.request, descriptor, domain) {
             self.flights.borrow_mut().stream(descriptor.request, descriptor.peer);
+            // Its client may have left while the head was on its way here and had no holder to be told.
+            if self.with_flight(descriptor.request, |flight| flight.abandoned) == Some(true) {
+                self.cancel(descriptor.peer, slot_ref(descriptor), descriptor.request);
+            }
         } else {
             self.misdirected(descriptor, domain);
         }
