@@ -42,6 +42,14 @@ pub(crate) enum Update {
     Drain(Duration),
 }
 
+/// A head that came back to a worker that does not know it. As each costs its sender the head, there are never more
+/// than the sender was given.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stray {
+    pub(crate) domain: DomainId,
+    pub(crate) head: SlotRef,
+}
+
 /// The way to a worker.
 #[derive(Debug)]
 pub(crate) struct WorkerHandle {
@@ -66,11 +74,13 @@ pub(crate) fn start(
     shared: Arc<Shared>,
 ) -> std::io::Result<WorkerHandle> {
     let (updates, inbox) = mpsc::unbounded_channel();
+    let (strays, found) = mpsc::unbounded_channel();
+    shared.introduce(instance, strays);
     let links = endpoint.links.clone();
     std::thread::Builder::new().name(format!("gateway-{index}")).spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let result =
-            runtime.and_then(|runtime| LocalSet::new().block_on(&runtime, run(instance, endpoint, shared, inbox)));
+        let result = runtime
+            .and_then(|runtime| LocalSet::new().block_on(&runtime, run(instance, endpoint, shared, inbox, found)));
         // Without this worker the node would answer half of its connections: better none, and a fresh start.
         if let Err(error) = result {
             tracing::error!(%error, worker = index, "a gateway worker failed; the gateway ends");
@@ -85,6 +95,7 @@ async fn run(
     endpoint: Endpoint,
     shared: Arc<Shared>,
     mut updates: mpsc::UnboundedReceiver<(Update, std::sync::mpsc::Sender<()>)>,
+    mut strays: mpsc::UnboundedReceiver<Stray>,
 ) -> std::io::Result<()> {
     let worker = Rc::new(Worker {
         instance,
@@ -112,6 +123,7 @@ async fn run(
                 worker.apply(update, &mut listening).await?;
                 let _ = done.send(());
             }
+            Some(stray) = strays.recv() => worker.end_stray(stray),
             ended = &mut inbox => return ended.map_err(std::io::Error::other)?.map_err(std::io::Error::other),
         }
     }

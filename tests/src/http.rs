@@ -4,6 +4,8 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use crate::queue::{Queued, queued};
+
 /// How long a client waits for bytes before it calls the answer missing.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -111,6 +113,15 @@ impl Client {
             }
         };
         Ok(answer)
+    }
+
+    /// What the kernel holds at the far side's end of this connection; `None` before it is there.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub fn queued_at_far_side(&self) -> io::Result<Option<Queued>> {
+        let stream = self.reader.get_ref();
+        queued(stream.peer_addr()?, stream.local_addr()?)
     }
 
     /// Whether the far side has closed the connection.

@@ -3,6 +3,7 @@
 
 pub mod http;
 pub mod node;
+pub mod queue;
 pub mod wait;
 
 pub use http::{Answer, Client};

@@ -1,6 +1,7 @@
 //! A node of its own for a test: started on free ports, asked over HTTP, stopped by pid.
 
 use std::fs::File;
+use std::io::{Seek, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -164,6 +165,19 @@ impl Node {
         command.output().expect("ramet runs")
     }
 
+    /// The same with something to read on standard input.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn ramet_fed(&self, arguments: &[&str], input: &[u8]) -> Output {
+        let mut file = tempfile::tempfile().expect("a temporary file");
+        file.write_all(input).and_then(|()| file.rewind()).expect("the input can be written");
+        let mut command = Command::new(program("ramet"));
+        command.args(arguments).arg("--socket").arg(self.socket()).stdin(file);
+        command.output().expect("ramet runs")
+    }
+
     /// The sum of a metric over all its labels that contain `labels`.
     ///
     /// # Panics
@@ -276,7 +290,6 @@ fn s_mode_works() -> bool {
 pub fn skipped(why: &str) {
     eprintln!("skipped: {why}");
     if let Some(file) = std::env::var_os("RAMET_SKIPS") {
-        use std::io::Write;
         let file = std::fs::OpenOptions::new().create(true).append(true).open(file);
         // The summary is a courtesy; the line above is the record.
         let _ = file.and_then(|mut file| writeln!(file, "{why}"));

@@ -34,7 +34,7 @@ metadata: {name: good}
 spec: {steps: [{function: good}]}
 ";
 
-const RULES: [&[u8]; 9] = [
+const RULES: [&[u8]; 10] = [
     b"random descriptors",
     b"other requests",
     b"other functions",
@@ -43,6 +43,7 @@ const RULES: [&[u8]; 9] = [
     b"bad header",
     b"twice",
     b"greed",
+    b"wrong worker",
     b"silence",
 ];
 
@@ -69,6 +70,21 @@ fn garbage_hurts_only_who_sends_it() {
             (node.post("/neighbour", b"x").text() == "x+neighbour").then_some(())
         });
         node.wait_all_slots_free();
+    }
+}
+
+/// I1: a head that is given to another gateway worker than the one that waits for it fails its request at once.
+#[test]
+fn a_head_that_goes_to_the_wrong_worker_is_found() {
+    for transport in TRANSPORTS {
+        let two = Start::new(transport, MANIFEST).with("RAMET_GATEWAY__WORKERS", "2");
+        let Some(node) = Node::start(&two) else { continue };
+        let before = node.instances("hostile");
+        for _ in 0..20 {
+            assert_eq!(node.post("/hostile", b"wrong worker").status, 502, "{transport}");
+        }
+        node.wait_all_slots_free();
+        assert_eq!(node.instances("hostile"), before, "{transport}: nobody had to be replaced for it");
     }
 }
 

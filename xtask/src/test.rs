@@ -48,6 +48,14 @@ impl Mode {
         }
         command
     }
+
+    /// The same for the whole workspace with every feature: code behind a feature that nothing turns on by default is
+    /// promised to users all the same. (loom is a `cfg` and no feature, so this does not turn it on.)
+    pub(crate) fn cargo_everything(self, root: &Path, verb: &[&str]) -> Command {
+        let mut command = self.cargo(root, verb);
+        command.args(["--workspace", "--all-features"]);
+        command
+    }
 }
 
 /// Runs the verb.
@@ -67,17 +75,17 @@ pub(crate) fn run_all(mode: Mode, filter: &[String]) -> Result<Report> {
     build_object(mode, &mut report);
     // Tests start the programs that lie beside them. With `--tests`, features are the same as when the tests are run,
     // so nothing is compiled twice.
-    if !succeeds(&mut mode.cargo(&root, &["build", "--workspace", "--bins", "--tests"]))? {
+    if !succeeds(&mut mode.cargo_everything(&root, &["build", "--bins", "--tests"]))? {
         report.broken.push("building the workspace and its tests".into());
         return Ok(report);
     }
     if nextest::is_here(cargo(&root)) {
         let (tests, succeeded) = nextest::run(mode, &root, filter)?;
         report.add("cargo nextest", tests, succeeded);
-        let (tests, succeeded) = libtest::run(mode.cargo(&root, &["test", "--workspace", "--doc"]), filter)?;
+        let (tests, succeeded) = libtest::run(mode.cargo_everything(&root, &["test", "--doc"]), filter)?;
         report.add("the examples in documentation", tests, succeeded);
     } else {
-        let (tests, succeeded) = libtest::run(mode.cargo(&root, &["test", "--workspace", "--no-fail-fast"]), filter)?;
+        let (tests, succeeded) = libtest::run(mode.cargo_everything(&root, &["test", "--no-fail-fast"]), filter)?;
         report.add("cargo test", tests, succeeded);
     }
     run_models(mode, &root, &target, filter, &mut report)?;
@@ -114,4 +122,17 @@ fn run_models(mode: Mode, root: &Path, target: &Path, filter: &[String], report:
     let (tests, succeeded) = libtest::run(command, filter)?;
     report.add("the loom models", tests, succeeded);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::typed;
+
+    #[test]
+    fn everything_means_every_feature_too() {
+        let command = Mode::Local.cargo_everything(Path::new("/"), &["test", "--doc"]);
+        assert!(typed(&command).ends_with(" test --doc --workspace --all-features"), "{}", typed(&command));
+        assert!(typed(&Mode::Ci.cargo_everything(Path::new("/"), &["test"])).contains(" --locked "));
+    }
 }

@@ -11,7 +11,7 @@ use ramet_dataplane::{ReceiveError, Receiver, SlotRef, TransportKind, Wait};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::Worker;
+use super::{Stray, Worker};
 use crate::domain::Domain;
 use crate::flight::{Outcome, Piece};
 
@@ -176,9 +176,16 @@ impl Worker {
         if let Some(loan) = loan {
             return self.end_loan(loan);
         }
+        let stray = Stray { domain: domain.id, head: slot };
+        self.end_stray(stray);
+        self.shared.tell_others(self.instance, stray);
+    }
+
+    /// Fails the flight whose head has come back elsewhere, if it is one of this worker's.
+    pub(super) fn end_stray(&self, stray: Stray) {
         let owner = self.flights.borrow().iter().find_map(|(id, flight)| {
-            (flight.head == slot && flight.holdings.domain().id == domain.id && flight.streaming.is_none())
-                .then_some(id)
+            let is_it = flight.head == stray.head && flight.holdings.domain().id == stray.domain;
+            (is_it && flight.streaming.is_none()).then_some(id)
         });
         if let Some(id) = owner {
             self.flights.borrow_mut().land(id, Outcome::Failed(Failure::BadMessage));

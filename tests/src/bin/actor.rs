@@ -45,6 +45,7 @@ fn handle(request: Request, context: &Context) -> Result<Response> {
         "kind" => Ok(Response::ok(request.into_body()).header("x-kind", argument.to_owned())),
         "big" => big(context, argument.parse()?),
         "stream" => Ok(stream(argument.parse()?)),
+        "stall" => Ok(stall(argument.parse()?)),
         "call" => {
             let reply =
                 context.call(argument, Call::post("/called").body(request.body().to_contiguous().into_owned()))?;
@@ -101,6 +102,19 @@ fn stream(lines: usize) -> Response {
             }
         }
         Ok(())
+    })
+}
+
+/// Streams that many numbered lines and never comes to an end.
+fn stall(lines: usize) -> Response {
+    Response::stream(move |out| {
+        for line in 0..lines {
+            writeln!(out, "line {line}")?;
+        }
+        out.flush()?;
+        loop {
+            std::thread::park();
+        }
     })
 }
 

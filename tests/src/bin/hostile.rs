@@ -168,6 +168,12 @@ fn break_a_rule(join: &Join, pool: &Pool, sender: &dyn Sender, request: &PacketD
                 let _ = sender.send(&[want.with_aux(ramet_common::descriptor::want_aux(4, 200))]);
             }
         }
+        b"wrong worker" => {
+            let near = gateway.0.saturating_sub(2)..gateway.0 + 3;
+            for other in near.filter(|&other| other != gateway.0) {
+                let _ = sender.send(&[reply.to_instance(InstanceId(other))]);
+            }
+        }
         b"silence" => {}
         _ => {
             let envelope = message::Envelope { status: 200, ..read.envelope };

@@ -29,7 +29,7 @@ pub(super) fn run(mode: Mode, root: &Path, filter: &[String]) -> Result<(Report,
         _ => {}
     }
     let color = if stderr().is_terminal() { "always" } else { "never" };
-    let mut command = mode.cargo(root, &["nextest", "run", "--workspace", "--profile", "default"]);
+    let mut command = mode.cargo_everything(root, &["nextest", "run", "--profile", "default"]);
     command.args(["--no-fail-fast", "--color", color, "--"]).args(filter);
     let mut report = Report::default();
     let succeeded = overhear(&mut command, Output::Error, |line| {
