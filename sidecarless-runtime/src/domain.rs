@@ -1,8 +1,10 @@
 //! A security domain that exists: its memory, and whether the gateway still needs it.
 
-use ramet_common::DomainId;
+use std::os::fd::AsFd;
+
+use ramet_common::{DomainId, InstanceId, SlotIndex};
 use ramet_control::gateway;
-use ramet_dataplane::PoolLayout;
+use ramet_dataplane::{Ledger, PoolLayout};
 use ramet_manifest::DomainName;
 
 use crate::dataplane::Memory;
@@ -40,5 +42,13 @@ impl Domain {
             layout: self.layout,
             ledger_base: self.memory.ledger_base,
         }
+    }
+
+    /// Whether an instance has a message, by the ledger: also one that it has not received yet.
+    pub(crate) fn is_held_by(&self, instance: InstanceId) -> bool {
+        let slots = self.layout.slots();
+        // Without the ledger nothing can be said, and the instance's own word has to do.
+        let Ok(ledger) = Ledger::map(self.memory.ledger.as_fd(), self.memory.ledger_base, slots) else { return false };
+        (0..slots).any(|slot| ledger.read(SlotIndex(slot)).is_some_and(|word| word.owner == instance))
     }
 }

@@ -199,3 +199,19 @@ fn what_went_over_each_edge_is_counted() {
     assert_eq!(counts.len(), 6);
     assert_eq!((rig.state(&gateway).sent, rig.state(&one).sent), (3, 1));
 }
+
+/// A `Return` gives back what was never work, so only the other ways to give a head back lower the count.
+#[test]
+fn work_counts_until_it_ends() {
+    let Some((mut rig, [gateway, ..])) = Rig::chain() else { return };
+    let worker = rig.join(10, 3, 8);
+    rig.allow(0, 3);
+    rig.allow(3, 0);
+    rig.replicas(3, std::slice::from_ref(&worker));
+    for (kind, load) in [(Kind::Reply, 0), (Kind::Failed, 0), (Kind::Forward, 0), (Kind::Return, 1)] {
+        gateway.send(&[packet(Kind::Request, 3, 0)]).unwrap();
+        assert_eq!(worker.pending().len(), 1);
+        worker.send(&[packet_to(kind, &gateway, 0)]).unwrap();
+        assert_eq!(rig.state(&worker).load, load, "{kind:?}");
+    }
+}

@@ -89,8 +89,9 @@ impl Worker {
         match kind {
             Kind::Reply => self.replied(descriptor, &domain),
             Kind::Forward => self.landed(descriptor, &domain, Outcome::Forward),
-            Kind::Failed => self.landed(descriptor, &domain, Outcome::Failed(Failure::from_u32(descriptor.aux))),
-            Kind::Return => self.returned(descriptor, &domain),
+            Kind::Failed => self.failed(descriptor, &domain, Failure::from_u32(descriptor.aux)),
+            Kind::Return if descriptor.flags & FLAG_LENT != 0 => self.lent_returned(descriptor, &domain),
+            Kind::Return => self.failed(descriptor, &domain, Failure::Unreachable),
             Kind::Want => self.lend(descriptor, &domain),
             Kind::Chunk => self.chunk(descriptor, &domain),
             _ => self.reject(descriptor),
@@ -120,14 +121,12 @@ impl Worker {
         }
     }
 
-    fn returned(self: &Rc<Self>, descriptor: &PacketDescriptor, domain: &Domain) {
-        if descriptor.flags & FLAG_LENT != 0 {
-            return self.lent_returned(descriptor, domain);
-        }
+    /// A head is back without an answer: a request's, or one that was granted for a call.
+    fn failed(self: &Rc<Self>, descriptor: &PacketDescriptor, domain: &Domain, failure: Failure) {
         let loan = self.loans.borrow_mut().take(domain.id, slot_ref(descriptor));
         match loan {
             Some(loan) => self.end_loan(loan),
-            None => self.landed(descriptor, domain, Outcome::Failed(Failure::Unreachable)),
+            None => self.landed(descriptor, domain, Outcome::Failed(failure)),
         }
     }
 

@@ -59,15 +59,17 @@ impl Parcel {
             PacketDescriptor { kind: Kind::Failed as u8, flags: 0, aux: failure as u32, ..to }
                 .to_instance(self.reply_instance)
         };
-        let returned = || {
+        // As a failure, not as a return: it ends this function's work on what it was given, which the kernel counts.
+        let given_up = || {
             let to = PacketDescriptor { function: FunctionId::GATEWAY, ..self.descriptor };
-            PacketDescriptor { kind: Kind::Return as u8, flags: 0, aux: 0, ..to }.to_instance(self.gateway)
+            let failure = Failure::Unreachable as u32;
+            PacketDescriptor { kind: Kind::Failed as u8, flags: 0, aux: failure, ..to }.to_instance(self.gateway)
         };
         let descriptor = match (self.descriptor.kind()?, undelivered) {
             (Kind::Request, Undelivered::Full) => failed(Failure::Full),
             (Kind::Request, Undelivered::Unreachable) => failed(Failure::Unreachable),
-            (Kind::Request, _) => returned(),
-            (Kind::Reply | Kind::Failed, _) if self.descriptor.function != FunctionId::GATEWAY => returned(),
+            (Kind::Request, _) => given_up(),
+            (Kind::Reply | Kind::Failed, _) if self.descriptor.function != FunctionId::GATEWAY => given_up(),
             // The request has ended at the gateway, or the gateway has.
             _ => return None,
         };

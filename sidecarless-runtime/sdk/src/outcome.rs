@@ -69,7 +69,7 @@ pub(crate) async fn conclude(service: Rc<Service>, result: Result<Response>) {
     if service.is_cancelled() {
         drop(response);
         if is_last(&service) {
-            service.give_back();
+            service.fail(Failure::DeadlineExceeded);
         }
         return;
     }

@@ -129,15 +129,6 @@ impl Service {
         self.leave(self.reply_descriptor(Kind::Failed).with_aux(failure as u32));
     }
 
-    /// Gives the head back to the gateway: nobody waits for an outcome.
-    pub(crate) fn give_back(&self) {
-        if self.is_call {
-            // The caller learns of it by itself; the gateway would not know whom to tell.
-            return self.fail(Failure::DeadlineExceeded);
-        }
-        self.leave(self.descriptor(Kind::Return, FunctionId::GATEWAY, self.envelope.gateway));
-    }
-
     /// Hands the head over. The descriptor goes with the next flush.
     pub(crate) fn leave(&self, descriptor: PacketDescriptor) {
         self.settled.set(true);

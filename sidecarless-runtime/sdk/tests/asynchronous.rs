@@ -195,7 +195,7 @@ on_every_transport! {
         one.tell(ToInstance::Stop);
         node.cancel(&one, sent);
         let back = node.next();
-        assert_eq!((back.kind(), back.slot), (Some(Kind::Return), sent.head.slot));
+        assert_eq!((back.kind(), back.slot), (Some(Kind::Failed), sent.head.slot));
         assert_eq!(one.hear(), FromInstance::Drained);
         assert!(one.end().is_ok());
     }

@@ -190,7 +190,7 @@ on_every_transport! {
         let want = node.next();
         node.cancel(&one, sent);
         let back = node.next();
-        assert_eq!((back.kind(), back.slot), (Some(Kind::Return), sent.head.slot));
+        assert_eq!((back.kind(), back.slot), (Some(Kind::Failed), sent.head.slot));
         let late = node.grant(&want, &[&one]);
         let back = node.next();
         assert_eq!((back.kind(), back.slot), (Some(Kind::Return), late[0].slot), "a grant that comes late");

@@ -279,7 +279,7 @@ mod refusals {
             let mut second = node.start(function(6), |control| serve_on(control, idle));
             let sent = node.request(5, "/", &[], b"");
             let back = node.next();
-            assert_eq!((back.kind(), back.slot), (Some(Kind::Return), sent.head.slot), "there never was an edge");
+            assert_eq!((back.kind(), back.slot), (Some(Kind::Failed), sent.head.slot), "there never was an edge");
             node.link(&mut first, &mut second, 10);
             first.tell(ToInstance::Unlink { peer: second.id });
             let sent = node.request(5, "/", &[], b"");

@@ -34,7 +34,7 @@ on_every_transport! {
         let mut returned: Vec<SlotIndex> = Vec::new();
         for _ in 0..2 {
             let back = node.next();
-            assert_eq!((back.kind(), back.flags), (Some(Kind::Return), 0));
+            assert_eq!((back.kind(), back.flags), (Some(Kind::Failed), 0));
             returned.push(back.slot);
         }
         returned.sort_unstable();

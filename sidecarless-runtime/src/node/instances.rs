@@ -93,6 +93,9 @@ impl Node {
                 let reason = self.plane.last_refusal(id);
                 self.tell(id, ToInstance::Refusal { reason }, Vec::new());
             }
+            // A message may be between the kernel and the instance, which says the same again when it is through.
+            FromInstance::Drained if self.domains.get(&instance.domain).is_some_and(|domain| domain.is_held_by(id)) => {
+            }
             FromInstance::Drained if instance.stage == Stage::Stopping => {
                 instance.stage = Stage::Ending;
                 instance.process.ask_to_end();

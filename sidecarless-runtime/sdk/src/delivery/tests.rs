@@ -153,7 +153,7 @@ fn one_bad_descriptor_does_not_spoil_its_batch() {
     block_on(&instance, instance.flush());
     let sent: Vec<_> =
         moody.sent.lock().expect("lock").iter().flatten().map(|sent| (sent.kind(), sent.slot.0)).collect();
-    assert_eq!(sent, [(Some(Kind::Request), 0), (Some(Kind::Request), 2), (Some(Kind::Return), 1)]);
+    assert_eq!(sent, [(Some(Kind::Request), 0), (Some(Kind::Request), 2), (Some(Kind::Failed), 1)]);
 }
 
 #[test]

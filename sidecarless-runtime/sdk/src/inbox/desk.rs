@@ -136,7 +136,9 @@ impl Desk {
         let head = head_of(cancel);
         if let Some(place) = self.queue.iter().position(|queued| head_of(queued) == head) {
             self.queue.remove(place);
-            let back = PacketDescriptor { kind: Kind::Return as u8, flags: 0, aux: 0, ..*cancel };
+            // As a failure, not as a return: the kernel counts the message among this instance's until it ends.
+            let aux = Failure::DeadlineExceeded as u32;
+            let back = PacketDescriptor { kind: Kind::Failed as u8, flags: 0, aux, ..*cancel };
             self.strays.push(PacketDescriptor { function: FunctionId::GATEWAY, ..back });
             return;
         }

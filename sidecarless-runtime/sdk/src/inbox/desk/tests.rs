@@ -74,7 +74,7 @@ fn a_cancelled_message_leaves_the_queue_and_ends_its_waits() {
     let ticket = desk.expect(Seat(0), REQUEST, GATEWAY, Expects::Grant, 100);
     desk.take(come(Kind::Cancel, 2));
     assert_eq!((desk.queued(), desk.is_cancelled(Seat(0))), (0, false));
-    assert_eq!(strays(&mut desk), [(Some(Kind::Return), 2, 0, GATEWAY)]);
+    assert_eq!(strays(&mut desk), [(Some(Kind::Failed), 2, 0, GATEWAY)]);
     desk.take(come(Kind::Cancel, 1));
     assert!(desk.is_cancelled(Seat(0)));
     assert_eq!(poll(&mut desk, ticket, 0), Poll::Ready(Err(WaitError::Cancelled)));
