@@ -37,7 +37,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     let node = arguments.node;
     match arguments.command {
         Command::Up(options) => up::run(&node, &options),
-        Command::Gateway => up::run_gateway(),
+        Command::Gateway => up::run_gateway(&node),
         Command::Apply(options) => objects::apply(&node, &options),
         Command::Get(options) => objects::get(&node, &options),
         Command::Describe(options) => objects::describe(&node, &options),

@@ -27,12 +27,22 @@ pub(crate) fn run(node: &NodeArguments, options: &Up) -> Result<(), Failure> {
     })
 }
 
-/// The gateway process.
-pub(crate) fn run_gateway() -> Result<(), Failure> {
-    start_log(LogSettings::default());
+/// The gateway process. Its whole environment comes from the supervisor, which puts the log's settings there because a
+/// log has to begin before the first message.
+pub(crate) fn run_gateway(node: &NodeArguments) -> Result<(), Failure> {
+    keep_memory_private()?;
+    start_log(settings(node)?.log);
+    tracing::debug!("the gateway starts");
     let control = ControlSocket::from_stdin()
         .map_err(|error| Failure::Invalid(format!("the gateway is started by `ramet up`, not by hand: {error}")))?;
     ramet_gateway::run(control).map_err(|error| Failure::Failed(error.to_string()))
+}
+
+/// Every request passes through this process's memory, so none but root may look into it: not a core dump, not a
+/// process that happens to run as the same user (`PR_SET_DUMPABLE` in prctl(2), ptrace(2)).
+fn keep_memory_private() -> Result<(), Failure> {
+    nix::sys::prctl::set_dumpable(false)
+        .map_err(|errno| Failure::Failed(format!("prctl(PR_SET_DUMPABLE) failed: {errno}")))
 }
 
 /// The node's settings: file, then environment.

@@ -4,6 +4,7 @@ mod admin;
 mod answer;
 mod connection;
 mod express;
+mod full;
 mod intake;
 mod open;
 mod patient_io;
@@ -11,5 +12,6 @@ mod request;
 mod service;
 
 pub(crate) use answer::AnswerBody;
-pub(crate) use connection::Listening;
+pub(crate) use connection::{Listening, take_over};
 pub(crate) use express::Shared;
+pub(crate) use open::Connections;

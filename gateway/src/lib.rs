@@ -6,11 +6,12 @@
 //! Reading order: `process` is the conversation with the supervisor; `worker` is one core's loop; `ingress` turns
 //! HTTP into an `exchange` and back; `conduct` takes an exchange through the steps of its chain; `flight` is one
 //! message out at the functions; `exchange` owns every slot of a request; `domain` is a pool with its allocator;
-//! `chains` finds the chain of a request; `metrics` counts.
+//! `chains` finds the chain of a request; `crew` is how workers share connections; `metrics` counts.
 #![forbid(unsafe_code)]
 
 mod chains;
 mod conduct;
+mod crew;
 mod domain;
 mod exchange;
 mod flight;

@@ -36,6 +36,7 @@ type Durations = Family<ChainLabels, Histogram, fn() -> Histogram>;
 pub(crate) struct Metrics {
     registry: Mutex<Registry>,
     answers: Family<AnswerLabels, Counter>,
+    not_found: Counter,
     durations: Durations,
     /// Descriptors that made no sense where they arrived.
     pub(crate) rejected_descriptors: Counter,
@@ -53,7 +54,8 @@ pub(crate) struct ChainCounters {
 impl Metrics {
     pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("ramet");
-        let answers = Family::default();
+        let answers: Family<AnswerLabels, Counter> = Family::default();
+        let not_found = answers.get_or_create(&AnswerLabels { chain: String::new(), code: 404 }).clone();
         let durations: Durations = Family::new_with_constructor(|| Histogram::new(BUCKETS));
         let rejected_descriptors = Counter::default();
         registry.register("answers", "Requests answered, by chain and HTTP status", answers.clone());
@@ -68,7 +70,7 @@ impl Metrics {
             "Descriptors from functions that made no sense to the gateway",
             rejected_descriptors.clone(),
         );
-        Self { registry: Mutex::new(registry), answers, durations, rejected_descriptors }
+        Self { registry: Mutex::new(registry), answers, not_found, durations, rejected_descriptors }
     }
 
     /// A chain's counters; a new version of a chain goes on with the old one's.
@@ -84,7 +86,11 @@ impl Metrics {
 
     /// A request that no chain matches.
     pub(crate) fn unrouted(&self, status: StatusCode) {
-        self.answers.get_or_create(&AnswerLabels { chain: String::new(), code: status.as_u16() }).inc();
+        if status == StatusCode::NOT_FOUND {
+            self.not_found.inc();
+        } else {
+            self.answers.get_or_create(&AnswerLabels { chain: String::new(), code: status.as_u16() }).inc();
+        }
     }
 
     /// Everything in text form: the counters, and how full chains and pools are now.

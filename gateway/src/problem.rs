@@ -1,10 +1,11 @@
 //! Every answer that is the gateway's own: a status and a small JSON body after RFC 9457.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderValue, Response, StatusCode};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
 use crate::ingress::AnswerBody;
@@ -14,6 +15,8 @@ use crate::ingress::AnswerBody;
 pub(crate) enum Problem {
     /// An HTTP/1.1 request without a host, or with two.
     BadHost,
+    /// A part of HTTP that the gateway does not have.
+    NotImplemented(&'static str),
     /// No chain matches.
     NoChain,
     /// A chain matches, but with these methods only.
@@ -56,6 +59,7 @@ impl Problem {
     /// The HTTP status.
     pub(crate) fn status(&self) -> StatusCode {
         match self {
+            Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
             Self::NoChain => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
@@ -72,7 +76,8 @@ impl Problem {
 
     fn detail(&self) -> String {
         match self {
-            Self::BadHost => "an HTTP/1.1 request has exactly one Host header".to_owned(),
+            Self::BadHost => "a request names exactly one host, as a name or address with or without a port".to_owned(),
+            Self::NotImplemented(what) => format!("this gateway does not take {what}"),
             Self::NoChain => "no chain is routed at this host and path".to_owned(),
             Self::MethodNotAllowed(allowed) => format!("this path takes {}", allowed.join(", ")),
             Self::BodyTooLarge(limit) => format!("the body is longer than the {limit} bytes that this chain accepts"),
@@ -92,30 +97,43 @@ impl Problem {
 
     /// Whether what follows on the connection can still be understood.
     fn breaks_connection(&self) -> bool {
-        matches!(self, Self::BodyTooLarge(_) | Self::BodyTimeout | Self::BadBody | Self::BadHost)
+        matches!(
+            self,
+            Self::BodyTooLarge(_) | Self::BodyTimeout | Self::BadBody | Self::BadHost | Self::NotImplemented(_)
+        )
     }
 
-    /// The answer.
-    pub(crate) fn response(&self) -> Response<AnswerBody> {
+    /// The body, in JSON.
+    pub(crate) fn body(&self) -> Vec<u8> {
         let status = self.status();
         let title = status.canonical_reason().unwrap_or_default();
         let body = Body { r#type: "about:blank", title, status: status.as_u16(), detail: self.detail() };
         // Strings and a number always serialise.
-        let json = serde_json::to_vec(&body).unwrap_or_default();
-        let mut response = Response::new(AnswerBody::full(Bytes::from(json)));
-        *response.status_mut() = status;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-        }
-        if let Self::MethodNotAllowed(allowed) = self
-            && let Ok(allowed) = HeaderValue::try_from(allowed.join(", "))
-        {
-            headers.insert(ALLOW, allowed);
+        serde_json::to_vec(&body).unwrap_or_default()
+    }
+
+    /// The headers, but for those of the connection and the length.
+    pub(crate) fn headers(&self) -> impl Iterator<Item = (HeaderName, Cow<'static, str>)> {
+        let may_come_again = matches!(self.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
+        let allowed = match self {
+            Self::MethodNotAllowed(allowed) => Some((ALLOW, Cow::Owned(allowed.join(", ")))),
+            _ => None,
+        };
+        let retry = may_come_again.then_some((RETRY_AFTER, Cow::Borrowed("1")));
+        [Some((CONTENT_TYPE, Cow::Borrowed("application/problem+json"))), retry, allowed].into_iter().flatten()
+    }
+
+    /// The answer, where hyper writes it.
+    pub(crate) fn response(&self) -> Response<AnswerBody> {
+        let mut response = Response::new(AnswerBody::full(Bytes::from(self.body())));
+        *response.status_mut() = self.status();
+        for (name, value) in self.headers() {
+            if let Ok(value) = HeaderValue::try_from(&*value) {
+                response.headers_mut().insert(name, value);
+            }
         }
         if self.breaks_connection() {
-            headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }

@@ -17,14 +17,15 @@ use ramet_dataplane::transport::lanes::{self, Ledgers, Member};
 use ramet_dataplane::transport::patience::Patience;
 use ramet_dataplane::transport::skmsg::{self, Reasons};
 use ramet_dataplane::{Endpoint, Ledger, TransportKind};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::chains::{Chain, ChainTable, OnIdle};
+use crate::crew::Crew;
 use crate::domain::Domain;
 use crate::metrics::Metrics;
 use crate::tls;
-use crate::worker::{self, Stray, Update, Worker, WorkerHandle};
+use crate::worker::{self, Update, Worker, WorkerHandle};
 
 /// Why the gateway ends.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +92,7 @@ pub(crate) struct Shared {
     waiting_for: RwLock<Vec<String>>,
     supervisor_metrics: watch::Sender<(u64, String)>,
     undrained: AtomicUsize,
-    workers: RwLock<Vec<(InstanceId, mpsc::UnboundedSender<Stray>)>>,
+    pub(crate) crew: Crew,
     one_at_a_time: Mutex<()>,
 }
 
@@ -116,7 +117,7 @@ impl Shared {
             waiting_for: RwLock::new(waiting_for),
             supervisor_metrics: watch::channel((0, String::new())).0,
             undrained: AtomicUsize::new(0),
-            workers: RwLock::default(),
+            crew: Crew::default(),
             one_at_a_time: Mutex::new(()),
         })
     }
@@ -137,20 +138,6 @@ impl Shared {
     /// One worker more has drained. True for the last.
     pub(crate) fn worker_drained(&self) -> bool {
         self.undrained.fetch_sub(1, Ordering::AcqRel) == 1
-    }
-
-    /// How the other workers reach a new one.
-    pub(crate) fn introduce(&self, worker: InstanceId, strays: mpsc::UnboundedSender<Stray>) {
-        self.workers.write().unwrap_or_else(PoisonError::into_inner).push((worker, strays));
-    }
-
-    /// Asks every worker but `finder` whether a head is one of its own.
-    pub(crate) fn tell_others(&self, finder: InstanceId, stray: Stray) {
-        let workers = self.workers.read().unwrap_or_else(PoisonError::into_inner);
-        for (_, worker) in workers.iter().filter(|(worker, _)| *worker != finder) {
-            // A worker that is gone has ended the process or is about to.
-            let _ = worker.send(stray);
-        }
     }
 
     /// The gateway's own metrics and the supervisor's.

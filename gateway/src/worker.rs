@@ -1,5 +1,6 @@
 //! One core's share of the gateway: a current-thread runtime that serves connections and owns one data-plane endpoint.
 
+mod balance;
 mod inbox;
 mod outbox;
 
@@ -18,10 +19,11 @@ use tokio::task::LocalSet;
 use tokio::time::Instant;
 
 use crate::chains::ChainTable;
+use crate::crew::Word;
 use crate::domain::Domain;
 use crate::exchange::Holdings;
 use crate::flight::{Flights, Outcome, Piece, Ticket};
-use crate::ingress::{self, Listening};
+use crate::ingress::{self, Connections, Listening};
 use crate::lending::Loans;
 use crate::process::Shared;
 
@@ -40,14 +42,6 @@ pub(crate) enum Update {
     Listener(std::net::TcpListener, Protocol),
     Serve,
     Drain(Duration),
-}
-
-/// A head that came back to a worker that does not know it. As each costs its sender the head, there are never more
-/// than the sender was given.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Stray {
-    pub(crate) domain: DomainId,
-    pub(crate) head: SlotRef,
 }
 
 /// The way to a worker.
@@ -74,13 +68,14 @@ pub(crate) fn start(
     shared: Arc<Shared>,
 ) -> std::io::Result<WorkerHandle> {
     let (updates, inbox) = mpsc::unbounded_channel();
-    let (strays, found) = mpsc::unbounded_channel();
-    shared.introduce(instance, strays);
+    let (words, heard) = mpsc::unbounded_channel();
+    let place = shared.crew.introduce(instance, words);
     let links = endpoint.links.clone();
     std::thread::Builder::new().name(format!("gateway-{index}")).spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let result = runtime
-            .and_then(|runtime| LocalSet::new().block_on(&runtime, run(instance, endpoint, shared, inbox, found)));
+        let result = runtime.and_then(|runtime| {
+            LocalSet::new().block_on(&runtime, run(instance, place, endpoint, shared, inbox, heard))
+        });
         // Without this worker the node would answer half of its connections: better none, and a fresh start.
         if let Err(error) = result {
             tracing::error!(%error, worker = index, "a gateway worker failed; the gateway ends");
@@ -92,14 +87,19 @@ pub(crate) fn start(
 
 async fn run(
     instance: InstanceId,
+    place: usize,
     endpoint: Endpoint,
     shared: Arc<Shared>,
     mut updates: mpsc::UnboundedReceiver<(Update, std::sync::mpsc::Sender<()>)>,
-    mut strays: mpsc::UnboundedReceiver<Stray>,
+    mut words: mpsc::UnboundedReceiver<Word>,
 ) -> std::io::Result<()> {
+    let connections = Connections::new(shared.settings.connections_max);
     let worker = Rc::new(Worker {
         instance,
+        place,
         shared,
+        connections,
+        balance: balance::Balance::default(),
         outbox: outbox::Outbox::new(endpoint.sender),
         flights: RefCell::default(),
         loans: RefCell::default(),
@@ -113,6 +113,7 @@ async fn run(
     });
     tokio::task::spawn_local(outbox::flush_always(Rc::clone(&worker)));
     tokio::task::spawn_local(expire_always(Rc::clone(&worker)));
+    tokio::task::spawn_local(balance::balance_always(Rc::clone(&worker)));
     let inbox = tokio::task::spawn_local(inbox::receive_always(Rc::clone(&worker), endpoint.receiver));
     let mut listening = Listening::default();
     tokio::pin!(inbox);
@@ -123,7 +124,10 @@ async fn run(
                 worker.apply(update, &mut listening).await?;
                 let _ = done.send(());
             }
-            Some(stray) = strays.recv() => worker.end_stray(stray),
+            Some(word) = words.recv() => match word {
+                Word::Stray(stray) => worker.end_stray(stray),
+                Word::Connection(moved) => ingress::take_over(&worker, moved),
+            },
             ended = &mut inbox => return ended.map_err(std::io::Error::other)?.map_err(std::io::Error::other),
         }
     }
@@ -157,7 +161,12 @@ fn holder_of(domain: &Domain, head: SlotRef) -> Option<InstanceId> {
 /// A worker's state. Single-threaded: borrows never cross an await.
 pub(crate) struct Worker {
     pub(crate) instance: InstanceId,
+    /// Its place among the workers.
+    pub(crate) place: usize,
     pub(crate) shared: Arc<Shared>,
+    /// The clients' connections.
+    pub(crate) connections: Rc<Connections>,
+    balance: balance::Balance,
     outbox: outbox::Outbox,
     flights: RefCell<Flights>,
     pub(crate) loans: RefCell<Loans>,

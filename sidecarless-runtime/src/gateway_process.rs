@@ -46,10 +46,7 @@ impl Gateway {
     /// Starts the gateway: this same program, told to be the gateway.
     pub(crate) fn start(epoch: u32, settings: &NodeSettings, events: Events) -> Result<Self, StartError> {
         let path = own_program();
-        let level = format!("{:?}", settings.log.level).to_lowercase();
-        let format = format!("{:?}", settings.log.format).to_lowercase();
-        let mut environment = vec![("RAMET_LOG__LEVEL", level), ("RAMET_LOG__FORMAT", format)];
-        environment.extend(std::env::var("RUST_LOG").ok().map(|filter| ("RUST_LOG", filter)));
+        let environment = environment(settings);
         let program = |stdin| Program {
             path: path.clone(),
             arguments: vec![path.into(), "gateway".into()],
@@ -62,6 +59,15 @@ impl Gateway {
             Process::start(program, &sandbox(settings), events, move |word| Event::Gateway(epoch, word))?;
         Ok(Self { epoch, process, stage: GatewayStage::Starting, workers: Vec::new(), is_watched: false })
     }
+}
+
+/// All that the gateway's environment holds: how to log. Everything else it is told ([`settings`]), but it logs before.
+fn environment(settings: &NodeSettings) -> Vec<(&'static str, String)> {
+    let level = format!("{:?}", settings.log.level).to_lowercase();
+    let format = format!("{:?}", settings.log.format).to_lowercase();
+    let mut environment = vec![("RAMET_LOG__LEVEL", level), ("RAMET_LOG__FORMAT", format)];
+    environment.extend(std::env::var("RUST_LOG").ok().map(|filter| ("RUST_LOG", filter)));
+    environment
 }
 
 /// As a function's, but with the host's network, and as the first of the node's users, which no function gets.

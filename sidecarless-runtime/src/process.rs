@@ -48,7 +48,8 @@ impl<M: Serialize> Process<M> {
         F: DeserializeOwned + Send + 'static,
     {
         let (ours, theirs) = ControlSocket::pair()?;
-        let ears = ControlSocket::from_fd(ours.as_fd().try_clone_to_owned()?);
+        // A child says little, and may be hostile.
+        let ears = ControlSocket::from_fd(ours.as_fd().try_clone_to_owned()?).refusing_long();
         let child = ramet_sys::spawn(program(theirs.into_fd()), sandbox)?;
         let pidfd = Arc::new(child.pidfd);
         let process = Self {

@@ -115,6 +115,33 @@ impl Client {
         Ok(answer)
     }
 
+    /// Reads up to and with the first `end`, framing and all.
+    ///
+    /// # Errors
+    /// The connection broke, or ended before.
+    pub fn until(&mut self, end: &[u8]) -> io::Result<Vec<u8>> {
+        let last = end.last().ok_or(io::ErrorKind::InvalidInput)?;
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(end) {
+            if self.reader.read_until(*last, &mut bytes)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Reads all that still comes until the far side closes, framing and all. A reset is as good an end.
+    ///
+    /// # Errors
+    /// The far side leaves the connection open.
+    pub fn rest(&mut self) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        match self.reader.read_to_end(&mut bytes) {
+            Err(error) if error.kind() != io::ErrorKind::ConnectionReset => Err(error),
+            _ => Ok(bytes),
+        }
+    }
+
     /// What the kernel holds at the far side's end of this connection; `None` before it is there.
     ///
     /// # Errors

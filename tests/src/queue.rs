@@ -12,8 +12,8 @@ pub struct Queued {
     pub unsent: u64,
 }
 
-/// What is queued at the end `own` of its connection with `peer`, by `/proc/net/tcp` (proc_net_tcp(5)); `None`: there is
-/// no such connection.
+/// What is queued at the end `own` of its connection with `peer`, by `/proc/net/tcp` (proc_net_tcp(5)); `None`: there
+/// is no such connection.
 ///
 /// # Errors
 /// The kernel's table cannot be read.
@@ -21,11 +21,15 @@ pub(crate) fn queued(own: SocketAddr, peer: SocketAddr) -> io::Result<Option<Que
     let table = std::fs::read_to_string("/proc/net/tcp")?;
     let (own, peer) = (written(own)?, written(peer)?);
     Ok(table.lines().find_map(|line| {
-        let mut fields = line.split_whitespace().skip(1);
-        let is_ours = fields.next()? == own && fields.next()? == peer;
-        let (unsent, unread) = fields.nth(1)?.split_once(':')?;
+        // Number, own address, peer's address, state, unsent:unread.
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let [_, from, to, _, queues, ..] = fields[..] else { return None };
+        if (from, to) != (own.as_str(), peer.as_str()) {
+            return None;
+        }
+        let (unsent, unread) = queues.split_once(':')?;
         let bytes = |digits| u64::from_str_radix(digits, 16).ok();
-        is_ours.then_some(Queued { unread: bytes(unread)?, unsent: bytes(unsent)? })
+        Some(Queued { unread: bytes(unread)?, unsent: bytes(unsent)? })
     }))
 }
 

@@ -5,6 +5,7 @@
 
 mod arrows;
 mod crates;
+mod dependencies;
 mod markdown;
 mod names;
 mod rust;
@@ -99,6 +100,7 @@ fn findings(root: &Path, verbs: &[String]) -> Result<Vec<Finding>> {
     let packages = crates::packages(root)?;
     findings.extend(arrows::check(&packages));
     findings.extend(crates::check(&packages, &files));
+    findings.extend(dependencies::check(&packages, &files));
     findings.sort_by(|a, b| (&a.path, a.line).cmp(&(&b.path, b.line)));
     Ok(findings)
 }

@@ -1,32 +1,26 @@
 //! `/healthz`, `/readyz` and `/metrics` on the admin address.
 
-use std::convert::Infallible;
+use std::future::pending;
 use std::rc::Rc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use hyper::rt::{Read, Write};
-use hyper::service::service_fn;
+use tokio::net::TcpStream;
 
 use super::answer::AnswerBody;
-use super::connection::builder;
+use super::full;
 use crate::problem::Problem;
 use crate::worker::Worker;
 
 /// Serves one connection to the admin address.
-pub(super) async fn serve<I>(worker: &Rc<Worker>, io: I)
-where
-    I: Read + Write + Unpin + 'static,
-{
-    let service = service_fn(|request| {
+pub(super) async fn serve(worker: &Rc<Worker>, stream: TcpStream) {
+    let answer = |request| {
         let worker = Rc::clone(worker);
-        async move { Ok::<_, Infallible>(answer(&worker, &request).await) }
-    });
-    if let Err(error) = builder(worker).serve_connection(io, service).await {
-        tracing::debug!(%error, "an admin connection ended with an error");
-    }
+        async move { answer(&worker, &request).await }
+    };
+    full::serve(worker, stream, BytesMut::new(), &full::streams(), answer, pending()).await;
 }
 
 async fn answer(worker: &Worker, request: &Request<Incoming>) -> Response<AnswerBody> {

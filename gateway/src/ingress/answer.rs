@@ -4,15 +4,17 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use ramet_common::SlotIndex;
 use ramet_dataplane::Slot;
 use ramet_dataplane::message::{BodyPlace, HeadBlock, Part};
 
+use super::full;
 use crate::chains::Admission;
 use crate::conduct::Arrived;
 use crate::exchange::Holdings;
@@ -25,6 +27,8 @@ pub(crate) struct AnswerBody {
     now: VecDeque<Bytes>,
     bytes_left: u64,
     stream: Option<Stream>,
+    /// Where a driver watches that the client reads.
+    watched: Option<full::Stream>,
     /// Keeps the request among those that run until its last byte has gone.
     _admission: Option<Admission>,
 }
@@ -43,12 +47,17 @@ impl AnswerBody {
     /// A body that is not in a slot.
     pub(crate) fn full(bytes: Bytes) -> Self {
         let bytes_left = bytes.len() as u64;
-        Self { now: VecDeque::from([bytes]), bytes_left, stream: None, _admission: None }
+        Self { now: VecDeque::from([bytes]), bytes_left, stream: None, watched: None, _admission: None }
     }
 
-    /// The first piece: all of a body that is not in a slot.
-    pub(super) fn into_bytes(mut self) -> Bytes {
-        self.now.pop_front().unwrap_or_default()
+    /// The same, watched.
+    pub(super) fn on(self, stream: full::Stream) -> Self {
+        Self { watched: Some(stream), ..self }
+    }
+
+    /// No body, whatever the function wrote. What it wrote is free again.
+    fn none() -> Self {
+        Self { now: VecDeque::new(), bytes_left: 0, stream: None, watched: None, _admission: None }
     }
 
     pub(super) fn from_slots(arrived: Arrived, holdings: &Arc<Holdings>, admission: Admission) -> Self {
@@ -67,7 +76,7 @@ impl AnswerBody {
                 .collect(),
         };
         let stream = arrived.stream.map(|departed| Stream { departed, holdings: Arc::clone(holdings) });
-        Self { now, bytes_left, stream, _admission: Some(admission) }
+        Self { now, bytes_left, stream, watched: None, _admission: Some(admission) }
     }
 }
 
@@ -119,7 +128,8 @@ pub(crate) fn respond(
     admission: Admission,
     method: &Method,
 ) -> Result<Response<AnswerBody>, Problem> {
-    let mut response = Response::builder().status(status_of(&arrived)?);
+    let status = status_of(&arrived)?;
+    let mut response = Response::builder().status(status);
     let headers = response.headers_mut().ok_or(Problem::BadAnswer("its status is unusable"))?;
     headers.reserve(arrived.message.block.header_count());
     for header in end_to_end(&arrived.message.block, method.as_str()) {
@@ -129,8 +139,40 @@ pub(crate) fn respond(
         };
         headers.append(name, value);
     }
-    let body = AnswerBody::from_slots(arrived, holdings, admission);
+    let is_empty = matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
+    if *method == Method::HEAD && arrived.stream.is_none() && !is_empty && !headers.contains_key(CONTENT_LENGTH) {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(arrived.message.body.bytes()));
+    }
+    let body = if *method == Method::HEAD || is_empty {
+        AnswerBody::none()
+    } else {
+        AnswerBody::from_slots(arrived, holdings, admission)
+    };
     response.body(body).map_err(|_| Problem::BadAnswer("its head is unusable"))
+}
+
+impl AnswerBody {
+    fn next_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, BrokenOff>>> {
+        if let Some(bytes) = self.now.pop_front() {
+            self.bytes_left = self.bytes_left.saturating_sub(bytes.len() as u64);
+            return Poll::Ready(Some(Ok(bytes)));
+        }
+        let Some(stream) = &self.stream else { return Poll::Ready(None) };
+        match ready!(stream.departed.poll_piece(context)) {
+            Piece::Bytes { slot, bytes } => {
+                let bytes = SlotBytes::hand_out(&stream.holdings, slot.slot, 0, bytes as usize, Release::AtOnce);
+                Poll::Ready(Some(Ok(bytes)))
+            }
+            Piece::End => {
+                self.stream = None;
+                Poll::Ready(None)
+            }
+            Piece::Broken => {
+                self.stream = None;
+                Poll::Ready(Some(Err(BrokenOff)))
+            }
+        }
+    }
 }
 
 impl Body for AnswerBody {
@@ -141,26 +183,11 @@ impl Body for AnswerBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
-        if let Some(bytes) = self.now.pop_front() {
-            self.bytes_left = self.bytes_left.saturating_sub(bytes.len() as u64);
-            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+        let next = self.next_piece(context);
+        if let Some(watched) = &self.watched {
+            if next.is_ready() { watched.waits_for_client() } else { watched.waits_for_function() }
         }
-        let Some(stream) = &self.stream else { return Poll::Ready(None) };
-        match stream.departed.poll_piece(context) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Piece::Bytes { slot, bytes }) => {
-                let bytes = SlotBytes::hand_out(&stream.holdings, slot.slot, 0, bytes as usize, Release::AtOnce);
-                Poll::Ready(Some(Ok(Frame::data(bytes))))
-            }
-            Poll::Ready(Piece::End) => {
-                self.stream = None;
-                Poll::Ready(None)
-            }
-            Poll::Ready(Piece::Broken) => {
-                self.stream = None;
-                Poll::Ready(Some(Err(BrokenOff)))
-            }
-        }
+        next.map(|piece| Some(piece?.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,43 +1,34 @@
 //! Listeners and connections of a worker: accept, speak HTTP/1.1, h2c or TLS, and drain.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use hyper::rt::{Read, Write};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use bytes::BytesMut;
 use ramet_control::gateway::{FromGateway, Protocol};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{sleep, timeout};
 
+use super::express::{self, Left};
 use super::open::{Connections, Open};
-use super::patient_io::PatientIo;
 use super::request::Client;
-use super::{admin, express, service};
+use super::{admin, full, service};
+use crate::crew::Moved;
 use crate::worker::Worker;
 
-/// How many HTTP/2 streams one connection may have open.
-const STREAMS_MAX: u32 = 256;
+/// How many connections to the admin address a worker serves at once.
+const ADMIN_CONNECTIONS_MAX: usize = 64;
 
-/// How many resets of its own streams a client may have queued before its connection ends (rapid reset).
-const RESETS_MAX: usize = 64;
-
-/// A worker's listeners, and the connections that came of them.
+/// A worker's listeners.
 #[derive(Default)]
 pub(crate) struct Listening {
     listeners: Vec<(TcpListener, Protocol)>,
     accepting: Vec<AbortHandle>,
-    connections: Rc<Connections>,
 }
 
 impl Listening {
@@ -50,16 +41,15 @@ impl Listening {
 
     /// Starts to accept.
     pub(crate) fn serve(&mut self, worker: &Rc<Worker>) -> io::Result<()> {
-        let room = Arc::new(Semaphore::new(worker.shared.settings.connections_max.min(Semaphore::MAX_PERMITS)));
         for (listener, protocol) in self.listeners.drain(..) {
-            // The admin address stays open while the node drains, or nobody could watch it.
-            let is_admin = protocol == Protocol::Admin;
-            let room = if is_admin { Arc::new(Semaphore::new(64)) } else { Arc::clone(&room) };
-            let acceptor =
-                Acceptor { worker: Rc::clone(worker), protocol, connections: Rc::clone(&self.connections), room };
-            let task = spawn_local(acceptor.accept_always(listener));
-            if !is_admin {
-                self.accepting.push(task.abort_handle());
+            if protocol == Protocol::Admin {
+                // The admin address stays open while the node drains, or nobody could watch it.
+                let connections = Connections::new(ADMIN_CONNECTIONS_MAX);
+                spawn_local(accept_always(Rc::clone(worker), connections, listener, protocol));
+            } else {
+                let connections = Rc::clone(&worker.connections);
+                let accepting = spawn_local(accept_always(Rc::clone(worker), connections, listener, protocol));
+                self.accepting.push(accepting.abort_handle());
             }
         }
         Ok(())
@@ -70,9 +60,8 @@ impl Listening {
         for task in self.accepting.drain(..) {
             task.abort();
         }
-        let connections = Rc::clone(&self.connections);
         async move {
-            if timeout(limit, connections.drain()).await.is_err() {
+            if timeout(limit, worker.connections.drain()).await.is_err() {
                 tracing::warn!(?limit, "some connections did not end within the drain timeout");
             }
             if worker.shared.worker_drained() {
@@ -82,122 +71,86 @@ impl Listening {
     }
 }
 
-struct Acceptor {
-    worker: Rc<Worker>,
-    protocol: Protocol,
-    connections: Rc<Connections>,
-    room: Arc<Semaphore>,
-}
-
-impl Acceptor {
-    async fn accept_always(self, listener: TcpListener) {
-        loop {
-            // Without room the kernel's backlog holds the others.
-            let Ok(permit) = Arc::clone(&self.room).acquire_owned().await else { return };
-            match listener.accept().await {
-                Ok((stream, peer)) => {
-                    let connection = self.connection(stream, peer);
-                    spawn_local(async move {
-                        connection.await;
-                        drop(permit);
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "could not accept a connection; trying again");
-                    sleep(Duration::from_millis(50)).await;
-                }
+async fn accept_always(worker: Rc<Worker>, connections: Rc<Connections>, listener: TcpListener, protocol: Protocol) {
+    loop {
+        // Without room the kernel's backlog holds the others.
+        let Some(room) = connections.room().await else { return };
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let (worker, open) = (Rc::clone(&worker), connections.enter());
+                spawn_local(async move {
+                    match protocol {
+                        Protocol::Http => match worker.place_for_new() {
+                            Some(place) => pass_on(&worker, stream, peer, place, open).await,
+                            None => plain(worker, stream, peer, open).await,
+                        },
+                        Protocol::Https => encrypted(&worker, stream, peer, &open).await,
+                        Protocol::Admin => admin::serve(&worker, stream).await,
+                    }
+                    drop(room);
+                });
             }
-        }
-    }
-
-    fn connection(&self, stream: TcpStream, peer: SocketAddr) -> impl Future<Output = ()> + 'static {
-        let (worker, protocol, open) = (Rc::clone(&self.worker), self.protocol, self.connections.enter());
-        async move {
-            // Answers are small and must not wait for an acknowledgement.
-            let _ = stream.set_nodelay(true);
-            let settings = &worker.shared.settings;
-            match (protocol, &worker.shared.tls) {
-                (Protocol::Http, _) => {
-                    let client = Rc::new(Client::new(peer, "http"));
-                    if let Some((stream, unread)) = express::serve(&worker, stream, &client, &open).await {
-                        by_hyper(&worker, TokioIo::new(stream), unread, client, &open).await;
-                    }
-                }
-                (Protocol::Admin, _) => {
-                    // The admin address stays open while the node drains, so its connections are not waited for.
-                    drop(open);
-                    let io = PatientIo::new(TokioIo::new(stream), settings.body_timeout);
-                    admin::serve(&worker, io).await;
-                }
-                (Protocol::Https, Some(tls)) => {
-                    let handshake = timeout(settings.header_timeout, tls.accept(stream)).await;
-                    if let Ok(Ok(stream)) = handshake {
-                        let client = Rc::new(Client::new(peer, "https"));
-                        by_hyper(&worker, TokioIo::new(stream), Bytes::new(), client, &open).await;
-                    }
-                }
-                (Protocol::Https, None) => {}
+            Err(error) => {
+                tracing::warn!(%error, "could not accept a connection; trying again");
+                sleep(Duration::from_millis(50)).await;
             }
         }
     }
 }
 
-/// Serves a connection with all of HTTP/1.1 and HTTP/2.
-async fn by_hyper<I>(worker: &Rc<Worker>, io: I, unread: Bytes, client: Rc<Client>, open: &Open)
+/// Goes on with a connection that another worker has passed on.
+pub(crate) fn take_over(worker: &Rc<Worker>, moved: Moved) {
+    let Moved { stream, peer, arrived } = moved;
+    let (worker, open) = (Rc::clone(worker), worker.connections.enter());
+    // Whoever had it has ended if it does not hear this.
+    let _ = arrived.send(());
+    match TcpStream::from_std(stream) {
+        Ok(stream) => {
+            spawn_local(async move {
+                let Some(_room) = worker.connections.room().await else { return };
+                plain(worker, stream, peer, open).await;
+            });
+        }
+        Err(error) => tracing::warn!(%error, "a connection is lost on its way to another worker"),
+    }
+}
+
+/// Passes a connection on to another worker; it counts as open here until it does there.
+async fn pass_on(worker: &Worker, stream: TcpStream, peer: SocketAddr, place: usize, open: Open) {
+    let (arrived, has_arrived) = oneshot::channel();
+    match stream.into_std() {
+        Ok(stream) => worker.shared.crew.pass_on(place, Moved { stream, peer, arrived }),
+        Err(error) => tracing::warn!(%error, "a connection is lost on its way to another worker"),
+    }
+    let _ = has_arrived.await;
+    drop(open);
+}
+
+async fn plain(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, open: Open) {
+    // Answers are small and must not wait for an acknowledgement.
+    let _ = stream.set_nodelay(true);
+    let client = Rc::new(Client::new(peer, "http"));
+    match express::serve(&worker, stream, &client, &open).await {
+        Left::Closed => {}
+        Left::ForHyper(stream, unread) => in_full(&worker, stream, unread, client, &open).await,
+        Left::ForWorker(stream, place) => pass_on(&worker, stream, peer, place, open).await,
+    }
+}
+
+async fn encrypted(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, open: &Open) {
+    let _ = stream.set_nodelay(true);
+    let Some(tls) = &worker.shared.tls else { return };
+    if let Ok(Ok(stream)) = timeout(worker.shared.settings.header_timeout, tls.accept(stream)).await {
+        let client = Rc::new(Client::new(peer, "https"));
+        in_full(worker, stream, BytesMut::new(), client, open).await;
+    }
+}
+
+async fn in_full<I>(worker: &Rc<Worker>, io: I, unread: BytesMut, client: Rc<Client>, open: &Open)
 where
-    I: Read + Write + Unpin + 'static,
+    I: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let io = PatientIo::with_unread(io, unread, worker.shared.settings.body_timeout);
-    let service = service_fn(|request| {
-        let (worker, client) = (Rc::clone(worker), Rc::clone(&client));
-        async move { Ok::<_, Infallible>(service::answer(worker, client, request).await) }
-    });
-    let ended = async {
-        let notice = open.notice();
-        if !open.is_draining() {
-            notice.await;
-        }
-    };
-    let mut served = pin!(builder(worker).serve_connection(io, service).into_owned());
-    let served = tokio::select! {
-        served = &mut served => served,
-        () = ended => {
-            served.as_mut().graceful_shutdown();
-            served.await
-        }
-    };
-    if let Err(error) = served {
-        tracing::debug!(%error, "a connection ended with an error");
-    }
-}
-
-/// HTTP with every limit set; shared by ingress and admin.
-pub(super) fn builder(worker: &Worker) -> auto::Builder<OnThisThread> {
-    let settings = &worker.shared.settings;
-    let mut builder = auto::Builder::new(OnThisThread);
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(settings.header_timeout.max(settings.idle_timeout))
-        .max_buf_size(settings.header_bytes_max.max(8192))
-        .keep_alive(true);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
-        .max_pending_accept_reset_streams(RESETS_MAX)
-        .max_header_list_size(u32::try_from(settings.header_bytes_max).unwrap_or(u32::MAX))
-        .keep_alive_interval(settings.idle_timeout)
-        .keep_alive_timeout(settings.header_timeout);
-    builder
-}
-
-/// Runs hyper's tasks on the worker's own thread.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct OnThisThread;
-
-impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for OnThisThread {
-    fn execute(&self, task: F) {
-        spawn_local(task);
-    }
+    let streams = full::streams();
+    let answer = |request| service::answer(Rc::clone(worker), Rc::clone(&client), streams.begin(), request);
+    full::serve(worker, io, unread, &streams, answer, open.drains()).await;
 }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use http::StatusCode;
 use http_body::Body;
 use ramet_dataplane::message::BodyPlace;
@@ -70,36 +70,48 @@ impl Shared {
     }
 }
 
-/// Serves a connection for as long as its requests are plain. What is returned is for hyper to go on with.
-pub(super) async fn serve(
-    worker: &Rc<Worker>,
-    stream: TcpStream,
-    client: &Client,
-    open: &Open,
-) -> Option<(TcpStream, Bytes)> {
+/// How the express lane is left.
+pub(super) enum Left {
+    /// The connection has ended.
+    Closed,
+    /// A request is not plain. It is still unread, but for what is here.
+    ForHyper(TcpStream, BytesMut),
+    /// Another worker shall go on with the next request.
+    ForWorker(TcpStream, usize),
+}
+
+/// Serves a connection for as long as its requests are plain.
+pub(super) async fn serve(worker: &Rc<Worker>, stream: TcpStream, client: &Client, open: &Open) -> Left {
     let settings = &worker.shared.settings;
     let mut notice = pin!(open.notice());
     let mut idle = pin!(Idle::new(settings.idle_timeout.max(settings.header_timeout)));
-    let mut lane = Lane { worker, stream, client, unread: Vec::new(), start: 0 };
+    let mut lane = Lane { worker, stream, client, unread: Vec::new(), start: 0, now: Instant::now() };
     loop {
         if lane.unread().is_empty() {
-            idle.as_mut().restart();
+            idle.as_mut().restart(lane.now);
             if open.is_draining() || !lane.bytes_come(notice.as_mut(), idle.as_mut()).await {
-                return None;
+                return Left::Closed;
             }
         }
+        worker.is_at_work();
         let ends = if open.is_draining() { Ends::Connection } else { Ends::Request };
         match lane.one_request(ends).await {
             Ok(Served::Whole(Ends::Request)) => {}
-            Ok(Served::Whole(Ends::Connection)) => return None,
+            Ok(Served::Whole(Ends::Connection)) => return Left::Closed,
             Ok(Served::Not) => {
-                let unread = Bytes::copy_from_slice(lane.unread());
-                return Some((lane.stream, unread));
+                let unread = BytesMut::from(lane.unread());
+                return Left::ForHyper(lane.stream, unread);
             }
             Err(error) => {
                 tracing::debug!(%error, "a connection ended with an error");
-                return None;
+                return Left::Closed;
             }
+        }
+        if lane.unread().is_empty()
+            && !open.is_draining()
+            && let Some(place) = worker.place_for_old()
+        {
+            return Left::ForWorker(lane.stream, place);
         }
     }
 }
@@ -118,6 +130,8 @@ struct Lane<'w> {
     client: &'w Client,
     unread: Vec<u8>,
     start: usize,
+    /// When something came last: bytes, or an outcome. Asking for the time is not for nothing.
+    now: Instant,
 }
 
 /// A request whose head has been read.
@@ -146,6 +160,7 @@ impl Lane<'_> {
     async fn bytes_come(&mut self, mut notice: Pin<&mut impl Future>, mut idle: Pin<&mut Idle>) -> bool {
         poll_fn(|context| {
             if let Poll::Ready(read) = self.poll_read(context) {
+                self.now = Instant::now();
                 return Poll::Ready(matches!(read, Ok(1..)));
             }
             if notice.as_mut().poll(context).is_ready() || idle.as_mut().poll(context).is_ready() {
@@ -189,7 +204,7 @@ impl Lane<'_> {
             }
         };
         match chain {
-            Some(chain) => chain.counters.answered(status, start.elapsed()),
+            Some(chain) => chain.counters.answered(status, self.now - start),
             None => self.worker.shared.metrics.unrouted(status),
         }
         Ok(Served::Whole(ends))
@@ -202,7 +217,7 @@ impl Lane<'_> {
         if head_bytes > self.worker.shared.settings.header_bytes_max {
             return None;
         }
-        let start = Instant::now();
+        let start = self.now;
         let table = self.worker.chains();
         let (chain, accepted) = match head.chain(&table) {
             Ok(chain) => (Some(Arc::clone(chain)), head.accept(self.worker, self.client, chain, start)),
@@ -233,7 +248,9 @@ impl Lane<'_> {
             Err(problem) => return Ok(Err((problem, Ends::Connection))),
         };
         let Accepted { journey, admission, .. } = accepted;
-        let arrived = match self.unless_gone(journey.run(head, envelope)).await? {
+        let outcome = self.unless_gone(journey.run(head, envelope)).await?;
+        self.now = Instant::now();
+        let arrived = match outcome {
             Ok(arrived) => arrived,
             Err(problem) => return Ok(Err((problem, ends))),
         };
@@ -275,7 +292,7 @@ impl Lane<'_> {
             Err(problem) => return Ok(Err(problem)),
         };
         match inline(&arrived, holdings) {
-            _ if framing == Framing::NoBody => {}
+            _ if matches!(framing, Framing::NoBody | Framing::Length(0)) => {}
             Some((slot, offset, bytes)) if bytes <= COPY_BYTES_MAX => {
                 out.extend_from_slice(slot.slice(offset, bytes).unwrap_or_default());
             }
@@ -298,21 +315,20 @@ impl Lane<'_> {
             let (name, value) = header?;
             head.header(name, value);
         }
-        head.finish(framing, self.worker.express.date.borrow_mut().at(Instant::now()), ends);
+        head.finish(framing, self.worker.express.date.borrow_mut().at(self.now), ends);
         Ok((status, framing))
     }
 
     /// Answers for the gateway itself.
     async fn apologise(&mut self, problem: &Problem, ends: Ends) -> io::Result<()> {
-        let (parts, body) = problem.response().into_parts();
-        let body = body.into_bytes();
+        let body = problem.body();
         let mut out = self.worker.express.take_buffer();
-        let mut head = HeadWriter::new(&mut out, parts.status);
-        for (name, value) in parts.headers.iter().filter(|(name, _)| *name != http::header::CONNECTION) {
+        let mut head = HeadWriter::new(&mut out, problem.status());
+        for (name, value) in problem.headers() {
             head.header(name.as_str(), value.as_bytes());
         }
         let framing = Framing::Length(body.len() as u64);
-        head.finish(framing, self.worker.express.date.borrow_mut().at(Instant::now()), ends);
+        head.finish(framing, self.worker.express.date.borrow_mut().at(self.now), ends);
         out.extend_from_slice(&body);
         self.write_all(&out).await?;
         self.worker.express.give_back(out);
@@ -478,8 +494,8 @@ impl Idle {
         Self { limit, since, timer: Box::pin(sleep_until(since + limit)) }
     }
 
-    fn restart(self: Pin<&mut Self>) {
-        self.get_mut().since = Instant::now();
+    fn restart(self: Pin<&mut Self>, now: Instant) {
+        self.get_mut().since = now;
     }
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {

@@ -1,14 +1,16 @@
-//! The open connections of a worker, and the notice on which they end.
+//! The open connections of a worker: how many there may be, and the notice on which they end.
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// Counts connections and tells them to end.
-#[derive(Debug, Default)]
-pub(super) struct Connections {
+#[derive(Debug)]
+pub(crate) struct Connections {
+    room: Arc<Semaphore>,
     open: Cell<usize>,
     is_draining: Cell<bool>,
     notice: Notify,
@@ -20,6 +22,27 @@ pub(super) struct Connections {
 pub(super) struct Open(Rc<Connections>);
 
 impl Connections {
+    /// Room for that many connections.
+    pub(crate) fn new(most: usize) -> Rc<Self> {
+        Rc::new(Self {
+            room: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
+            open: Cell::default(),
+            is_draining: Cell::default(),
+            notice: Notify::default(),
+            all_closed: Notify::default(),
+        })
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.open.get()
+    }
+
+    /// Waits until there is room for one more.
+    pub(super) async fn room(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.room).acquire_owned().await.ok()
+    }
+
     pub(super) fn enter(self: &Rc<Self>) -> Open {
         self.open.set(self.open.get() + 1);
         Open(Rc::clone(self))
@@ -39,6 +62,14 @@ impl Open {
     /// Whether the connection is to end.
     pub(super) fn is_draining(&self) -> bool {
         self.0.is_draining.get()
+    }
+
+    /// Completes when the connection is to end.
+    pub(super) async fn drains(&self) {
+        let notice = self.notice();
+        if !self.is_draining() {
+            notice.await;
+        }
     }
 
     /// Completes when the connection is to end, if it was not to before this call.

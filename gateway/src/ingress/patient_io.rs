@@ -20,11 +20,7 @@ pub(crate) struct PatientIo<T> {
 }
 
 impl<T> PatientIo<T> {
-    pub(crate) fn new(io: T, patience: Duration) -> Self {
-        Self::with_unread(io, Bytes::new(), patience)
-    }
-
-    /// The same, where `unread` has been read from `io` but not dealt with.
+    /// `unread` has been read from `io` but not dealt with.
     pub(crate) fn with_unread(io: T, unread: Bytes, patience: Duration) -> Self {
         Self { io, unread, patience, blocked: None }
     }

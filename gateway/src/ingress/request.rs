@@ -92,26 +92,36 @@ impl Head<'_> {
     fn block(&self, client: &Client) -> Result<Vec<u8>, Problem> {
         let mut block = BlockWriter::request(self.method, self.target);
         let too_large = |_: MessageError| Problem::HeadTooLarge;
-        let mut names_host = false;
+        if !self.host.is_empty() {
+            block.header("host", self.host.as_bytes()).map_err(too_large)?;
+        }
+        let is_named = |name| self.values("connection").any(|connection| names(connection, name));
+        let names_any = self.values("connection").any(|connection| !is_usual(connection));
+        let mut cookies = self.values("cookie");
+        let crumbs = (cookies.next().is_some() && cookies.next().is_some())
+            .then(|| self.values("cookie").collect::<Vec<_>>().join(&b"; "[..]));
         for Header { name, value } in self.headers {
-            names_host |= name.eq_ignore_ascii_case("host");
-            if !is_for_the_gateway(name) {
+            let is_joined = crumbs.is_some() && name.eq_ignore_ascii_case("cookie");
+            if !is_joined && !is_for_the_gateway(name) && !(names_any && is_named(name)) {
                 block.header(name, value).map_err(too_large)?;
             }
         }
-        if !names_host {
-            block.header("host", self.host.as_bytes()).map_err(too_large)?;
+        if let Some(cookie) = &crumbs {
+            block.header("cookie", cookie).map_err(too_large)?;
         }
         block.header("x-forwarded-for", client.address.as_bytes()).map_err(too_large)?;
         block.header("x-forwarded-proto", client.scheme.as_bytes()).map_err(too_large)?;
         Ok(block.finish())
     }
 
+    fn values(&self, name: &'static str) -> impl Iterator<Item = &[u8]> {
+        self.headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
+    }
+
     /// The client's W3C trace context, if it sent a valid one.
     fn trace_context(&self) -> Envelope {
         let mut envelope = Envelope::default();
-        let named = self.headers.iter().find(|header| header.name.eq_ignore_ascii_case("traceparent"));
-        let Some(value) = named.map(|header| header.value) else { return envelope };
+        let Some(value) = self.values("traceparent").next() else { return envelope };
         // 00-<32 hex>-<16 hex>-<2 hex>
         let well_formed = value.len() == 55 && value.starts_with(b"00-") && value[35] == b'-' && value[52] == b'-';
         if well_formed
@@ -140,10 +150,36 @@ impl Accepted {
     }
 }
 
+/// Whether a `connection` header names that header, which is then for this hop alone (RFC 9110, 7.6.1).
+fn names(connection: &[u8], name: &str) -> bool {
+    connection.split(|&byte| byte == b',').any(|named| named.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
+}
+
+/// Whether a `connection` header names no other header.
+fn is_usual(connection: &[u8]) -> bool {
+    connection.eq_ignore_ascii_case(b"keep-alive") || connection.eq_ignore_ascii_case(b"close")
+}
+
+/// Whether it is a host with or without a port (RFC 9110, 7.2); empty is one.
+pub(super) fn is_host(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, port),
+        _ => (text, ""),
+    };
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(&byte);
+    let is_address = |byte: u8| byte.is_ascii_hexdigit() || b":.".contains(&byte);
+    port.bytes().all(|byte| byte.is_ascii_digit())
+        && match host.strip_prefix('[').map(|rest| rest.strip_suffix(']')) {
+            Some(address) => address.is_some_and(|address| !address.is_empty() && address.bytes().all(is_address)),
+            None => host.bytes().all(is_name),
+        }
+}
+
 /// Headers that speak of the connection, or that the gateway sets itself.
-pub(super) fn is_for_the_gateway(name: &str) -> bool {
+fn is_for_the_gateway(name: &str) -> bool {
     let known = match name.len() {
         2 => "te",
+        4 => "host",
         7 if name.as_bytes()[0].eq_ignore_ascii_case(&b't') => "trailer",
         7 => "upgrade",
         10 if name.as_bytes()[0].eq_ignore_ascii_case(&b'c') => "connection",
@@ -187,16 +223,17 @@ mod tests {
 
     #[test]
     fn functions_see_end_to_end_headers_in_lower_case() {
-        let hop = ["TE", "Trailer", "Upgrade", "Connection", "Keep-Alive", "X-Forwarded-For", "Proxy-Connection"];
+        let hop =
+            ["Host", "TE", "Trailer", "Upgrade", "Connection", "Keep-Alive", "X-Forwarded-For", "Proxy-Connection"];
         let more = ["Transfer-Encoding", "X-Forwarded-Proto", "Accept", "X-My-Header"];
         let headers: Vec<_> = hop.iter().chain(&more).map(|name| Header { name, value: b"v" }).collect();
         let client = Client::new(SocketAddr::from(([127, 0, 0, 1], 80)), "http");
         let block = HeadBlock::parse(head(&headers).block(&client).expect("small")).expect("well-formed");
         let seen: Vec<_> = block.headers().collect();
         let expected: [(&str, &[u8]); 5] = [
+            ("host", b"h"),
             ("accept", b"v"),
             ("x-my-header", b"v"),
-            ("host", b"h"),
             ("x-forwarded-for", b"127.0.0.1"),
             ("x-forwarded-proto", b"http"),
         ];

@@ -4,8 +4,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use http::header::{EXPECT, HOST};
-use http::{Request, Response, Version};
+use http::header::{EXPECT, HOST, TRANSFER_ENCODING};
+use http::{Method, Request, Response, Version};
 use http_body::Body;
 use http_body_util::BodyExt;
 use httparse::Header;
@@ -15,21 +15,31 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::answer::{AnswerBody, respond};
+use super::full;
 use super::intake::{BodyLimits, Source};
-use super::request::{Accepted, Client, Head};
+use super::request::{Accepted, Client, Head, is_host};
 use crate::problem::Problem;
 use crate::worker::Worker;
 
 /// Answers a request. Every accepted request gets exactly one answer.
-pub(super) async fn answer(worker: Rc<Worker>, client: Rc<Client>, request: Request<Incoming>) -> Response<AnswerBody> {
+pub(super) async fn answer(
+    worker: Rc<Worker>,
+    client: Rc<Client>,
+    stream: full::Stream,
+    request: Request<Incoming>,
+) -> Response<AnswerBody> {
+    answer_unwatched(&worker, &client, request).await.map(|body| body.on(stream))
+}
+
+async fn answer_unwatched(worker: &Rc<Worker>, client: &Client, request: Request<Incoming>) -> Response<AnswerBody> {
     let start = Instant::now();
     let table = worker.chains();
     let routed = {
         let headers = headers_of(&request);
         let head = head_of(&request, &headers);
-        check_host(&request, head.host)
+        check(&request, head.host)
             .and_then(|()| head.chain(&table))
-            .map(|chain| (chain, head.accept(&worker, &client, chain, start)))
+            .map(|chain| (chain, head.accept(worker, client, chain, start)))
     };
     let (chain, accepted) = match routed {
         Ok(found) => found,
@@ -82,10 +92,18 @@ fn head_of<'a>(request: &'a Request<Incoming>, headers: &'a [Header<'a>]) -> Hea
     Head { method: request.method().as_str(), target, host, headers }
 }
 
-fn check_host(request: &Request<Incoming>, host: &str) -> Result<(), Problem> {
-    let without = host.is_empty() && request.version() == Version::HTTP_11;
-    if without || request.headers().get_all(HOST).iter().nth(1).is_some() {
+fn check(request: &Request<Incoming>, host: &str) -> Result<(), Problem> {
+    let without = host.is_empty() && request.version() != Version::HTTP_10;
+    if without || !is_host(host) || request.headers().get_all(HOST).iter().nth(1).is_some() {
         return Err(Problem::BadHost);
+    }
+    // A tunnel would begin with success, and ends here.
+    if request.method() == Method::CONNECT {
+        return Err(Problem::NotImplemented("CONNECT"));
+    }
+    let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
+    if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        return Err(Problem::NotImplemented("a transfer coding other than chunked"));
     }
     Ok(())
 }

@@ -11,7 +11,8 @@ use ramet_dataplane::{ReceiveError, Receiver, SlotRef, TransportKind, Wait};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::{Stray, Worker};
+use super::Worker;
+use crate::crew::Stray;
 use crate::domain::Domain;
 use crate::flight::{Outcome, Piece};
 
@@ -177,7 +178,7 @@ impl Worker {
         }
         let stray = Stray { domain: domain.id, head: slot };
         self.end_stray(stray);
-        self.shared.tell_others(self.instance, stray);
+        self.shared.crew.tell_others(self.instance, stray);
     }
 
     /// Fails the flight whose head has come back elsewhere, if it is one of this worker's.

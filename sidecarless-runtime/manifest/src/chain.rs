@@ -63,7 +63,7 @@ pub struct ChainSpec {
     #[serde(serialize_with = "serialize_duration")]
     #[schemars(with = "DurationText", default = "default::deadline")]
     pub deadline: Duration,
-    /// More requests than this at a time are answered 503 at once.
+    /// More requests than this at a time are answered 429 at once.
     #[schemars(range(min = 1, max = IN_FLIGHT_MAX), default = "default::max_in_flight")]
     pub max_in_flight: u32,
     /// A longer request body is answered 413. Without it, what the pool holds.

@@ -22,7 +22,7 @@ pub(crate) use event_loop::Hooks;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ramet_common::{BATCH_MAX, InstanceId, PacketDescriptor};
 use ramet_dataplane::message::Envelope;
@@ -167,13 +167,22 @@ impl Floor {
     }
 }
 
+/// A message that a thread has served.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Served {
+    pub(crate) took: Duration,
+    pub(crate) end: Instant,
+}
+
 impl Instance {
-    /// Blocks until there is a message for `seat`; `took` is how long the one before took there. `None`: there will be
-    /// no more.
-    pub(crate) fn next(&self, seat: Seat, took: Option<Duration>) -> Option<PacketDescriptor> {
+    /// Blocks until there is a message for `seat`, where `last` was the one before; also says since when it is served.
+    /// `None`: there will be no more.
+    pub(crate) fn next(&self, seat: Seat, last: Option<Served>) -> Option<(PacketDescriptor, Instant)> {
         let here = here();
         let mut floor = self.inbox.lock();
-        if let Some(took) = took {
+        // Asking for the time is not for nothing, so it is only asked again after a wait.
+        let mut now = last.map(|served| served.end);
+        if let Some(Served { took, .. }) = last {
             floor.desk.finish(seat);
             floor.pace.took(took);
             floor.turns += 1;
@@ -187,11 +196,14 @@ impl Instance {
                 let (to_wake, may_hold) = (floor.hand_on(), floor.pace.is_short());
                 drop(floor);
                 nudge(to_wake);
-                if !self.outbox.is_empty() && (!may_hold || self.outbox.is_due()) {
+                let mut now = now.unwrap_or_else(Instant::now);
+                if !self.outbox.is_empty() && (!may_hold || self.outbox.is_due(now)) {
                     block_on(self, self.flush());
+                    now = Instant::now();
                 }
-                return Some(descriptor);
+                return Some((descriptor, now));
             }
+            now = None;
             if !self.outbox.is_empty() {
                 drop(floor);
                 block_on(self, self.flush());

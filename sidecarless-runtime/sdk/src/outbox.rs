@@ -109,9 +109,10 @@ impl Outbox {
     }
 
     /// Whether the outcomes have waited long enough, or are enough.
-    pub(crate) fn is_due(&self) -> bool {
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
         let held = self.lock();
-        held.parcels.len() >= BATCH_MAX || held.oldest.is_some_and(|oldest| oldest.elapsed() >= HOLD_MAX)
+        let has_waited = |oldest| now.saturating_duration_since(oldest) >= HOLD_MAX;
+        held.parcels.len() >= BATCH_MAX || held.oldest.is_some_and(has_waited)
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {
@@ -162,7 +163,7 @@ impl Instance {
 
     /// Sends what has waited too long because its thread is busy. What is refused waits for that thread.
     pub(crate) fn flush_overdue(&self) {
-        if !self.outbox.is_empty() && self.outbox.is_due() {
+        if !self.outbox.is_empty() && self.outbox.is_due(Instant::now()) {
             for (parcel, _) in self.outbox.send_all(self) {
                 self.outbox.push(parcel);
             }

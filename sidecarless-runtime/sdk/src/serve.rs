@@ -84,7 +84,9 @@ pub(crate) fn run(serve: impl FnOnce(ControlSocket) -> Result<(), ServeError>) -
         );
         return ExitCode::from(EXIT_USAGE);
     };
-    match release_stdin().map_err(ServeError::Start).and_then(|()| serve(control)) {
+    // What a request leaves in memory is for no other process of the same user (ptrace(2), prctl(2)).
+    let private = nix::sys::prctl::set_dumpable(false).map_err(io::Error::from);
+    match private.and_then(|()| release_stdin()).map_err(ServeError::Start).and_then(|()| serve(control)) {
         // A supervisor that is gone is the normal end, also before the first request.
         Ok(()) | Err(ServeError::Join(JoinError::Control(ControlError::Closed))) => ExitCode::SUCCESS,
         Err(error) => {

@@ -11,7 +11,7 @@ use ramet_common::{FunctionId, Kind, PacketDescriptor};
 use crate::body::Body;
 use crate::context::Context;
 use crate::error::Result;
-use crate::inbox::Seat;
+use crate::inbox::{Seat, Served};
 use crate::instance::Instance;
 use crate::outbox::Parcel;
 use crate::outcome::conclude;
@@ -26,13 +26,13 @@ pub(crate) fn work(
     seat: Seat,
     handler: &(impl Fn(Request, &Context) -> Result<Response> + Sync),
 ) {
-    let mut took = None;
-    while let Some(descriptor) = instance.next(seat, took) {
-        let start = Instant::now();
+    let mut last = None;
+    while let Some((descriptor, start)) = instance.next(seat, last) {
         if let Some((service, body)) = open(instance, seat, &descriptor) {
             serve(service, body, handler);
         }
-        took = Some(start.elapsed());
+        let end = Instant::now();
+        last = Some(Served { took: end - start, end });
     }
 }
 

@@ -34,8 +34,17 @@ pub(super) struct Package {
     /// `Cargo.toml`, relative to the workspace.
     pub(super) manifest: String,
     pub(super) uses: Vec<Use>,
+    /// The names of all crates that it asks for, whoever's they are and whatever for.
+    pub(super) dependencies: Vec<String>,
     /// The files that are crate roots of what is shipped, relative to the workspace.
     pub(super) roots: Vec<String>,
+}
+
+impl Package {
+    /// Its folder with the slash at the end, so that no other folder's name begins like it.
+    pub(super) fn folder(&self) -> &str {
+        self.manifest.trim_end_matches("Cargo.toml")
+    }
 }
 
 /// One of our crates that another uses.
@@ -139,6 +148,13 @@ fn parse_package(package: &Value, root: &Path) -> Package {
         licence: text(&package["license"]),
         manifest: relative(&package["manifest_path"]),
         uses: list("dependencies").iter().filter(is_ours).map(parse_use).collect(),
+        // Code knows a crate that is renamed by its new name.
+        dependencies: list("dependencies")
+            .iter()
+            .map(|dependency| {
+                text(dependency.get("rename").filter(|name| name.is_string()).unwrap_or(&dependency["name"]))
+            })
+            .collect(),
         roots: list("targets").iter().filter(is_shipped).map(|target| relative(&target["src_path"])).collect(),
     }
 }
@@ -158,6 +174,7 @@ mod tests {
             licence: LICENCE.into(),
             manifest: "a/Cargo.toml".into(),
             uses: Vec::new(),
+            dependencies: Vec::new(),
             roots: vec!["a/src/lib.rs".into()],
         }
     }
@@ -219,6 +236,7 @@ mod tests {
         let [package] = &packages[..] else { panic!("{packages:?}") };
         assert_eq!(package.manifest, "a/Cargo.toml");
         assert_eq!(package.uses, [Use { name: "ramet-b".into(), section: Section::Tests }]);
+        assert_eq!(package.dependencies, ["ramet-b", "serde"]);
         assert_eq!(package.roots, ["a/src/lib.rs"]);
     }
 }

@@ -2,7 +2,7 @@
 
 use httparse::{Header, Request, Status};
 
-use crate::ingress::request::Head;
+use crate::ingress::request::{Head, is_host};
 
 /// How many headers an express request may have.
 pub(super) const HEADERS_MAX: usize = 64;
@@ -32,8 +32,7 @@ pub(super) fn parse<'b>(bytes: &'b [u8], headers: &'b mut [Header<'b>]) -> Optio
         // By length first: most names are none of these.
         match name.len() {
             4 if name.eq_ignore_ascii_case("host") => {
-                let text =
-                    std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_graphic()));
+                let text = std::str::from_utf8(value).ok().filter(|text| is_host(text));
                 once(&mut host, text?)?;
             }
             6 if name.eq_ignore_ascii_case("expect") => return None,
@@ -100,6 +99,7 @@ mod tests {
             "GET /<> HTTP/1.1\r\nhost: h\r\n\r\n",
             "GET / HTTP/1.1\r\n\r\n",
             "GET / HTTP/1.1\r\nhost:\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a/b\r\n\r\n",
             "GET / HTTP/1.1\r\nhost: h\r\nhost: h\r\n\r\n",
             "GET / HTTP/1.1\r\nhost: h\r\nexpect: 100-continue\r\n\r\n",
             "GET / HTTP/1.1\r\nhost: h\r\nupgrade: websocket\r\n\r\n",

@@ -21,6 +21,7 @@ impl Framing {
     pub(super) fn of(status: StatusCode, bytes: Option<u64>) -> Self {
         match bytes {
             _ if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) => Self::NoBody,
+            _ if status == StatusCode::RESET_CONTENT => Self::Length(0),
             Some(bytes) => Self::Length(bytes),
             None => Self::Chunked,
         }

@@ -16,6 +16,7 @@ pub(super) const CASES: &[(&str, fn())] = &[
     ("a_chain_of_its_own_has_its_own_instances", a_chain_of_its_own_has_its_own_instances),
     ("a_longer_chain_keeps_its_functions", a_longer_chain_keeps_its_functions),
     ("an_instance_that_will_not_end_is_killed", an_instance_that_will_not_end_is_killed),
+    ("a_thousand_chains_are_no_more_than_a_message", a_thousand_chains_are_no_more_than_a_message),
 ];
 
 fn solo(behaviour: &str, more: &str) -> String {
@@ -178,4 +179,19 @@ fn an_instance_that_will_not_end_is_killed() {
     eventually("the old one ends", || (!is_alive(old)).then_some(()));
     eventually("the log says why", || node.log().contains("within its shutdownGrace").then_some(()));
     node.send("solo").expect("a reply");
+}
+
+/// Far more than a packet of the control socket holds.
+fn a_thousand_chains_are_no_more_than_a_message() {
+    const CHAINS: usize = 1000;
+    let node = Running::ready("ring", &solo("good", ""));
+    let name = |number: usize| format!("a-chain-with-quite-a-long-name-{number}");
+    let path = "/a-rather-long-segment".repeat(6);
+    let chains: Vec<_> = (0..CHAINS)
+        .map(|number| chain(&name(number), &["solo"], &format!("route: [{{path: {path}/{number}}}]")))
+        .collect();
+    assert_eq!(node.apply(&chains.concat()).expect("applied").changes.len(), CHAINS);
+    let told = node.gateway_log().into_iter().rfind(|line| line.starts_with("chains")).expect("told");
+    assert_eq!(told.split(' ').count(), 1 + 1 + CHAINS, "the word, the first chain and the new ones");
+    assert_eq!(node.send(&name(CHAINS - 1)), Ok(node.ready_instances("solo").remove(0).id));
 }

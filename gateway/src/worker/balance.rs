@@ -1,0 +1,103 @@
+//! How busy a worker is, and what it does about it.
+
+use std::cell::Cell;
+use std::fs;
+use std::rc::Rc;
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+
+use super::Worker;
+use crate::crew::{BUSY, Move};
+
+/// How often a worker that serves requests looks how busy it is.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How many connections of a tick may be passed on as they come: a client with a connection for each request must not
+/// pay for two workers.
+const PASSED_ON_MAX: u32 = 32;
+
+/// A worker's part in the balance.
+#[derive(Debug, Default)]
+pub(super) struct Balance {
+    is_active: Cell<bool>,
+    active: Notify,
+    /// What is still to be passed on.
+    plan: Cell<Option<Move>>,
+    passed_on: Cell<u32>,
+}
+
+impl Worker {
+    /// Notes that there is something to do.
+    pub(crate) fn is_at_work(&self) {
+        if !self.balance.is_active.replace(true) {
+            self.balance.active.notify_one();
+        }
+    }
+
+    /// Where a connection that has just come should go, if not here.
+    pub(crate) fn place_for_new(&self) -> Option<usize> {
+        self.is_at_work();
+        let passed_on = self.balance.passed_on.get();
+        if passed_on >= PASSED_ON_MAX {
+            return None;
+        }
+        let place = self.shared.crew.better_than(self.place)?;
+        self.balance.passed_on.set(passed_on + 1);
+        Some(place)
+    }
+
+    /// Where a connection between two requests should go, if not here.
+    pub(crate) fn place_for_old(&self) -> Option<usize> {
+        let Move { to, connections } = self.balance.plan.get()?;
+        self.balance.plan.set((connections > 1).then(|| Move { to, connections: connections - 1 }));
+        Some(to)
+    }
+}
+
+/// Watches how busy the worker is while it has anything to do.
+pub(super) async fn balance_always(worker: Rc<Worker>) {
+    let Balance { is_active, active, plan, passed_on } = &worker.balance;
+    loop {
+        worker.shared.crew.used(worker.place, 0);
+        active.notified().await;
+        let (mut start, mut used, mut idle) = (Instant::now(), thread_time(), None);
+        while is_active.replace(false) && !worker.shared.crew.is_alone() {
+            sleep(TICK).await;
+            let (now, used_now) = (Instant::now(), thread_time());
+            let usage = thousandths(used_now.saturating_sub(used), now - start);
+            worker.shared.crew.used(worker.place, usage);
+            passed_on.set(0);
+            // Only the busy need to know, and they need to have been busy for two ticks to know it.
+            let idle_now = if usage >= BUSY { idle_time() } else { None };
+            let idled = || match (idle, idle_now) {
+                (Some(before), Some(after)) => thousandths(Duration::saturating_sub(after, before), now - start),
+                _ => 0,
+            };
+            plan.set(worker.shared.crew.plan(worker.place, worker.connections.count(), idled));
+            (start, used, idle) = (now, used_now, idle_now);
+        }
+        plan.set(None);
+    }
+}
+
+fn thousandths(part: Duration, whole: Duration) -> u32 {
+    (part.as_nanos() * 1000 / whole.as_nanos().max(1)).try_into().unwrap_or(u32::MAX)
+}
+
+/// The processor time of this thread.
+fn thread_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
+/// How long the machine's cores were idle, all together (proc_stat(5)). `None`: it does not say.
+fn idle_time() -> Option<Duration> {
+    /// `USER_HZ`, which is the same on every Linux of today.
+    const TICKS_PER_SECOND: u64 = 100;
+    let text = fs::read_to_string("/proc/stat").ok()?;
+    let mut fields = text.lines().next()?.split_ascii_whitespace().skip(4);
+    let idle: u64 = fields.next()?.parse().ok()?;
+    Some(Duration::from_millis(idle * 1000 / TICKS_PER_SECOND))
+}

@@ -1,0 +1,222 @@
+//! What cannot be done: one clear message on standard error, nothing else, and the documented exit code.
+
+use std::process::{Command, Output};
+
+use ramet_tests::node::{program, skipped};
+use ramet_tests::{Node, Start};
+
+use crate::{MANIFEST, code, done, err, node, out, ramet};
+
+/// A failure is one message that begins with the program's name, and prints nothing where the answer would be.
+fn assert_says(output: &Output, expected: i32, what: &str) {
+    assert_eq!((code(output), out(output).as_str()), (expected, ""), "{what}: {}", err(output));
+    assert!(err(output).starts_with("ramet: "), "{what}: {}", err(output));
+    assert_eq!(err(output).lines().count(), 1, "{what}: {}", err(output));
+}
+
+#[test]
+fn what_does_not_exist_is_exit_code_three() {
+    let node = node();
+    for arguments in [
+        &["get", "function", "nosuch"][..],
+        &["get", "chain", "nosuch"],
+        &["get", "function", "b", "-n", "elsewhere"],
+        &["get", "function", "nosuch", "-o", "json"],
+        &["describe", "function", "nosuch"],
+        &["describe", "chain", "nosuch"],
+        &["delete", "function", "nosuch"],
+        &["delete", "chain", "nosuch"],
+        &["invoke", "nosuch"],
+        &["invoke", "pair", "-n", "elsewhere"],
+    ] {
+        assert_says(&node.ramet(arguments), 3, &format!("{arguments:?}"));
+    }
+}
+
+#[test]
+fn a_function_that_does_not_exist_has_neither_instances_nor_logs() {
+    let node = node();
+    for arguments in [&["get", "instances", "nosuch"][..], &["logs", "nosuch"], &["logs", "b", "-n", "elsewhere"]] {
+        assert_says(&node.ramet(arguments), 3, &format!("{arguments:?}"));
+    }
+}
+
+#[test]
+fn wrong_arguments_are_exit_code_two() {
+    let node = node();
+    for arguments in [
+        &["get"][..],
+        &["get", "nonsense"],
+        &["get", "functions", "-o", "nonsense"],
+        &["describe", "instance", "a"],
+        &["delete"],
+        &["delete", "function"],
+        &["delete", "function", "a", "-f", "x.yaml"],
+        &["apply"],
+        &["nonsense"],
+        &["schema", "nonsense"],
+        &["check", "--transport", "nonsense"],
+        &["up", "--listen", "nonsense"],
+    ] {
+        let output = node.ramet(arguments);
+        assert_eq!((code(&output), out(&output).as_str()), (2, ""), "{arguments:?}: {}", err(&output));
+        assert!(err(&output).starts_with("error: "), "{arguments:?}: {}", err(&output));
+    }
+    for arguments in [
+        &["invoke", "one", "-H", "no colon"][..],
+        &["invoke", "one", "-H", "a b: c"],
+        &["invoke", "one", "-X", "A B"],
+        &["invoke", "one", "--path", "a blank"],
+        &["invoke", "one", "-d", "@/does/not/exist"],
+        &["apply", "-f", "/does/not/exist.yaml"],
+        &["delete", "-f", "/does/not/exist.yaml"],
+        &["gateway"],
+    ] {
+        assert_says(&node.ramet(arguments), 2, &format!("{arguments:?}"));
+    }
+}
+
+#[test]
+fn a_name_that_none_can_have_is_a_wrong_argument() {
+    let node = node();
+    for arguments in
+        [&["get", "function", "Bad Name"][..], &["describe", "chain", "a_b"], &["get", "chains", "-n", "a.b"]]
+    {
+        let output = node.ramet(arguments);
+        assert_says(&output, 2, &format!("{arguments:?}"));
+        assert!(!err(&output).contains("deserialize"), "{}", err(&output));
+    }
+}
+
+#[test]
+fn without_a_node_it_is_exit_code_four() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let manifest = folder.path().join("ramet.yaml");
+    std::fs::write(&manifest, MANIFEST).expect("written");
+    let (manifest, socket) = (manifest.display().to_string(), folder.path().join("none.sock").display().to_string());
+    for arguments in [
+        &["get", "functions"][..],
+        &["get", "node", "-o", "json"],
+        &["describe", "function", "a"],
+        &["apply", "-f", &manifest],
+        &["delete", "chain", "one"],
+        &["delete", "-f", &manifest],
+        &["invoke", "one", "-d", "x"],
+        &["logs"],
+        &["logs", "--follow"],
+    ] {
+        let output = ramet(&[arguments, &["--socket", &socket]].concat());
+        assert_says(&output, 4, &format!("{arguments:?}"));
+        let said = err(&output);
+        assert!(said.contains(&socket) && said.contains("ramet up") && said.contains("--socket"), "{said}");
+    }
+}
+
+#[test]
+fn a_wrong_manifest_is_shown_with_every_error_and_its_place() {
+    let node = node();
+    let text = "
+apiVersion: ramet.dev/v1alpha1
+kind: Function
+metadata: {name: Bad}
+spec: {command: [], replicas: 0}
+---
+apiVersion: ramet.dev/v1alpha1
+kind: Chain
+metadata: {name: wrong}
+spec:
+  steps: [{function: nosuch}]
+  deadine: 2s
+";
+    let expected = [
+        ":4:18: metadata.name: ",
+        ":5:17: spec.command: ",
+        ":5:31: spec.replicas: ",
+        ":11:22: spec.steps[0].function: ",
+        ":12:3: spec.deadine: ",
+    ];
+    let before = done(&node.ramet(&["get", "functions", "-o", "json"]));
+    let file = node.write_manifest("wrong.yaml", text).display().to_string();
+    let applied = node.ramet(&["apply", "-f", &file]);
+    let fed = node.ramet_fed(&["apply", "-f", "-"], text.as_bytes());
+    let started = ramet(&["up", "-f", &file, "--transport", "ring"]);
+    for (output, name) in [(applied, file.as_str()), (fed, "standard input"), (started, &file)] {
+        let said = err(&output);
+        assert_eq!((code(&output), out(&output).as_str()), (2, ""), "{said}");
+        for place in expected {
+            assert!(said.contains(&format!("{name}{place}")), "no {name}{place} in:\n{said}");
+        }
+    }
+    assert_eq!(done(&node.ramet(&["get", "functions", "-o", "json"])), before, "nothing was changed");
+}
+
+#[test]
+fn wrong_settings_are_shown_with_every_error_and_its_place() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("ramet.toml");
+    std::fs::write(&file, "listen = 5\nnonsense = 1\n[gateway]\nworkers = 0\n").expect("written");
+    let file = file.display().to_string();
+    for arguments in [&["up"][..], &["check"], &["get", "node"]] {
+        let output = ramet(&[arguments, &["--config", &file]].concat());
+        assert_eq!((code(&output), out(&output).as_str()), (2, ""), "{}", err(&output));
+        for place in [":1:10: listen: ", ":2:1: nonsense: ", ":4:11: gateway.workers: "] {
+            assert!(err(&output).contains(&format!("{file}{place}")), "no {place} in:\n{}", err(&output));
+        }
+    }
+    assert_says(&ramet(&["check", "--config", "/does/not/exist.toml"]), 2, "no such settings file");
+}
+
+#[test]
+fn a_delete_that_cannot_be_done_whole_says_what_it_did() {
+    let node = node();
+    let text = MANIFEST.replace("name: b}", "name: nosuch}").replace("function: b", "function: nosuch");
+    let file = node.write_manifest("partly.yaml", &text).display().to_string();
+    let output = node.ramet(&["delete", "-f", &file]);
+    assert_eq!(code(&output), 3, "{}", err(&output));
+    let kept = [("chain", "one"), ("chain", "pair"), ("function", "a")].map(|(kind, name)| {
+        let is_there = code(&node.ramet(&["get", kind, name, "-n", "default"])) == 0;
+        is_there || out(&output).contains(&format!("{kind} default/{name} deleted"))
+    });
+    assert_eq!(kept, [true; 3], "what is gone was printed:\n{}{}", out(&output), err(&output));
+}
+
+/// TLS changes how a node is spoken to, not what the commands can do.
+#[test]
+fn invoke_finds_a_node_that_speaks_tls() {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let folder = tempfile::tempdir().expect("a folder");
+    let (certificate, key) = (folder.path().join("certificate.pem"), folder.path().join("key.pem"));
+    std::fs::write(&certificate, made.cert.pem()).expect("written");
+    std::fs::write(&key, made.signing_key.serialize_pem()).expect("written");
+    let start = Start::new("ring", MANIFEST)
+        .with("RAMET_TLS__CERTIFICATE", certificate.display().to_string())
+        .with("RAMET_TLS__KEY", key.display().to_string());
+    let node = Node::start(&start).expect("ring runs everywhere");
+    assert_eq!(done(&node.ramet(&["invoke", "one", "-d", "x"])), "x+a");
+}
+
+#[test]
+fn an_unfit_machine_is_exit_code_five() {
+    if !nix::unistd::geteuid().is_root() {
+        return skipped("only root can become somebody else");
+    }
+    // Without any privilege, whatever the kernel could do.
+    let folder = tempfile::tempdir().expect("a folder");
+    let ramet = folder.path().join("ramet");
+    std::fs::copy(program("ramet"), &ramet).expect("copied");
+    let nobody = nix::unistd::Uid::from_raw(65_534);
+    nix::unistd::chown(folder.path(), Some(nobody), None).expect("chown");
+    let output = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"])
+        .arg(&ramet)
+        .args(["check", "--transport", "skmsg"])
+        .env_remove("XDG_RUNTIME_DIR")
+        .output();
+    let output = match output {
+        Ok(output) => output,
+        Err(error) => return skipped(&format!("setpriv: {error}")),
+    };
+    assert_eq!(code(&output), 5, "{}", err(&output));
+    assert!(err(&output).starts_with("ramet: ") && err(&output).contains("skmsg"), "{}", err(&output));
+    assert!(out(&output).contains("fails"), "{}", out(&output));
+}
