@@ -4,31 +4,32 @@
 //! A connection's states: idle (it has no buffer) → a head has come → its body is taken in → its chain runs (more
 //! bytes may be read ahead, the end of the stream cancels) → the answer is written → idle.
 
+mod body;
 mod head;
+mod idle;
 mod reply;
+mod write;
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http::StatusCode;
-use http_body::Body;
 use ramet_dataplane::message::BodyPlace;
 use ramet_dataplane::{Slot, SlotRef};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
+use tokio::time::Instant;
 
+use self::body::SocketBody;
 use self::head::{HEADERS_MAX, Plain};
+use self::idle::Idle;
 use self::reply::{Date, Ends, Framing, HeadWriter};
 use super::answer::{AnswerBody, end_to_end, status_of};
-use super::intake::{BodyLimits, Source};
 use super::open::Open;
 use super::request::{Accepted, Client};
 use crate::chains::{Admission, Chain};
@@ -45,9 +46,6 @@ const BUFFERS_MAX: usize = 64;
 
 /// Bodies up to this are copied behind their head: cheaper than a second piece for the kernel.
 const COPY_BYTES_MAX: usize = 4 << 10;
-
-/// How many pieces of a body are written at once.
-const PIECES_MAX: usize = 16;
 
 /// What the connections of a worker share.
 #[derive(Debug, Default)]
@@ -337,94 +335,6 @@ impl Lane<'_> {
         }
         Ok(())
     }
-
-    /// Reads what the client is still sending: a connection that is closed on unread bytes is reset, and the client
-    /// would never see why.
-    async fn linger(&mut self) {
-        const TIME_MAX: Duration = Duration::from_secs(2);
-        let read = async {
-            let _ = tokio::io::AsyncWriteExt::shutdown(&mut self.stream).await;
-            let mut scratch = [0; 4096];
-            while matches!(tokio::io::AsyncReadExt::read(&mut self.stream, &mut scratch).await, Ok(1..)) {}
-        };
-        // Whoever sends for longer is cut off.
-        let _ = timeout(TIME_MAX, read).await;
-    }
-
-    async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            match self.stream.try_write(bytes) {
-                Ok(written) => bytes = &bytes[written..],
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    /// Waits until the client has made room by reading.
-    async fn writable(&self) -> io::Result<()> {
-        let patience = self.worker.shared.settings.body_timeout;
-        timeout(patience, self.stream.writable()).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
-    }
-
-    /// Writes head and body from where they are.
-    async fn write_pieces(&mut self, head: Bytes, mut body: AnswerBody, framing: Framing) -> io::Result<()> {
-        let mut pieces = VecDeque::from([head]);
-        let mut is_whole = false;
-        while !is_whole || !pieces.is_empty() {
-            while !is_whole && pieces.len() < PIECES_MAX {
-                let has_pieces = !pieces.is_empty();
-                let next = self.unless_gone(poll_fn(|context| match Pin::new(&mut body).poll_frame(context) {
-                    Poll::Pending if has_pieces => Poll::Ready(None),
-                    Poll::Pending => Poll::Pending,
-                    Poll::Ready(frame) => Poll::Ready(Some(frame)),
-                }));
-                match next.await? {
-                    None => break,
-                    Some(None) => {
-                        is_whole = true;
-                        pieces.extend((framing == Framing::Chunked).then(|| Bytes::from_static(b"0\r\n\r\n")));
-                    }
-                    // The client must not take what it has for the whole, so the connection breaks off.
-                    Some(Some(Err(broken))) => return Err(io::Error::other(broken)),
-                    Some(Some(Ok(frame))) => {
-                        let data = frame.into_data().unwrap_or_default();
-                        if framing == Framing::Chunked {
-                            let length = Bytes::from(format!("{:x}\r\n", data.len()));
-                            pieces.extend([length, data, Bytes::from_static(b"\r\n")]);
-                        } else {
-                            pieces.push_back(data);
-                        }
-                    }
-                }
-            }
-            self.write_some(&mut pieces).await?;
-        }
-        Ok(())
-    }
-
-    async fn write_some(&mut self, pieces: &mut VecDeque<Bytes>) -> io::Result<()> {
-        let written = {
-            let slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
-            self.stream.try_write_vectored(&slices)
-        };
-        let mut written = match written {
-            Ok(written) => written,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.writable().await,
-            Err(error) => return Err(error),
-        };
-        while let Some(piece) = pieces.front_mut() {
-            let bytes = piece.len().min(written);
-            piece.advance(bytes);
-            written -= bytes;
-            if !piece.is_empty() {
-                break;
-            }
-            pieces.pop_front();
-        }
-        Ok(())
-    }
 }
 
 /// Where an answer's body is, if it is in its head's slot.
@@ -433,79 +343,5 @@ fn inline(arrived: &Arrived, holdings: &Holdings) -> Option<(Slot, usize, usize)
     match arrived.message.body {
         BodyPlace::Inline { offset, bytes } if arrived.stream.is_none() => Some((holdings.slot(slot)?, offset, bytes)),
         BodyPlace::Inline { .. } | BodyPlace::Parts(_) => None,
-    }
-}
-
-/// A body that follows its head on the socket: what has been read with the head, then straight into the slot.
-struct SocketBody<'l, 'w> {
-    lane: &'l mut Lane<'w>,
-    left: u64,
-}
-
-impl Source for SocketBody<'_, '_> {
-    async fn fill(
-        &mut self,
-        slot: &mut Slot,
-        offset: usize,
-        bytes_max: usize,
-        limits: BodyLimits,
-    ) -> Result<usize, Problem> {
-        let wanted = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes_max);
-        let bytes = match self.lane.unread() {
-            [] => self.receive(slot.slice_mut(offset, wanted).map_err(|_| Problem::BadBody)?, limits).await?,
-            unread => {
-                let bytes = unread.len().min(wanted);
-                slot.copy_in(offset, &unread[..bytes]).map_err(|_| Problem::BadBody)?;
-                self.lane.consume(bytes);
-                bytes
-            }
-        };
-        self.left -= bytes as u64;
-        Ok(bytes)
-    }
-}
-
-impl SocketBody<'_, '_> {
-    async fn receive(&mut self, into: &mut [u8], limits: BodyLimits) -> Result<usize, Problem> {
-        loop {
-            match self.lane.stream.try_read(into) {
-                Ok(0) if !into.is_empty() => return Err(Problem::BadBody),
-                Ok(bytes) => return Ok(bytes),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let readable = timeout_at(limits.next_pause_ends(), self.lane.stream.readable()).await;
-                    readable.map_err(|_| Problem::BodyTimeout)?.map_err(|_| Problem::BadBody)?;
-                }
-                Err(_) => return Err(Problem::BadBody),
-            }
-        }
-    }
-}
-
-/// Ends a connection on which nothing happens. Its timer is set once per time-out, not once per request.
-struct Idle {
-    limit: Duration,
-    since: Instant,
-    timer: Pin<Box<Sleep>>,
-}
-
-impl Idle {
-    fn new(limit: Duration) -> Self {
-        let since = Instant::now();
-        Self { limit, since, timer: Box::pin(sleep_until(since + limit)) }
-    }
-
-    fn restart(self: Pin<&mut Self>, now: Instant) {
-        self.get_mut().since = now;
-    }
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let this = self.get_mut();
-        ready!(this.timer.as_mut().poll(context));
-        let ends = this.since + this.limit;
-        if Instant::now() >= ends {
-            return Poll::Ready(());
-        }
-        this.timer.as_mut().reset(ends);
-        this.timer.as_mut().poll(context)
     }
 }

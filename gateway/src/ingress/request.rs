@@ -102,7 +102,8 @@ impl Head<'_> {
             .then(|| self.values("cookie").collect::<Vec<_>>().join(&b"; "[..]));
         for Header { name, value } in self.headers {
             let is_joined = crumbs.is_some() && name.eq_ignore_ascii_case("cookie");
-            if !is_joined && !is_for_the_gateway(name) && !(names_any && is_named(name)) {
+            let ends_here = is_joined || is_for_the_gateway(name) || names_any && is_named(name);
+            if !ends_here {
                 block.header(name, value).map_err(too_large)?;
             }
         }
