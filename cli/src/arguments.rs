@@ -46,10 +46,18 @@ pub(crate) enum Command {
     /// Show everything about a function or chain
     Describe(Named),
     /// Remove functions and chains
+    ///
+    /// With `-f` everything that the manifests name goes as one change, or nothing: not where something is missing or a
+    /// function is used by what would stay.
     Delete(Delete),
     /// Send a request through a chain and print its answer
+    ///
+    /// Where the node speaks TLS, so does this. It trusts the one certificate that the node itself names on its admin
+    /// socket, whoever issued it and for whatever host.
     Invoke(Invoke),
     /// Print what a function's instances wrote
+    ///
+    /// With `-o json` each line is an object of its own, on one line; with `-o yaml` a document of its own.
     Logs(Logs),
     /// Say what this machine offers, which transport would be used, and why
     Check(Check),
@@ -69,12 +77,34 @@ pub(crate) enum Command {
         /// For which shell
         shell: Shell,
     },
+}
+
+/// What `ramet` itself starts under its own name, and nobody by hand. Completion scripts and clap's errors list hidden
+/// commands with the others, so these are a command line of their own.
+#[derive(Debug, Parser)]
+#[command(name = "ramet")]
+pub(crate) struct InternalArguments {
+    #[command(flatten)]
+    pub(crate) node: NodeArguments,
+    #[command(subcommand)]
+    pub(crate) command: InternalCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum InternalCommand {
     /// The gateway process; started by the supervisor
-    #[command(hide = true)]
     Gateway,
     /// A server that a benchmark compares with; started by `bench`
-    #[command(name = ramet_bench::PEER_COMMAND, hide = true)]
+    #[command(name = ramet_bench::PEER_COMMAND)]
     BenchPeer(ramet_bench::PeerOptions),
+}
+
+impl InternalArguments {
+    /// The arguments of this process, if they begin with an internal command.
+    pub(crate) fn of_process() -> Option<Self> {
+        let first = std::env::args_os().nth(1)?;
+        InternalCommand::has_subcommand(first.to_str()?).then(Self::parse)
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -164,7 +194,7 @@ pub(crate) struct Get {
     /// What to list
     #[arg(value_enum)]
     pub(crate) what: Listed,
-    /// Only this one (for instances: of this function)
+    /// Only this one (for instances: of this function; not for the node)
     pub(crate) name: Option<String>,
     /// Only in this namespace [default: all]
     #[arg(short, long)]
@@ -198,8 +228,8 @@ pub(crate) struct Delete {
     /// Everything that these manifests name
     #[arg(short = 'f', long = "filename", value_name = "MANIFEST", conflicts_with = "kind")]
     pub(crate) files: Vec<PathBuf>,
-    /// Its namespace
-    #[arg(short, long, default_value = "default")]
+    /// Its namespace; manifests name their own
+    #[arg(short, long, default_value = "default", conflicts_with = "files")]
     pub(crate) namespace: String,
     #[command(flatten)]
     pub(crate) output: OutputArgument,

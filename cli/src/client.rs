@@ -18,7 +18,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::arguments::NodeArguments;
 use crate::exit::Failure;
-use crate::up;
+use crate::{tls, up};
 
 /// Runs a command's future; the command line needs no more than one thread.
 pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
@@ -101,15 +101,19 @@ async fn problem(response: Response<Incoming>) -> Failure {
     }
 }
 
-/// Sends a request to a gateway.
+/// Sends a request to a gateway: over TLS where that has a certificate, which is PEM.
 pub(crate) async fn to_gateway(
     address: SocketAddr,
+    certificate: Option<&str>,
     request: Request<Full<Bytes>>,
 ) -> Result<Response<Incoming>, Failure> {
     let stream = TcpStream::connect(address)
         .await
         .map_err(|error| Failure::NoNode(format!("the gateway does not answer on {address}: {error}")))?;
-    exchange(stream, request).await
+    match certificate {
+        Some(certificate) => exchange(tls::connect(stream, address.ip(), certificate).await?, request).await,
+        None => exchange(stream, request).await,
+    }
 }
 
 async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Failure>
@@ -140,17 +144,4 @@ fn read_manifest(file: &Path) -> Result<Source, Failure> {
         .map_err(|error| Failure::Invalid(format!("cannot read the manifest {name}: {error}")))?;
     let absolute = std::path::absolute(file)?;
     Ok(Source { name, text, base_dir: absolute.parent().map(Path::to_path_buf) })
-}
-
-/// A value for a query string.
-pub(crate) fn encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
 }

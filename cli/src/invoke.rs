@@ -8,22 +8,25 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use ramet_control::admin;
+use ramet_manifest::Kind;
 
 use crate::arguments::{Invoke, NodeArguments};
 use crate::client::{Node, block_on, to_gateway};
 use crate::exit::Failure;
 use crate::objects::objects;
+use crate::selection::Selection;
 
 /// `ramet invoke`.
 pub(crate) fn run(node: &NodeArguments, options: &Invoke) -> Result<(), Failure> {
+    let selection = Selection::new(Some(&options.namespace), Some(&options.chain))?;
     let node = Node::of(node)?;
-    let mut found = objects(&node, "Chain", Some(&options.namespace), Some(&options.chain))?;
-    let chain = found.pop().ok_or_else(|| Failure::NotFound(format!("there is no chain \"{}\"", options.chain)))?;
+    let chain = objects(&node, Kind::Chain, &selection)?.pop().ok_or_else(|| selection.missing(Kind::Chain))?;
     let status: admin::Node = block_on(node.ask("GET", "/v1/node", None::<&()>))?;
+    let certificate: Option<String> = block_on(node.ask("GET", "/v1/certificate", None::<&()>))?;
     let address: SocketAddr = status.listen.parse().context("the node's listening address is unusable")?;
     let request = request(options, &chain)?;
     block_on(async {
-        let mut response = to_gateway(address, request).await?;
+        let mut response = to_gateway(address, certificate.as_deref(), request).await?;
         let status = response.status();
         let mut out: Box<dyn Write> = match &options.to {
             Some(file) => Box::new(std::fs::File::create(file)?),

@@ -6,11 +6,14 @@ mod arguments;
 mod bench;
 mod check;
 mod client;
+mod delete;
 mod exit;
 mod invoke;
 mod logs;
 mod objects;
 mod output;
+mod selection;
+mod tls;
 mod up;
 
 use std::io;
@@ -19,12 +22,15 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use ramet_manifest::SchemaOf;
 
-use crate::arguments::{Arguments, Command, SchemaKind};
+use crate::arguments::{Arguments, Command, InternalArguments, InternalCommand, SchemaKind};
 use crate::exit::Failure;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    match run(arguments) {
+    let outcome = match InternalArguments::of_process() {
+        Some(arguments) => run_internal(arguments),
+        None => run(Arguments::parse()),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("ramet: {failure}");
@@ -33,20 +39,29 @@ fn main() -> ExitCode {
     }
 }
 
+fn run_internal(arguments: InternalArguments) -> Result<(), Failure> {
+    match arguments.command {
+        InternalCommand::Gateway => up::run_gateway(&arguments.node),
+        InternalCommand::BenchPeer(options) => Ok(ramet_bench::peer(options)?),
+    }
+}
+
 fn run(arguments: Arguments) -> Result<(), Failure> {
     let node = arguments.node;
     match arguments.command {
-        Command::Up(options) => up::run(&node, &options),
-        Command::Gateway => up::run_gateway(&node),
+        Command::Up(options) => {
+            // A certificate that cannot be used is a wrong setting like any other: nothing is started for it.
+            tls::check(&up::settings(&node)?)?;
+            up::run(&node, &options)
+        }
         Command::Apply(options) => objects::apply(&node, &options),
         Command::Get(options) => objects::get(&node, &options),
         Command::Describe(options) => objects::describe(&node, &options),
-        Command::Delete(options) => objects::delete(&node, &options),
+        Command::Delete(options) => delete::run(&node, &options),
         Command::Invoke(options) => invoke::run(&node, &options),
         Command::Logs(options) => logs::run(&node, &options),
         Command::Check(options) => check::run(&node, &options),
         Command::Bench { what } => bench::run(&what),
-        Command::BenchPeer(options) => Ok(ramet_bench::peer(options)?),
         Command::Schema { of } => {
             let of = match of {
                 SchemaKind::Function => SchemaOf::Function,

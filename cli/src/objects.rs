@@ -1,32 +1,38 @@
-//! `apply`, `get`, `describe` and `delete`.
+//! `apply`, `get` and `describe`.
 
 use ramet_control::admin::{self, Action, Applied, Apply, Instance, Object};
-use ramet_manifest::{Manifests, Resource, Source};
+use ramet_manifest::{Kind, Source};
 
-use crate::arguments::{Delete, Files, Format, Get, Listed, Named, NodeArguments, ObjectKind};
-use crate::client::{Node, block_on, encoded, read_manifests};
+use crate::arguments::{Files, Format, Get, Listed, Named, NodeArguments, ObjectKind};
+use crate::client::{Node, block_on, read_manifests};
 use crate::exit::Failure;
 use crate::output;
+use crate::selection::Selection;
 
 const NOTHING: Option<&()> = None;
 
 /// `ramet apply`.
 pub(crate) fn apply(node: &NodeArguments, options: &Files) -> Result<(), Failure> {
-    let sources = read_manifests(&options.files)?;
-    let apply = Apply { sources: sources.into_iter().map(to_wire).collect::<Result<_, _>>()? };
+    let apply = to_wire(read_manifests(&options.files)?)?;
     let node = Node::of(node)?;
     let applied: Applied = block_on(node.ask("POST", "/v1/apply", Some(&apply)))?;
     print_changes(options.output.output, &applied)
 }
 
-fn to_wire(source: Source) -> Result<admin::Source, Failure> {
+/// Manifests as the node is sent them.
+pub(crate) fn to_wire(sources: Vec<Source>) -> Result<Apply, Failure> {
+    Ok(Apply { sources: sources.into_iter().map(source_to_wire).collect::<Result<_, _>>()? })
+}
+
+fn source_to_wire(source: Source) -> Result<admin::Source, Failure> {
     let base_dir = source.base_dir.unwrap_or_else(|| "/".into());
     let base_dir = base_dir.into_os_string().into_string();
     let base_dir = base_dir.map_err(|path| Failure::Invalid(format!("the folder {path:?} has no UTF-8 name")))?;
     Ok(admin::Source { name: source.name, base_dir, text: source.text })
 }
 
-fn print_changes(format: Format, applied: &Applied) -> Result<(), Failure> {
+/// Prints what became of each object that was named.
+pub(crate) fn print_changes(format: Format, applied: &Applied) -> Result<(), Failure> {
     if format != Format::Table {
         return output::value(format, applied);
     }
@@ -44,12 +50,18 @@ fn print_changes(format: Format, applied: &Applied) -> Result<(), Failure> {
 
 /// `ramet get`.
 pub(crate) fn get(node: &NodeArguments, options: &Get) -> Result<(), Failure> {
+    let selection = Selection::new(options.namespace.as_deref(), options.name.as_deref())?;
     let node = Node::of(node)?;
     let format = options.output.output;
     match options.what {
-        Listed::Functions => list_functions(&node, options, format),
-        Listed::Chains => list_chains(&node, options, format),
-        Listed::Instances => list_instances(&node, options, format),
+        Listed::Functions => list_functions(&node, &selection, format),
+        Listed::Chains => list_chains(&node, &selection, format),
+        Listed::Instances => list_instances(&node, &selection, format),
+        Listed::Node if options.name.is_some() || options.namespace.is_some() => Err(Failure::Invalid(
+            "`ramet get node` takes neither a name nor a namespace: it shows the one node that answers on the admin \
+             socket, and --socket names another"
+                .to_owned(),
+        )),
         Listed::Node => {
             let status: admin::Node = block_on(node.ask("GET", "/v1/node", NOTHING))?;
             output::value(format, &status)
@@ -57,8 +69,8 @@ pub(crate) fn get(node: &NodeArguments, options: &Get) -> Result<(), Failure> {
     }
 }
 
-fn list_functions(node: &Node, options: &Get, format: Format) -> Result<(), Failure> {
-    let objects = objects(node, "Function", options.namespace.as_deref(), options.name.as_deref())?;
+fn list_functions(node: &Node, selection: &Selection, format: Format) -> Result<(), Failure> {
+    let objects = objects(node, Kind::Function, selection)?;
     let header = ["NAMESPACE", "NAME", "READY", "RESTARTS", "MESSAGE"];
     output::rows(format, &objects, &header, |object| {
         vec![
@@ -71,8 +83,8 @@ fn list_functions(node: &Node, options: &Get, format: Format) -> Result<(), Fail
     })
 }
 
-fn list_chains(node: &Node, options: &Get, format: Format) -> Result<(), Failure> {
-    let objects = objects(node, "Chain", options.namespace.as_deref(), options.name.as_deref())?;
+fn list_chains(node: &Node, selection: &Selection, format: Format) -> Result<(), Failure> {
+    let objects = objects(node, Kind::Chain, selection)?;
     let header = ["NAMESPACE", "NAME", "READY", "ROUTES", "MESSAGE"];
     output::rows(format, &objects, &header, |object| {
         vec![
@@ -85,9 +97,8 @@ fn list_chains(node: &Node, options: &Get, format: Format) -> Result<(), Failure
     })
 }
 
-fn list_instances(node: &Node, options: &Get, format: Format) -> Result<(), Failure> {
-    let query = query(&[("namespace", options.namespace.as_deref()), ("function", options.name.as_deref())]);
-    let instances: Vec<Instance> = block_on(node.ask("GET", &format!("/v1/instances{query}"), NOTHING))?;
+fn list_instances(node: &Node, selection: &Selection, format: Format) -> Result<(), Failure> {
+    let instances = instances(node, selection)?;
     let header = ["ID", "NAMESPACE", "FUNCTION", "PID", "STATE", "AGE"];
     output::rows(format, &instances, &header, |instance| {
         vec![
@@ -102,73 +113,34 @@ fn list_instances(node: &Node, options: &Get, format: Format) -> Result<(), Fail
 }
 
 /// All objects of a kind, or the one that is named.
-pub(crate) fn objects(
-    node: &Node,
-    kind: &str,
-    namespace: Option<&str>,
-    name: Option<&str>,
-) -> Result<Vec<Object>, Failure> {
-    let query = query(&[("kind", Some(kind)), ("namespace", namespace), ("name", name)]);
-    let objects: Vec<Object> = block_on(node.ask("GET", &format!("/v1/objects{query}"), NOTHING))?;
-    match name {
-        Some(name) if objects.is_empty() => {
-            Err(Failure::NotFound(format!("there is no {} \"{name}\"", kind.to_lowercase())))
-        }
-        _ => Ok(objects),
+pub(crate) fn objects(node: &Node, kind: Kind, selection: &Selection) -> Result<Vec<Object>, Failure> {
+    let objects: Vec<Object> = block_on(node.ask("GET", &selection.objects(kind), NOTHING))?;
+    if selection.has_name() && objects.is_empty() { Err(selection.missing(kind)) } else { Ok(objects) }
+}
+
+/// All instances, or those of the function that is named. A function that was deleted is known for as long as it has
+/// instances, and one that is to run may have none yet.
+pub(crate) fn instances(node: &Node, selection: &Selection) -> Result<Vec<Instance>, Failure> {
+    let instances: Vec<Instance> = block_on(node.ask("GET", &selection.instances(), NOTHING))?;
+    if selection.has_name() && instances.is_empty() {
+        objects(node, Kind::Function, selection)?;
     }
+    Ok(instances)
 }
 
-fn query(fields: &[(&str, Option<&str>)]) -> String {
-    let set: Vec<_> =
-        fields.iter().filter_map(|(name, value)| value.map(|value| format!("{name}={}", encoded(value)))).collect();
-    if set.is_empty() { String::new() } else { format!("?{}", set.join("&")) }
-}
-
-fn kind_name(kind: ObjectKind) -> &'static str {
+/// The kind that an argument means.
+pub(crate) fn kind_of(kind: ObjectKind) -> Kind {
     match kind {
-        ObjectKind::Function => "Function",
-        ObjectKind::Chain => "Chain",
+        ObjectKind::Function => Kind::Function,
+        ObjectKind::Chain => Kind::Chain,
     }
 }
 
 /// `ramet describe`.
 pub(crate) fn describe(node: &NodeArguments, options: &Named) -> Result<(), Failure> {
+    let selection = Selection::new(Some(&options.namespace), Some(&options.name))?;
     let node = Node::of(node)?;
-    let kind = kind_name(options.kind);
-    let mut found = objects(&node, kind, Some(&options.namespace), Some(&options.name))?;
-    match found.pop() {
-        Some(object) => output::value(options.output.output, &object),
-        None => Err(Failure::NotFound(format!("there is no such {}", kind.to_lowercase()))),
-    }
-}
-
-/// `ramet delete`.
-pub(crate) fn delete(node: &NodeArguments, options: &Delete) -> Result<(), Failure> {
-    let named = match (options.kind, &options.name) {
-        (Some(kind), Some(name)) => vec![(kind_name(kind).to_owned(), options.namespace.clone(), name.clone())],
-        _ => named_in(&read_manifests(&options.files)?)?,
-    };
-    let node = Node::of(node)?;
-    let mut all = Applied { changes: Vec::new() };
-    for (kind, namespace, name) in named {
-        let query = query(&[("kind", Some(&kind)), ("namespace", Some(&namespace)), ("name", Some(&name))]);
-        let applied: Applied = block_on(node.ask("DELETE", &format!("/v1/objects{query}"), NOTHING))?;
-        all.changes.extend(applied.changes);
-    }
-    print_changes(options.output.output, &all)
-}
-
-/// What manifests name, chains before the functions that they use.
-fn named_in(sources: &[Source]) -> Result<Vec<(String, String, String)>, Failure> {
-    let objects = Manifests::parse(sources).map_err(|errors| Failure::Invalid(format!("{errors:#}")))?;
-    let mut named = Vec::new();
-    for object in objects {
-        let (kind, metadata) = match object.into_resource() {
-            Resource::Chain(chain) => ("Chain", chain.metadata.clone()),
-            Resource::Function(function) => ("Function", function.metadata.clone()),
-        };
-        named.push((kind.to_owned(), metadata.namespace.to_string(), metadata.name.to_string()));
-    }
-    named.sort_by_key(|(kind, ..)| kind != "Chain");
-    Ok(named)
+    let kind = kind_of(options.kind);
+    let object = objects(&node, kind, &selection)?.pop().ok_or_else(|| selection.missing(kind))?;
+    output::value(options.output.output, &object)
 }

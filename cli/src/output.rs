@@ -37,11 +37,18 @@ pub(crate) fn rows<T: Serialize>(
 pub(crate) fn value(format: Format, value: &impl Serialize) -> Result<(), Failure> {
     match format {
         Format::Json => json(value),
-        Format::Table | Format::Yaml => {
-            let value = serde_json::to_value(value).map_err(|error| Failure::Failed(error.to_string()))?;
-            line(ramet_manifest::to_yaml(&value).trim_end())
-        }
+        Format::Table | Format::Yaml => line(&yaml(value)?),
     }
+}
+
+/// Prints a value as one of several YAML documents.
+pub(crate) fn document(value: &impl Serialize) -> Result<(), Failure> {
+    line(&format!("---\n{}", yaml(value)?))
+}
+
+fn yaml(value: &impl Serialize) -> Result<String, Failure> {
+    let value = serde_json::to_value(value).map_err(|error| Failure::Failed(error.to_string()))?;
+    Ok(ramet_manifest::to_yaml(&value).trim_end().to_owned())
 }
 
 /// Prints a line. A reader that has enough and closes the pipe is no failure.

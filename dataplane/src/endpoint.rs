@@ -122,9 +122,7 @@ pub struct LinkEnd(pub Vec<std::os::fd::OwnedFd>);
 
 /// The peers of a lane transport. Links are made by the supervisor; no link, no edge.
 pub trait Links: Debug + Send + Sync {
-    /// Lets this instance send to `peer`, an instance of `function` that holds at most `capacity` messages. With a
-    /// capacity of zero and an empty `end`, nothing is sent to it any more, while what it sends is still received: it
-    /// finishes what it has before it leaves.
+    /// Lets this instance send to `peer`, an instance of `function` that holds at most `capacity` messages.
     ///
     /// # Errors
     /// The link's descriptors are not what they should be.
@@ -135,6 +133,13 @@ pub trait Links: Debug + Send + Sync {
     /// # Errors
     /// The link's descriptors are not what they should be.
     fn add_incoming(&self, peer: InstanceId, function: FunctionId, end: LinkEnd) -> io::Result<()>;
+
+    /// Chooses `peer` no more: it finishes what it has and leaves. What names it still goes to it, because it may wait
+    /// for that.
+    fn retire(&self, peer: InstanceId);
+
+    /// Sends nothing to `peer` any more, because policy says so. What it sends is still received.
+    fn close(&self, peer: InstanceId);
 
     /// Forgets `peer`: nothing is sent to it any more. What it has sent is still received.
     fn remove(&self, peer: InstanceId);

@@ -297,6 +297,14 @@ impl Gateway {
                 Ok(())
             }
             Direction::Incoming => links.add_incoming(link.peer, link.function, end).map_err(|error| error.to_string()),
+            Direction::Retiring => {
+                links.retire(link.peer);
+                Ok(())
+            }
+            Direction::Closed => {
+                links.close(link.peer);
+                Ok(())
+            }
         }
     }
 

@@ -38,6 +38,8 @@ pub(crate) enum Request {
     Objects(ObjectFilter, oneshot::Sender<Vec<Object>>),
     /// What runs.
     Instances(ObjectFilter, oneshot::Sender<Vec<Instance>>),
+    /// The certificate that the gateway shows, PEM; none where it speaks plain HTTP.
+    Certificate(oneshot::Sender<Option<String>>),
     /// To run something else.
     Change(Change),
 }
@@ -80,7 +82,9 @@ struct Shared {
 pub(crate) fn router(events: Events, logs: Logs) -> Router {
     Router::new()
         .route("/v1/node", get(node))
+        .route("/v1/certificate", get(certificate))
         .route("/v1/apply", post(apply))
+        .route("/v1/delete", post(delete_named))
         .route("/v1/objects", get(objects).delete(delete))
         .route("/v1/instances", get(instances))
         .route("/v1/logs", get(logs_of))
@@ -145,17 +149,33 @@ async fn node(State(shared): State<Shared>) -> Result<Json<Node>, Refused> {
     shared.ask(Request::Node).await.map(Json)
 }
 
+/// So that who may use the admin socket can tell this node from something else that listens where it should.
+async fn certificate(State(shared): State<Shared>) -> Result<Json<Option<String>>, Refused> {
+    shared.ask(Request::Certificate).await.map(Json)
+}
+
 async fn apply(
     State(shared): State<Shared>,
     body: Result<Json<Apply>, JsonRejection>,
 ) -> Result<Json<Applied>, Refused> {
-    let Json(Apply { sources }) = body?;
-    let sources = sources.into_iter().map(|source| Source {
+    shared.change(What::Apply(sources(body?.0))).await
+}
+
+/// Takes out everything that manifests name, or nothing.
+async fn delete_named(
+    State(shared): State<Shared>,
+    body: Result<Json<Apply>, JsonRejection>,
+) -> Result<Json<Applied>, Refused> {
+    shared.change(What::DeleteNamed(sources(body?.0))).await
+}
+
+fn sources(body: Apply) -> Vec<Source> {
+    let source = |source: ramet_control::admin::Source| Source {
         name: source.name,
         text: source.text,
         base_dir: Some(source.base_dir).filter(|folder| folder.starts_with('/')).map(Into::into),
-    });
-    shared.change(What::Apply(sources.collect())).await
+    };
+    body.sources.into_iter().map(source).collect()
 }
 
 async fn objects(

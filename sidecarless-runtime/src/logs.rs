@@ -53,6 +53,7 @@ enum Command {
     Keep(LogLine),
     Read(Filter, oneshot::Sender<Reading>),
     Forget(QualifiedName),
+    End,
 }
 
 /// The way to the task that keeps the lines.
@@ -60,7 +61,7 @@ enum Command {
 pub(crate) struct Logs(mpsc::Sender<Command>);
 
 impl Logs {
-    /// Starts the task. It ends with the last clone of this.
+    /// Starts the task. It ends when it is told to, or with the last clone of this.
     pub(crate) fn start() -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE);
         tokio::spawn(keep(receiver));
@@ -94,6 +95,12 @@ impl Logs {
         last.drain(spare..).map(|line| line.line).collect()
     }
 
+    /// Ends the task, and with it what followers read. Nothing is kept any more.
+    pub(crate) async fn end(&self) {
+        // An error means that it has ended.
+        let _ = self.0.send(Command::End).await;
+    }
+
     /// Forgets a function's lines. If too much is going on, they stay: they are bounded.
     pub(crate) fn forget(&self, function: QualifiedName) {
         let _ = self.0.try_send(Command::Forget(function));
@@ -119,6 +126,7 @@ async fn keep(mut commands: mpsc::Receiver<Command>) {
             Command::Forget(name) => {
                 kept.remove(&(name.namespace.to_string(), name.name.to_string()));
             }
+            Command::End => return,
         }
     }
 }
@@ -261,5 +269,21 @@ mod tests {
         assert!(!other.admits(&line));
         logs.forget(name("a/b"));
         assert!(logs.read(Filter::default()).await.expect("a reading").lines.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_end_comes_after_the_last_line() {
+        let logs = Logs::start();
+        let mut reading = logs.read(Filter::default()).await.expect("a reading");
+        let (stdout, mut writer) = std::io::pipe().expect("pipe");
+        let (stderr, _) = std::io::pipe().expect("pipe");
+        let captured = logs.capture(&name("a/b"), InstanceId(1), Captured { stdout, stderr });
+        writer.write_all(b"last").expect("written");
+        drop(writer);
+        captured.await.expect("the pipes end");
+        logs.end().await;
+        assert_eq!(reading.following.recv().await.expect("a line").line, "last");
+        assert_eq!(reading.following.recv().await.expect_err("the end"), broadcast::error::RecvError::Closed);
+        assert!(logs.read(Filter::default()).await.is_none());
     }
 }

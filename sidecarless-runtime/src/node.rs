@@ -10,6 +10,7 @@ use ramet_common::map::Edge;
 use ramet_common::{DomainId, FunctionId, InstanceId, RouteId};
 use ramet_manifest::{Desired, NodeSettings, QualifiedName};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use crate::dataplane::DataPlane;
 use crate::domain::Domain;
@@ -89,6 +90,8 @@ pub(crate) struct Node {
     /// What the node was last successfully asked for.
     desired: Desired,
     gateway: Option<Gateway>,
+    /// The certificate that the gateway shows, PEM; none where it speaks plain HTTP.
+    certificate: Option<String>,
     epoch: u32,
     domains: BTreeMap<DomainId, Domain>,
     functions: BTreeMap<FunctionId, Function>,
@@ -104,6 +107,8 @@ pub(crate) struct Node {
     /// The gateway's messages that introduce instances, until they are applied.
     introductions: BTreeMap<u64, InstanceId>,
     links: LinkTable,
+    /// The tasks that read what instances wrote that have ended.
+    outputs: Vec<JoinHandle<()>>,
     /// How often instances of each function died or failed to start.
     restarts: BTreeMap<QualifiedName, u64>,
     /// Changes that wait for the one under way.
@@ -160,6 +165,7 @@ impl Node {
             timers: Timers::default(),
             desired,
             gateway: None,
+            certificate: None,
             epoch: 0,
             domains: BTreeMap::new(),
             functions: BTreeMap::new(),
@@ -171,6 +177,7 @@ impl Node {
             touched: BTreeSet::new(),
             introductions: BTreeMap::new(),
             links: LinkTable::default(),
+            outputs: Vec::new(),
             restarts: BTreeMap::new(),
             changes: VecDeque::new(),
             waiting_for: Vec::new(),

@@ -18,7 +18,7 @@ use crate::node::{EpochError, Node, Parts};
 use crate::transport::{self, Findings, TransportError};
 
 /// How long the last answers on the admin socket may take to be read.
-const LAST_ANSWERS: Duration = Duration::from_millis(200);
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// Why a node did not start, or ended by itself. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
@@ -115,7 +115,7 @@ impl Admin {
         Ok(Self { task, ending })
     }
 
-    /// Lets answers that are on their way arrive. Somebody who follows logs would wait for ever.
+    /// Lets answers that are on their way arrive. Somebody who asked and does not read would be waited for for ever.
     async fn finish(self) {
         let _ = self.ending.send(());
         let _ = tokio::time::timeout(LAST_ANSWERS, self.task).await;

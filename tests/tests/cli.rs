@@ -1,9 +1,9 @@
 //! The `ramet` command as it is documented: what it prints, in which form, and with which exit code it ends.
 
 use std::fs::File;
-use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
+use nix::sys::signal::{Signal, kill};
 use ramet_tests::node::program;
 use ramet_tests::{Node, Start, eventually};
 use serde_json::Value;
@@ -162,35 +162,52 @@ fn logs_follow_until_the_node_ends() {
         following.wait_for(&format!("] line {line}"));
     }
     assert!(node.stop().success(), "{}", node.log());
-    following.wait_for_end();
+    let (status, said) = following.wait_for_end();
+    assert!(status.success() && said.is_empty(), "an end in good order is no failure: {status}, {said}");
+}
+
+#[test]
+fn logs_that_break_off_are_a_failure() {
+    let node = node();
+    let mut following = Following::of(&node, &["logs", "a", "--follow"]);
+    following.wait_for("] actor a starts");
+    // As an end without notice, which is no end of the log.
+    kill(node.pid(), Signal::SIGKILL).expect("killed");
+    let (status, said) = following.wait_for_end();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.starts_with("ramet: the node broke off the log"), "{said}");
 }
 
 /// A command that goes on, with its output in a file.
 struct Following {
     child: Child,
-    output: PathBuf,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Following {
     fn of(node: &Node, arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let output = folder.path().join("output");
+        let file = |name| File::create(folder.path().join(name)).expect("a file");
         let mut command = Command::new(program("ramet"));
         command.args(arguments).arg("--socket").arg(node.socket()).stdin(Stdio::null());
-        let child = command.stdout(File::create(&output).expect("a file")).spawn().expect("ramet runs");
-        Self { child, output, _folder: folder }
+        let child = command.stdout(file("output")).stderr(file("errors")).spawn().expect("ramet runs");
+        Self { child, folder }
+    }
+
+    fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.folder.path().join(name)).expect("the output")
     }
 
     fn wait_for(&self, end: &str) {
         eventually(&format!("a line that ends with {end:?}"), || {
-            let text = std::fs::read_to_string(&self.output).expect("the output");
-            text.lines().any(|line| line.ends_with(end)).then_some(())
+            self.read("output").lines().any(|line| line.ends_with(end)).then_some(())
         });
     }
 
-    fn wait_for_end(&mut self) {
-        eventually("the command to end", || self.child.try_wait().expect("wait"));
+    /// How it ended, and what it said about that.
+    fn wait_for_end(&mut self) -> (ExitStatus, String) {
+        let status = eventually("the command to end", || self.child.try_wait().expect("wait"));
+        (status, self.read("errors"))
     }
 }
 

@@ -72,3 +72,29 @@ fn a_client_that_leaves_ends_its_stream() {
         node.wait_all_slots_free();
     }
 }
+
+/// Whoever is to end may still be given what it waits for: its streams go on to their end.
+#[test]
+fn an_instance_that_is_replaced_finishes_its_streams() {
+    const LINES: usize = 1_000_000;
+    for transport in TRANSPORTS {
+        let Some(node) = node(transport) else { continue };
+        let order = format!("GET /one HTTP/1.1\r\nhost: h\r\nx-do: stream:{LINES}\r\n\r\n");
+        let mut clients = [node.client(), node.client(), node.client()];
+        for client in &mut clients {
+            client.send(order.as_bytes()).expect("sent");
+        }
+        eventually("all streams wait for their clients", || {
+            let free = node.metric("ramet_free_slots", "bytes=\"16384\"");
+            (free <= f64::from(SLOTS_16KI) - 3.0 * UNWRITTEN_MAX).then_some(())
+        });
+        let changed = MANIFEST.replace("concurrency: 4", "concurrency: 4, queue: 5, shutdownGrace: 30s");
+        let file = node.write_manifest("changed.yaml", &changed).display().to_string();
+        assert!(node.ramet(&["apply", "-f", &file]).status.success(), "{transport}");
+        let expected: String = (0..LINES).map(|line| format!("line {line}\n")).collect();
+        for client in &mut clients {
+            let answer = client.answer(false).expect("the whole answer");
+            assert!(answer.body == expected.as_bytes(), "{transport}: {} bytes came", answer.body.len());
+        }
+    }
+}

@@ -125,6 +125,8 @@ impl Ledgers for Ledger {
 struct OutPeer {
     instance: InstanceId,
     capacity: u32,
+    /// Only what names it goes to it.
+    is_retiring: bool,
     ledger: Ledger,
     lane: Box<dyn OutLane>,
 }
@@ -171,12 +173,8 @@ impl Sender for Outgoing {
 impl Outgoing {
     /// Sends to the replica with the least to do; those of equal load take turns.
     fn send_to_least_loaded(&self, peers: &[OutPeer], batch: &[PacketDescriptor]) -> Result<(), SendError> {
-        let first = match peers.len() {
-            0 => return Err(SendError::Refused(Refusal::NoReplica)),
-            1 => 0,
-            count => self.turn.fetch_add(1, Ordering::Relaxed) % count,
-        };
-        let in_turn = || peers[first..].iter().chain(&peers[..first]);
+        let first = if peers.len() > 1 { self.turn.fetch_add(1, Ordering::Relaxed) % peers.len() } else { 0 };
+        let in_turn = || peers[first..].iter().chain(&peers[..first]).filter(|peer| !peer.is_retiring);
         let best = in_turn().min_by_key(|peer| peer.lane.load()).ok_or(SendError::Refused(Refusal::NoReplica))?;
         if best.lane.load() >= u64::from(best.capacity) {
             return Err(SendError::Refused(Refusal::Full));
@@ -225,13 +223,6 @@ impl Outgoing {
 
 impl Links for Outgoing {
     fn add_outgoing(&self, peer: InstanceId, function: FunctionId, capacity: u32, end: LinkEnd) -> io::Result<()> {
-        if capacity == 0 {
-            let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
-            if let Some(peers) = lanes.get_mut(&function) {
-                peers.retain(|known| known.instance != peer);
-            }
-            return Ok(());
-        }
         let lane = match self.kind {
             TransportKind::Ring => ring::out_lane(end)?,
             TransportKind::Socket => socket::out_lane(end)?,
@@ -242,7 +233,7 @@ impl Links for Outgoing {
         let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
         let peers = lanes.entry(function).or_default();
         peers.retain(|known| known.instance != peer);
-        peers.push(OutPeer { instance: peer, capacity, ledger, lane });
+        peers.push(OutPeer { instance: peer, capacity, is_retiring: false, ledger, lane });
         Ok(())
     }
 
@@ -278,11 +269,19 @@ impl Links for Outgoing {
         Ok(())
     }
 
-    fn remove(&self, peer: InstanceId) {
+    fn retire(&self, peer: InstanceId) {
         let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
-        for peers in lanes.values_mut() {
-            peers.retain(|known| known.instance != peer);
-        }
+        let known = lanes.values_mut().flatten().find(|known| known.instance == peer);
+        known.into_iter().for_each(|known| known.is_retiring = true);
+    }
+
+    fn close(&self, peer: InstanceId) {
+        let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
+        lanes.values_mut().for_each(|peers| peers.retain(|known| known.instance != peer));
+    }
+
+    fn remove(&self, peer: InstanceId) {
+        self.close(peer);
         self.gauges.write().unwrap_or_else(PoisonError::into_inner).retain(|(known, _)| *known != peer);
         self.changes.push(Change::Left(peer));
     }

@@ -174,6 +174,25 @@ impl Fabric {
         }
     }
 
+    /// An instance is to be chosen no more, but finishes what it has.
+    pub(crate) fn drain(&mut self, instance: &Instance) {
+        match &mut self.backend {
+            Backend::Kernel { sproxy, replicas, .. } => {
+                let replicas = replicas.entry(instance.function).or_default();
+                replicas.retain(|&id| id != instance.id);
+                sproxy.set_replicas(instance.function, DOMAIN, replicas).expect("replicas");
+            }
+            Backend::Lanes { joined } => {
+                for (function, links) in joined.values() {
+                    let edge = Edge { from: *function, to: instance.function };
+                    if self.edges.contains(&edge) {
+                        links.retire(instance.id);
+                    }
+                }
+            }
+        }
+    }
+
     /// An instance leaves, as after its death.
     pub(crate) fn leave(&mut self, instance: Instance) {
         match &mut self.backend {

@@ -184,6 +184,30 @@ pub(crate) fn an_instance_that_left_gets_nothing(mut fabric: Fabric) {
     assert_eq!(successor.received().len(), 1);
 }
 
+/// In the lane transports this is a lane that is given a capacity of zero.
+pub(crate) fn an_instance_that_drains_is_not_chosen_and_finishes(mut fabric: Fabric) {
+    fabric.allow(2, 1);
+    let (mut one, mut two) = pair(&mut fabric);
+    own(&fabric, &one, [1, 2]);
+    one.sender.send(&[request(2, 1)]).expect("sent");
+    fabric.drain(&two);
+    assert_eq!(refused(&one, &[request(2, 2)]), Refusal::NoReplica);
+    assert_eq!(owner(&fabric, 2), one.id, "a failed send gives the slot back");
+    assert_eq!(two.received(), vec![request(2, 1).to_instance(one.id)], "what it was sent before");
+    two.sender.send(&[request(1, 1)]).expect("it still sends");
+    assert_eq!(one.received(), vec![request(1, 1).to_instance(two.id)]);
+    one.sender.send(&[request(2, 2).to_instance(two.id)]).expect("what it waits for still goes to it");
+    assert_eq!(two.received(), vec![request(2, 2).to_instance(one.id)]);
+    assert!(fabric.ledger.hand_over(SlotIndex(2), Generation(0), two.id, one.id));
+    let mut successor = fabric.join(2);
+    for _ in 0..3 {
+        one.sender.send(&[request(2, 2)]).expect("sent");
+        assert_eq!(successor.received().len(), 1);
+        assert!(fabric.ledger.hand_over(SlotIndex(2), Generation(0), successor.id, one.id));
+    }
+    assert!(two.received().is_empty());
+}
+
 pub(crate) fn a_wait_ends_when_a_descriptor_arrives(mut fabric: Fabric) {
     let (one, mut two) = pair(&mut fabric);
     own(&fabric, &one, 0..200);

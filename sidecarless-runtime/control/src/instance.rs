@@ -102,17 +102,21 @@ pub struct Link {
     pub direction: Direction,
 }
 
-/// Which end of a lane.
+/// What a lane between this instance and a peer is for. The last two come without descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Direction {
-    /// The receiver of this message may send to the peer, which holds at most `capacity` messages. Zero, without
-    /// descriptors: it may no longer, but what the peer sends is still received.
+    /// The receiver of this message may send to the peer, which holds at most `capacity` messages.
     Outgoing {
         /// Messages in service and queued.
         capacity: u32,
     },
     /// The receiver of this message receives from the peer.
     Incoming,
+    /// The peer is chosen no more, because it is to end. What it waits for still goes to it, and what it sends is still
+    /// received.
+    Retiring,
+    /// The edge is withdrawn: nothing goes to the peer any more.
+    Closed,
 }
 
 /// How long an instance has from its start to `Ready` before it counts as failed.

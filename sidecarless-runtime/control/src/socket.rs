@@ -3,8 +3,8 @@
 //! A packet is the protocol's version, a byte for its form, and then, by that form,
 //!
 //! - `0`: the message;
-//! - `1`: the message's length in bytes (little-endian, 64 bits), while the message is in a sealed memfd, the last of the
-//!   descriptors. Users of the socket never see that one.
+//! - `1`: the message's length in bytes (little-endian, 64 bits), while the message is in a sealed memfd, the last of
+//!   the descriptors. Users of the socket never see that one.
 //!
 //! A child finds its end as standard input, the way inetd hands a connection to a service: nothing has to name a
 //! descriptor number, and a program that is not started by a supervisor can tell.

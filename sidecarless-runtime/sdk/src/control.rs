@@ -106,6 +106,14 @@ fn add_link(links: &dyn Links, link: Link, end: LinkEnd) -> io::Result<()> {
     match link.direction {
         Direction::Outgoing { capacity } => links.add_outgoing(link.peer, link.function, capacity, end),
         Direction::Incoming => links.add_incoming(link.peer, link.function, end),
+        Direction::Retiring => {
+            links.retire(link.peer);
+            Ok(())
+        }
+        Direction::Closed => {
+            links.close(link.peer);
+            Ok(())
+        }
     }
 }
 

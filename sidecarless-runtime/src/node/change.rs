@@ -48,6 +48,8 @@ pub(crate) enum What {
     Apply(Vec<Source>),
     /// An object to take out.
     Delete(Kind, QualifiedName),
+    /// Everything to take out that manifests name.
+    DeleteNamed(Vec<Source>),
 }
 
 /// Why a change was not made. Nothing was changed.
@@ -55,8 +57,10 @@ pub(crate) enum What {
 pub(crate) enum ChangeError {
     #[error("the manifests have errors: {}", .0.problems().len() + .0.omitted())]
     Manifests(Errors),
-    #[error(transparent)]
+    #[error("{}; nothing was deleted{}", .0, hint(.0))]
     Remove(#[from] RemoveError),
+    #[error("there is no {}; nothing was deleted", list(.0))]
+    Missing(Vec<(Kind, QualifiedName)>),
     #[error(transparent)]
     NoRoom(#[from] NoRoom),
     #[error(transparent)]
@@ -83,7 +87,7 @@ impl ChangeError {
     fn status(&self) -> u16 {
         match self {
             Self::Manifests(_) | Self::NoRoom(_) | Self::TooManyChains { .. } => 422,
-            Self::Remove(RemoveError::Missing { .. }) => 404,
+            Self::Remove(RemoveError::Missing { .. }) | Self::Missing(_) => 404,
             Self::Remove(RemoveError::InUse { .. }) => 409,
             Self::DataPlane(_) => 500,
             Self::NotReady { .. } | Self::TimedOut => 409,
@@ -95,11 +99,15 @@ impl ChangeError {
     pub(crate) fn problem(&self) -> Problem {
         let errors = match self {
             Self::Manifests(errors) => errors.problems().iter().map(ToString::to_string).collect(),
+            Self::Missing(missing) => {
+                missing.iter().map(|(kind, name)| format!("there is no {kind} \"{name}\"")).collect()
+            }
             _ => Vec::new(),
         };
         let title = match self {
             Self::Manifests(_) => "the manifests are wrong",
             Self::Remove(_) => "the object cannot be deleted",
+            Self::Missing(_) => "nothing was deleted, because the manifests name what does not exist; leave that out",
             Self::NotReady { .. } | Self::TimedOut => "the new version did not become ready",
             _ => "the change was not made",
         };
@@ -142,13 +150,19 @@ impl Node {
     }
 
     async fn try_change(&mut self, what: &What) -> Result<Applied, ChangeError> {
-        let desired = match what {
-            What::Apply(sources) => self.desired.apply(sources).map_err(ChangeError::Manifests)?,
-            What::Delete(kind, name) => self.desired.remove(*kind, &name.namespace, &name.name)?,
-        };
-        let named = match what {
-            What::Apply(sources) => named(sources),
-            What::Delete(kind, name) => vec![(*kind, name.clone())],
+        let (desired, named) = match what {
+            What::Apply(sources) => {
+                let desired = self.desired.apply(sources).map_err(ChangeError::Manifests)?;
+                (desired, named(sources).map_err(ChangeError::Manifests)?)
+            }
+            What::Delete(kind, name) => {
+                let named = vec![(*kind, name.clone())];
+                (self.desired.remove_all(&named)?, named)
+            }
+            What::DeleteNamed(sources) => {
+                let named = self.to_delete(sources)?;
+                (self.desired.remove_all(&named)?, named)
+            }
         };
         let changes = changes(&self.desired, &desired, named);
         if desired != self.desired {
@@ -162,6 +176,18 @@ impl Node {
             }
         }
         Ok(Applied { changes })
+    }
+
+    /// What manifests name, chains before the functions that they use. All of it is there.
+    fn to_delete(&self, sources: &[Source]) -> Result<Vec<(Kind, QualifiedName)>, ChangeError> {
+        let mut named = named(sources).map_err(ChangeError::Manifests)?;
+        named.sort_by_key(|(kind, _)| *kind != Kind::Chain);
+        let is_missing = |(kind, name): &&(Kind, QualifiedName)| match kind {
+            Kind::Function => self.desired.function(name).is_none(),
+            Kind::Chain => self.desired.chain(name).is_none(),
+        };
+        let missing: Vec<_> = named.iter().filter(is_missing).cloned().collect();
+        if missing.is_empty() { Ok(named) } else { Err(ChangeError::Missing(missing)) }
     }
 
     async fn bring_up(&mut self, draft: &Draft) -> Result<(), ChangeError> {
@@ -239,13 +265,25 @@ impl Node {
 }
 
 /// The objects that manifests name, in their order.
-fn named(sources: &[Source]) -> Vec<(Kind, QualifiedName)> {
-    let objects = Manifests::parse(sources).unwrap_or_default();
+fn named(sources: &[Source]) -> Result<Vec<(Kind, QualifiedName)>, Errors> {
     let name = |object: manifest::Object| {
         let resource = object.into_resource();
         (resource.kind(), resource.metadata().qualified_name())
     };
-    objects.into_iter().map(name).collect()
+    Ok(Manifests::parse(sources)?.into_iter().map(name).collect())
+}
+
+/// What to do about an object that cannot be removed.
+fn hint(error: &RemoveError) -> &'static str {
+    match error {
+        RemoveError::InUse { .. } => ", delete what uses it before or together with it",
+        RemoveError::Missing { .. } => "",
+    }
+}
+
+/// `chain "a/b", function "a/c"`.
+fn list(objects: &[(Kind, QualifiedName)]) -> String {
+    objects.iter().map(|(kind, name)| format!("{kind} \"{name}\"")).collect::<Vec<_>>().join(", ")
 }
 
 /// What happens to each named object.

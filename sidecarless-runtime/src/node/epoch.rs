@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ramet_common::map::Edge;
 use ramet_common::{DomainId, FunctionId};
-use ramet_control::gateway::{Protocol, ToGateway};
+use ramet_control::gateway::{Protocol, Tls, ToGateway};
 
 use super::{Interrupted, Mode, Node};
 use crate::dataplane::{DataPlaneError, Member, copy};
@@ -64,9 +64,12 @@ impl Node {
     pub(super) async fn live(&mut self) -> Result<(), EpochError> {
         self.mode = Mode::Running;
         self.epoch += 1;
+        // Before anything happens, so that nobody who asks for the certificate is told that there is none.
+        let tls = gateway_process::read_tls(&self.settings)?;
+        self.certificate = tls.as_ref().map(|tls| String::from_utf8_lossy(&tls.certificate_pem).into_owned());
         self.gateway = Some(Gateway::start(self.epoch, &self.settings, self.events.clone())?);
         self.reach(GatewayStage::Greeted, "say hello").await?;
-        self.equip_gateway()?;
+        self.equip_gateway(tls)?;
         self.install().map_err(|error| EpochError::Setup(error.to_string()))?;
         match self.wait_for(FUNCTIONS_HEAD_START, Self::every_function_had_its_chance).await {
             Ok(()) | Err(Interrupted::TimedOut) => {}
@@ -124,8 +127,7 @@ impl Node {
     }
 
     /// Gives a new gateway its settings, its places on the data plane and its sockets.
-    fn equip_gateway(&mut self) -> Result<(), EpochError> {
-        let tls = gateway_process::read_tls(&self.settings)?;
+    fn equip_gateway(&mut self, tls: Option<Tls>) -> Result<(), EpochError> {
         let protocol = if tls.is_some() { Protocol::Https } else { Protocol::Http };
         let settings = gateway_process::settings(&self.settings, self.plane.kind(), tls);
         self.tell_gateway(ToGateway::Settings(settings), Vec::new());

@@ -201,8 +201,12 @@ impl Node {
         tracing::info!(function = %instance.name, instance = %id, pid, ?lived, "ended{asked}: {how}");
         let mut function = self.functions.get_mut(&instance.function);
         let place = function.as_mut().and_then(|function| function.place_of(id)).map(|(place, _)| place);
-        if let Some(function) = function.filter(|function| function.role == Role::Incoming) {
-            function.failed = Some((id, instance.output));
+        match function.filter(|function| function.role == Role::Incoming) {
+            Some(function) => function.failed = Some((id, instance.output)),
+            None => {
+                self.outputs.retain(|output| !output.is_finished());
+                self.outputs.push(instance.output);
+            }
         }
         if let Some(place) = place {
             self.occupy(instance.function, place, Occupant::Nobody);

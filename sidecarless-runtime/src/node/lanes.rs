@@ -109,7 +109,7 @@ impl Node {
         }
         let links: Vec<_> = self.links.of_receiver(id).collect();
         for link in links {
-            self.close_lane(link);
+            self.close_lane(link, Direction::Retiring);
         }
     }
 
@@ -120,7 +120,7 @@ impl Node {
             for to in self.members(edge.to) {
                 let link = LinkId { from, to };
                 if self.links.contains(link) {
-                    self.close_lane(link);
+                    self.close_lane(link, Direction::Closed);
                     self.links.remove(link);
                     if !self.edges.contains(&back) {
                         self.tell_unlink(to, from);
@@ -130,11 +130,9 @@ impl Node {
         }
     }
 
-    fn close_lane(&mut self, link: LinkId) {
+    fn close_lane(&mut self, link: LinkId, how: Direction) {
         if self.links.is_in_use(link) {
-            // A lane without capacity and without an end: nothing is to be sent there any more.
-            let nothing = Direction::Outgoing { capacity: 0 };
-            let told = self.tell_link(link.from, link.to, nothing, LinkEnd(Vec::new()));
+            let told = self.tell_link(link.from, link.to, how, LinkEnd(Vec::new()));
             self.links.closing(link, told);
         } else {
             self.links.remove(link);

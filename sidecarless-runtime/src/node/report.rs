@@ -25,6 +25,7 @@ impl Node {
             Request::Node(answer) => drop(answer.send(self.describe())),
             Request::Objects(filter, answer) => drop(answer.send(self.objects(&filter))),
             Request::Instances(filter, answer) => drop(answer.send(self.list_instances(&filter))),
+            Request::Certificate(answer) => drop(answer.send(self.certificate.clone())),
             Request::Change(change) => self.queue_change(change),
         }
     }

@@ -11,6 +11,9 @@ use crate::gateway_process::{Gateway, GatewayStage};
 /// What the supervisor adds to the time that a child was given.
 const MARGIN: Duration = Duration::from_secs(3);
 
+/// How long the pipes of instances that have ended may stay open.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
 impl Node {
     /// Ends everything, gracefully until a second signal.
     pub(super) async fn stop(&mut self) {
@@ -25,6 +28,21 @@ impl Node {
         }
         self.kill_all();
         self.tear_down().await;
+        self.end_logs().await;
+    }
+
+    /// Ends what is read by those who follow logs, once they have the last words of every instance.
+    async fn end_logs(&mut self) {
+        let outputs = std::mem::take(&mut self.outputs);
+        let read = async {
+            for output in outputs {
+                // It has nothing to say but that it has ended.
+                let _ = output.await;
+            }
+        };
+        // Something that a function started may have outlived it, and hold its pipes open.
+        let _ = tokio::time::timeout(LAST_WORDS, read).await;
+        self.logs.end().await;
     }
 
     async fn drain_everything(&mut self) -> Result<(), super::Interrupted> {

@@ -67,6 +67,8 @@ fn listen(control: &ControlSocket, links: Option<&dyn Links>) {
                     links.add_outgoing(link.peer, link.function, capacity, LinkEnd(fds)).expect("outgoing");
                 }
                 Direction::Incoming => links.add_incoming(link.peer, link.function, LinkEnd(fds)).expect("incoming"),
+                Direction::Retiring => links.retire(link.peer),
+                Direction::Closed => links.close(link.peer),
             },
             (ToInstance::Unlink { peer }, Some(links)) => links.remove(peer),
             (ToInstance::Stop, _) => {

@@ -4,6 +4,7 @@ use std::process::{Command, Output};
 
 use ramet_tests::node::{program, skipped};
 use ramet_tests::{Node, Start};
+use tempfile::TempDir;
 
 use crate::{MANIFEST, code, done, err, node, out, ramet};
 
@@ -52,6 +53,7 @@ fn wrong_arguments_are_exit_code_two() {
         &["delete"],
         &["delete", "function"],
         &["delete", "function", "a", "-f", "x.yaml"],
+        &["delete", "-f", "x.yaml", "-n", "elsewhere"],
         &["apply"],
         &["nonsense"],
         &["schema", "nonsense"],
@@ -70,6 +72,8 @@ fn wrong_arguments_are_exit_code_two() {
         &["invoke", "one", "-d", "@/does/not/exist"],
         &["apply", "-f", "/does/not/exist.yaml"],
         &["delete", "-f", "/does/not/exist.yaml"],
+        &["get", "node", "some"],
+        &["get", "node", "-n", "default"],
         &["gateway"],
     ] {
         assert_says(&node.ramet(arguments), 2, &format!("{arguments:?}"));
@@ -167,32 +171,99 @@ fn wrong_settings_are_shown_with_every_error_and_its_place() {
 }
 
 #[test]
-fn a_delete_that_cannot_be_done_whole_says_what_it_did() {
+fn a_delete_that_cannot_be_done_whole_deletes_nothing() {
     let node = node();
+    let all = |kind: &str| done(&node.ramet(&["get", kind, "-o", "json"]));
+    let chains = all("chains");
+    let delete = |name: &str, text: &str| {
+        let file = node.write_manifest(name, text).display().to_string();
+        node.ramet(&["delete", "-f", &file])
+    };
     let text = MANIFEST.replace("name: b}", "name: nosuch}").replace("function: b", "function: nosuch");
-    let file = node.write_manifest("partly.yaml", &text).display().to_string();
-    let output = node.ramet(&["delete", "-f", &file]);
-    assert_eq!(code(&output), 3, "{}", err(&output));
-    let kept = [("chain", "one"), ("chain", "pair"), ("function", "a")].map(|(kind, name)| {
-        let is_there = code(&node.ramet(&["get", kind, name, "-n", "default"])) == 0;
-        is_there || out(&output).contains(&format!("{kind} default/{name} deleted"))
-    });
-    assert_eq!(kept, [true; 3], "what is gone was printed:\n{}{}", out(&output), err(&output));
+    let partly = delete("partly.yaml", &text.replace("name: one}", "name: none}"));
+    assert_eq!((code(&partly), out(&partly).as_str()), (3, ""), "{}", err(&partly));
+    let said = err(&partly);
+    assert!(said.starts_with("ramet: nothing was deleted"), "{said}");
+    let rows: Vec<_> = said.lines().skip(1).collect();
+    assert_eq!(rows, ["there is no chain \"default/none\"", "there is no function \"default/nosuch\""]);
+
+    // Both chains of the default namespace use the function, and only one of them is to go.
+    let documents: Vec<_> = MANIFEST.split("---").collect();
+    let used = delete("used.yaml", &[documents[0], documents[3]].join("---"));
+    assert_says(&used, 1, "a function that is used by what stays");
+    assert!(err(&used).contains("is used by chain \"default/pair\""), "{}", err(&used));
+    assert!(err(&used).contains("nothing was deleted"), "{}", err(&used));
+    assert_eq!((all("functions").matches("\"kind\"").count(), all("chains")), (6, chains));
+
+    let whole = done(&delete("all.yaml", MANIFEST));
+    let rows: Vec<_> = whole.lines().map(|row| row.trim_end_matches(" deleted")).collect();
+    let expected = ["default/one", "default/pair", "elsewhere/one"].map(|chain| format!("chain {chain}"));
+    assert_eq!(rows[..3], expected, "chains first: they use the functions");
+    assert_eq!(rows[3..], ["function default/a", "function default/b", "function elsewhere/a"]);
+    assert_eq!((all("functions").trim(), all("chains").trim()), ("[]", "[]"));
 }
 
 /// TLS changes how a node is spoken to, not what the commands can do.
 #[test]
 fn invoke_finds_a_node_that_speaks_tls() {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
-    let folder = tempfile::tempdir().expect("a folder");
-    let (certificate, key) = (folder.path().join("certificate.pem"), folder.path().join("key.pem"));
-    std::fs::write(&certificate, made.cert.pem()).expect("written");
-    std::fs::write(&key, made.signing_key.serialize_pem()).expect("written");
-    let start = Start::new("ring", MANIFEST)
-        .with("RAMET_TLS__CERTIFICATE", certificate.display().to_string())
-        .with("RAMET_TLS__KEY", key.display().to_string());
-    let node = Node::start(&start).expect("ring runs everywhere");
+    let pair = Pair::new();
+    let node = Node::start(&pair.settings(Start::new("ring", MANIFEST))).expect("ring runs everywhere");
     assert_eq!(done(&node.ramet(&["invoke", "one", "-d", "x"])), "x+a");
+    assert_eq!(done(&node.ramet(&["invoke", "one", "-n", "elsewhere", "-d", "x"])), "x+away", "another host");
+    // The gateway goes on with the pair that it was given: what lies in the files by now is another one's.
+    pair.write();
+    assert_eq!(done(&node.ramet(&["invoke", "one", "-d", "x"])), "x+a");
+}
+
+#[test]
+fn a_certificate_that_cannot_be_used_is_a_wrong_setting() {
+    let pair = Pair::new();
+    let start = |certificate: &str, key: &str| {
+        let mut command = Command::new(program("ramet"));
+        command.args(["up", "--transport", "ring", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--socket"]);
+        command.arg(pair.file("ramet.sock")).env("RAMET_TLS__CERTIFICATE", pair.file(certificate));
+        command.env("RAMET_TLS__KEY", pair.file(key)).output().expect("ramet runs")
+    };
+    for (certificate, key, named) in [
+        ("certificate.pem", "nosuch.pem", "`tls.key`"),
+        ("nosuch.pem", "key.pem", "`tls.certificate`"),
+        ("certificate.pem", "certificate.pem", "`tls.key`"),
+        ("key.pem", "key.pem", "`tls.certificate`"),
+        ("certificate.pem", "other.pem", "do not go together"),
+    ] {
+        let output = start(certificate, key);
+        assert_says(&output, 2, named);
+        assert!(err(&output).contains(named), "{named}: {}", err(&output));
+    }
+    let both = err(&start("nosuch.pem", "nosuch.pem"));
+    assert!(both.contains("`tls.certificate`") && both.contains("`tls.key`"), "{both}");
+}
+
+/// A certificate and its key in files of their own.
+struct Pair(TempDir);
+
+impl Pair {
+    fn new() -> Self {
+        let pair = Self(tempfile::tempdir().expect("a folder"));
+        pair.write();
+        std::fs::copy(pair.file("key.pem"), pair.file("other.pem")).expect("copied");
+        pair.write();
+        pair
+    }
+
+    fn write(&self) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        std::fs::write(self.file("certificate.pem"), made.cert.pem()).expect("written");
+        std::fs::write(self.file("key.pem"), made.signing_key.serialize_pem()).expect("written");
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.0.path().join(name).display().to_string()
+    }
+
+    fn settings<'a>(&self, start: Start<'a>) -> Start<'a> {
+        start.with("RAMET_TLS__CERTIFICATE", self.file("certificate.pem")).with("RAMET_TLS__KEY", self.file("key.pem"))
+    }
 }
 
 #[test]

@@ -7,7 +7,10 @@ use ramet_tests::{Node, eventually};
 use saphyr::{LoadableYamlNode, Scalar, Yaml};
 use serde_json::{Value, json};
 
-use crate::{MANIFEST, code, done, node, out, ramet};
+use crate::{MANIFEST, code, done, err, node, out, ramet};
+
+/// The commands that ramet starts for itself.
+const INTERNAL: [&str; 2] = ["gateway", "bench-peer"];
 
 #[test]
 fn lists_show_what_runs() {
@@ -105,6 +108,7 @@ fn a_log_of_several_lines_is_yaml_too() {
         (text.lines().count() == 3).then_some(())
     });
     let text = done(&node.ramet(&["logs", "a", "-n", "default", "-o", "yaml"]));
+    assert_eq!(text.lines().filter(|line| *line == "---").count(), 3, "{text}");
     let documents = Yaml::load_from_str(&text).unwrap_or_else(|error| panic!("{error}:\n{text}"));
     let lines: Vec<_> =
         documents.iter().map(to_json).flat_map(|one| one.as_array().cloned().unwrap_or(vec![one])).collect();
@@ -170,6 +174,11 @@ fn completion_is_a_script_for_each_shell() {
             let word = if shell == "fish" { command.trim_start_matches('-') } else { command };
             assert!(script.contains(word), "{shell} does not complete {command}");
         }
+        // A system that `bench` measures is called so too.
+        let script = script.replace("ramet-gateway", "");
+        for internal in INTERNAL {
+            assert!(!script.contains(internal), "{shell} completes {internal}");
+        }
     }
     let folder = tempfile::tempdir().expect("a folder");
     let script = folder.path().join("script");
@@ -190,7 +199,10 @@ fn help_names_every_command_and_exit_code() {
     let (_, codes) = help.split_once("Exit codes:\n").expect("exit codes");
     let numbers: Vec<_> = codes.lines().filter_map(|line| line.split_whitespace().next()).collect();
     assert_eq!(numbers, ["0", "1", "2", "3", "4", "5"]);
-    assert!(!help.contains("gateway"), "what nobody starts by hand is not shown");
+    let lists = [help, err(&ramet(&[])), err(&ramet(&["--socket", "/none"])), err(&ramet(&["nonsense"]))];
+    for (list, internal) in lists.iter().flat_map(|list| INTERNAL.map(|internal| (list, internal))) {
+        assert!(!list.contains(internal), "what nobody starts by hand is not shown:\n{list}");
+    }
 }
 
 #[test]

@@ -126,6 +126,14 @@ pub(super) fn link(links: &dyn Links, peer: InstanceId, function: FunctionId, di
     match direction {
         Direction::Outgoing { capacity } => links.add_outgoing(peer, function, capacity, end),
         Direction::Incoming => links.add_incoming(peer, function, end),
+        Direction::Retiring => {
+            links.retire(peer);
+            Ok(())
+        }
+        Direction::Closed => {
+            links.close(peer);
+            Ok(())
+        }
     }
     .expect("a lane");
 }
