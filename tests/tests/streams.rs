@@ -20,7 +20,11 @@ const UNWRITTEN_MAX: f64 = 16.0;
 const SLOTS_16KI: u32 = 64;
 
 fn node(transport: &str) -> Option<Node> {
-    let start = Start::new(transport, MANIFEST)
+    node_of(transport, MANIFEST)
+}
+
+fn node_of(transport: &str, manifest: &str) -> Option<Node> {
+    let start = Start::new(transport, manifest)
         .with("RAMET_POOL__4Ki", "64")
         .with("RAMET_POOL__16Ki", SLOTS_16KI.to_string())
         .with("RAMET_POOL__64Ki", "8")
@@ -75,21 +79,23 @@ fn a_client_that_leaves_ends_its_stream() {
 
 /// Whoever is to end may still be given what it waits for: its streams go on to their end.
 #[test]
-fn an_instance_that_is_replaced_finishes_its_streams() {
+fn an_instance_that_is_too_many_finishes_its_streams() {
     const LINES: usize = 1_000_000;
     for transport in TRANSPORTS {
-        let Some(node) = node(transport) else { continue };
+        let replicated = |replicas: u32| {
+            MANIFEST.replace("concurrency: 4", &format!("concurrency: 1, replicas: {replicas}, shutdownGrace: 30s"))
+        };
+        let Some(node) = node_of(transport, &replicated(3)) else { continue };
         let order = format!("GET /one HTTP/1.1\r\nhost: h\r\nx-do: stream:{LINES}\r\n\r\n");
         let mut clients = [node.client(), node.client(), node.client()];
-        for client in &mut clients {
+        for (client, streams) in clients.iter_mut().zip(1..) {
             client.send(order.as_bytes()).expect("sent");
+            eventually(&format!("{transport}: {streams} streams wait for their clients"), || {
+                let free = node.metric("ramet_free_slots", "bytes=\"16384\"");
+                (free <= f64::from(SLOTS_16KI) - f64::from(streams) * UNWRITTEN_MAX).then_some(())
+            });
         }
-        eventually("all streams wait for their clients", || {
-            let free = node.metric("ramet_free_slots", "bytes=\"16384\"");
-            (free <= f64::from(SLOTS_16KI) - 3.0 * UNWRITTEN_MAX).then_some(())
-        });
-        let changed = MANIFEST.replace("concurrency: 4", "concurrency: 4, queue: 5, shutdownGrace: 30s");
-        let file = node.write_manifest("changed.yaml", &changed).display().to_string();
+        let file = node.write_manifest("fewer.yaml", &replicated(1)).display().to_string();
         assert!(node.ramet(&["apply", "-f", &file]).status.success(), "{transport}");
         let expected: String = (0..LINES).map(|line| format!("line {line}\n")).collect();
         for client in &mut clients {
