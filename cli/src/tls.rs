@@ -111,3 +111,51 @@ fn unusable(file: &Path, setting: &str, what: &str, error: PemError) -> String {
         error => format!("{file}, which `{setting}` in the settings names, is no PEM {what}: {error}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use rcgen::CertifiedKey as Made;
+    use rustls::ServerConfig;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+
+    fn made() -> Made<rcgen::KeyPair> {
+        rcgen::generate_simple_self_signed(["somewhere.test".to_owned()]).expect("a certificate")
+    }
+
+    /// What a client hears of a server that has `made`, if it trusts `pem`.
+    async fn heard(made: &Made<rcgen::KeyPair>, pem: &str) -> Result<String, Failure> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let key = PrivateKeyDer::from_pem_slice(made.signing_key.serialize_pem().as_bytes()).expect("a key");
+        let builder = builder.expect("versions").with_no_client_auth();
+        let config = builder.with_single_cert(vec![made.cert.der().clone()], key).expect("a pair");
+        let (near, far) = tokio::io::duplex(1 << 16);
+        tokio::spawn(async move {
+            if let Ok(mut stream) = TlsAcceptor::from(Arc::new(config)).accept(far).await {
+                stream.write_all(b"hello").await.expect("written");
+                stream.shutdown().await.expect("closed");
+            }
+        });
+        let mut stream = connect(near, Ipv4Addr::LOCALHOST.into(), pem).await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        Ok(text)
+    }
+
+    #[tokio::test]
+    async fn one_certificate_is_trusted_and_no_other() {
+        let (ours, other) = (made(), made());
+        assert_eq!(heard(&ours, &ours.cert.pem()).await.expect("trusted"), "hello");
+        let chain = ours.cert.pem() + &other.cert.pem();
+        assert_eq!(heard(&ours, &chain).await.expect("the first of a chain"), "hello");
+        for pem in [other.cert.pem(), other.cert.pem() + &ours.cert.pem()] {
+            let error = heard(&ours, &pem).await.expect_err("another one's");
+            assert!(error.to_string().contains("its certificate is not the node's"), "{error}");
+        }
+    }
+}

@@ -24,8 +24,8 @@ pub enum Kind {
     Failed = 4,
     /// To the gateway: the next step is one that the gateway supervises (`step`). The head slot moves.
     Forward = 5,
-    /// Gives back to the gateway what was never work: a granted head or a call's answer, which move, or a lent slot, which
-    /// is merely named.
+    /// Gives back to the gateway what was never work: a granted head or a call's answer, which move, or a lent slot,
+    /// which is merely named.
     Return = 6,
     /// From the gateway: a fresh head slot for a call. It moves.
     Grant = 7,

@@ -4,10 +4,12 @@
 //! |---|---|
 //! | `GET /v1/node` | → [`Node`] |
 //! | `POST /v1/apply` | [`Apply`] → [`Applied`], or 422 [`Problem`] with every error; then nothing was changed |
+//! | `POST /v1/delete` | [`Apply`] → [`Applied`], or 404, 409, 422 [`Problem`]; then nothing was changed |
+//! | `GET /v1/certificate` | → the certificate chain that the gateway shows, in PEM, or `null` |
 //! | `GET /v1/objects?kind=&namespace=&name=` | → `[`[`Object`]`]` |
 //! | `DELETE /v1/objects?kind=&namespace=&name=` | → [`Applied`], 404 or 409 [`Problem`] |
 //! | `GET /v1/instances?namespace=&function=` | → `[`[`Instance`]`]` |
-//! | `GET /v1/logs?namespace=&function=&follow=` | → one [`LogLine`] per line, newest last, endless with `follow=true`
+//! | `GET /v1/logs?namespace=&function=&follow=` | → one [`LogLine`] per line, newest last, to the node's end with `follow=true`
 //! |
 
 use serde::{Deserialize, Serialize};
