@@ -286,6 +286,31 @@ fn s_mode_works() -> bool {
     false
 }
 
+/// Runs `ramet` as somebody without any privilege, from a folder that is theirs. `None`: that cannot be done here, as
+/// has been said.
+///
+/// # Panics
+/// When there is no room for a copy of `ramet`.
+#[must_use]
+pub fn ramet_without_privilege(arguments: &[&str]) -> Option<Output> {
+    if !nix::unistd::geteuid().is_root() {
+        skipped("only root can become somebody else");
+        return None;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let ramet = folder.path().join("ramet");
+    std::fs::copy(program("ramet"), &ramet).expect("copied");
+    let nobody = nix::unistd::Uid::from_raw(65_534);
+    nix::unistd::chown(folder.path(), Some(nobody), None).expect("chown");
+    let output = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"])
+        .arg(&ramet)
+        .args(arguments)
+        .env_remove("XDG_RUNTIME_DIR")
+        .output();
+    output.inspect_err(|error| skipped(&format!("setpriv: {error}"))).ok()
+}
+
 /// Says that something was not tested, and why.
 pub fn skipped(why: &str) {
     eprintln!("skipped: {why}");

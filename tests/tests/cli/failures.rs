@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use ramet_tests::node::{program, skipped};
+use ramet_tests::node::{program, ramet_without_privilege};
 use ramet_tests::{Node, Start};
 use tempfile::TempDir;
 
@@ -268,25 +268,7 @@ impl Pair {
 
 #[test]
 fn an_unfit_machine_is_exit_code_five() {
-    if !nix::unistd::geteuid().is_root() {
-        return skipped("only root can become somebody else");
-    }
-    // Without any privilege, whatever the kernel could do.
-    let folder = tempfile::tempdir().expect("a folder");
-    let ramet = folder.path().join("ramet");
-    std::fs::copy(program("ramet"), &ramet).expect("copied");
-    let nobody = nix::unistd::Uid::from_raw(65_534);
-    nix::unistd::chown(folder.path(), Some(nobody), None).expect("chown");
-    let output = Command::new("setpriv")
-        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"])
-        .arg(&ramet)
-        .args(["check", "--transport", "skmsg"])
-        .env_remove("XDG_RUNTIME_DIR")
-        .output();
-    let output = match output {
-        Ok(output) => output,
-        Err(error) => return skipped(&format!("setpriv: {error}")),
-    };
+    let Some(output) = ramet_without_privilege(&["check", "--transport", "skmsg"]) else { return };
     assert_eq!(code(&output), 5, "{}", err(&output));
     assert!(err(&output).starts_with("ramet: ") && err(&output).contains("skmsg"), "{}", err(&output));
     assert!(out(&output).contains("fails"), "{}", out(&output));

@@ -1,0 +1,256 @@
+//! The receiving half: every lane in turn, each descriptor checked.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_queue::SegQueue;
+use nix::sys::epoll::{Epoll, EpollEvent, EpollTimeout};
+use ramet_common::{BATCH_MAX, FunctionId, InstanceId, Kind, PacketDescriptor};
+use ramet_shm::ledger::Ledger;
+
+use super::{Change, InLane, Member};
+use crate::endpoint::{ReceiveError, Receiver, TransportKind, Wait};
+use crate::transport::patience::Patience;
+
+#[derive(Debug)]
+pub(super) struct InPeer {
+    pub(super) instance: InstanceId,
+    pub(super) function: FunctionId,
+    pub(super) ledger: Ledger,
+    pub(super) lane: Box<dyn InLane>,
+    pub(super) bell: OwnedFd,
+    pub(super) state: LaneState,
+}
+
+/// Open → Draining when the peer has left, → Broken when its far side breaks the rules. Both end in removal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LaneState {
+    Open,
+    Draining,
+    Broken,
+}
+
+#[derive(Debug)]
+pub(super) struct Incoming {
+    me: Member,
+    epoll: Arc<Epoll>,
+    changes: Arc<SegQueue<Change>>,
+    lanes: Vec<InPeer>,
+    /// Which lane is looked at first, so that a busy one cannot starve the others.
+    first: usize,
+    rejected: u64,
+    patience: Patience,
+    /// Whether looking at a lane is a system call, so that spinning on it would be pointless.
+    polls: bool,
+}
+
+impl Receiver for Incoming {
+    fn receive(&mut self, wait: Wait, take: &mut dyn FnMut(PacketDescriptor)) -> Result<usize, ReceiveError> {
+        let taken = self.take_ready(take)?;
+        if taken > 0 || wait == Wait::No {
+            return Ok(taken);
+        }
+        let deadline = match wait {
+            Wait::For(timeout) => Some(Instant::now() + timeout),
+            Wait::Forever | Wait::No => None,
+        };
+        loop {
+            self.wait_until(deadline)?;
+            let taken = self.take_ready(take)?;
+            if taken > 0 || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(taken);
+            }
+        }
+    }
+
+    fn arm(&mut self) -> Result<bool, ReceiveError> {
+        self.announce_wait();
+        if !self.polls {
+            // An outer event loop would find the epoll readable for ever. Before the look, or a ring would be lost.
+            self.wait_for_event(EpollTimeout::ZERO)?;
+        }
+        Ok(!self.anything_ready())
+    }
+
+    fn publish_load(&mut self, messages: u32) {
+        for peer in &self.lanes {
+            peer.lane.publish_load(messages);
+        }
+    }
+
+    fn rejected(&self) -> u64 {
+        self.rejected
+    }
+}
+
+impl Incoming {
+    pub(super) fn new(
+        kind: TransportKind,
+        me: Member,
+        epoll: Arc<Epoll>,
+        changes: Arc<SegQueue<Change>>,
+        patience: Patience,
+    ) -> Self {
+        let polls = kind == TransportKind::Socket;
+        Self { me, epoll, changes, lanes: Vec::new(), first: 0, rejected: 0, patience, polls }
+    }
+
+    fn adopt_changes(&mut self) {
+        while let Some(change) = self.changes.pop() {
+            match change {
+                Change::Joined(peer) => {
+                    self.lanes.retain(|known| known.instance != peer.instance);
+                    self.lanes.push(peer);
+                }
+                Change::Left(peer) => {
+                    for lane in self.lanes.iter_mut().filter(|lane| lane.instance == peer) {
+                        lane.state = LaneState::Draining;
+                    }
+                }
+            }
+        }
+    }
+
+    fn take_ready(&mut self, take: &mut dyn FnMut(PacketDescriptor)) -> Result<usize, ReceiveError> {
+        if !self.changes.is_empty() {
+            self.adopt_changes();
+        }
+        let count = self.lanes.len();
+        let (mut taken, mut ending) = (0, false);
+        for turn in 0..count {
+            if taken >= BATCH_MAX {
+                break;
+            }
+            let index = (self.first + turn) % count;
+            let peer = &mut self.lanes[index];
+            let check =
+                Check { owner: self.me.owner, instance: peer.instance, function: peer.function, ledger: &peer.ledger };
+            let rejected = &mut self.rejected;
+            let popped = peer.lane.pop(BATCH_MAX - taken, &mut |descriptor| match check.admit(descriptor) {
+                Some(descriptor) => {
+                    taken += 1;
+                    take(descriptor);
+                }
+                None => *rejected += 1,
+            });
+            if popped.is_err() {
+                peer.state = LaneState::Broken;
+            }
+            ending |= peer.state != LaneState::Open;
+        }
+        self.first = self.first.wrapping_add(1) % count.max(1);
+        if ending {
+            self.remove_ended();
+        }
+        Ok(taken)
+    }
+
+    fn remove_ended(&mut self) {
+        let epoll = &self.epoll;
+        self.lanes.retain(|peer| {
+            let ended = match peer.state {
+                LaneState::Open => false,
+                LaneState::Draining => !peer.lane.ready(),
+                LaneState::Broken => true,
+            };
+            if ended {
+                let _ = epoll.delete(&peer.bell);
+            }
+            !ended
+        });
+    }
+
+    fn wait_until(&mut self, deadline: Option<Instant>) -> Result<(), ReceiveError> {
+        let start = Instant::now();
+        if !self.polls && self.spin(start) {
+            self.patience.waited(start.elapsed());
+            return Ok(());
+        }
+        self.announce_wait();
+        if !self.anything_ready() {
+            let timeout = match deadline {
+                None => EpollTimeout::NONE,
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now()).as_nanos().div_ceil(1_000_000);
+                    EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX)
+                }
+            };
+            self.wait_for_event(timeout)?;
+        }
+        for peer in &self.lanes {
+            peer.lane.awake();
+        }
+        self.patience.waited(start.elapsed());
+        Ok(())
+    }
+
+    /// Looks at the lanes again and again, letting others run in between, for as long as that has paid lately.
+    fn spin(&self, start: Instant) -> bool {
+        let budget = self.patience.budget();
+        while start.elapsed() < budget {
+            for _ in 0..Patience::LOOKS {
+                if self.anything_ready() {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            std::thread::yield_now();
+        }
+        false
+    }
+
+    fn announce_wait(&self) {
+        for peer in &self.lanes {
+            peer.lane.announce_wait();
+        }
+    }
+
+    fn anything_ready(&self) -> bool {
+        !self.changes.is_empty() || self.lanes.iter().any(|peer| peer.lane.ready())
+    }
+
+    fn wait_for_event(&self, timeout: EpollTimeout) -> Result<(), ReceiveError> {
+        let mut events = [EpollEvent::empty(); 16];
+        match self.epoll.wait(&mut events, timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+            Err(errno) => Err(ReceiveError::System(errno.into())),
+        }
+    }
+}
+
+impl AsFd for Incoming {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.0.as_fd()
+    }
+}
+
+/// What a receiver can check of a descriptor by itself.
+struct Check<'a> {
+    owner: InstanceId,
+    instance: InstanceId,
+    function: FunctionId,
+    ledger: &'a Ledger,
+}
+
+impl Check<'_> {
+    /// The descriptor with its true sender, or `None` if the sender had no right to send it.
+    fn admit(&self, descriptor: PacketDescriptor) -> Option<PacketDescriptor> {
+        let kind = descriptor.kind()?;
+        let from_gateway = self.function == FunctionId::GATEWAY;
+        let to_gateway = self.owner == InstanceId::NONE;
+        if kind.gateway_only() && !from_gateway || kind.to_gateway_only() && !to_gateway {
+            return None;
+        }
+        if kind == Kind::Call && to_gateway {
+            return None;
+        }
+        if descriptor.moves_slot() {
+            let word = self.ledger.read(descriptor.slot)?;
+            if word.owner != self.owner || word.generation != descriptor.generation {
+                return None;
+            }
+        }
+        Some(descriptor.to_instance(self.instance))
+    }
+}

@@ -1,0 +1,192 @@
+//! The sending half, and the peers' comings and goings.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crossbeam_queue::SegQueue;
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use ramet_common::{BATCH_MAX, FunctionId, InstanceId, PacketDescriptor, Refusal};
+use ramet_shm::ledger::Ledger;
+
+use super::incoming::{InPeer, LaneState};
+use super::{Change, Gauge, Ledgers, Member, OutLane, PushError};
+use crate::endpoint::{LinkEnd, Links, SendError, Sender, TransportKind};
+use crate::transport::{ring, socket};
+
+#[derive(Debug)]
+struct OutPeer {
+    instance: InstanceId,
+    capacity: u32,
+    /// Only what names it goes to it.
+    is_retiring: bool,
+    ledger: Ledger,
+    lane: Box<dyn OutLane>,
+}
+
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    kind: TransportKind,
+    me: Member,
+    ledgers: Arc<dyn Ledgers>,
+    lanes: RwLock<HashMap<FunctionId, Vec<OutPeer>>>,
+    /// One for each lane that comes in.
+    gauges: RwLock<Vec<(InstanceId, Box<dyn Gauge>)>>,
+    turn: AtomicUsize,
+    changes: Arc<SegQueue<Change>>,
+    epoll: Arc<Epoll>,
+}
+
+impl Sender for Outgoing {
+    fn send(&self, batch: &[PacketDescriptor]) -> Result<(), SendError> {
+        let first = batch.first().ok_or(SendError::Refused(Refusal::Malformed))?;
+        if batch.len() > BATCH_MAX {
+            return Err(SendError::Refused(Refusal::Malformed));
+        }
+        if batch.iter().any(|descriptor| (descriptor.function, descriptor.peer) != (first.function, first.peer)) {
+            return Err(SendError::Refused(Refusal::MixedBatch));
+        }
+        let lanes = self.lanes.read().unwrap_or_else(PoisonError::into_inner);
+        let peers = lanes.get(&first.function).ok_or(SendError::Refused(Refusal::EdgeDenied))?;
+        if first.peer == InstanceId::NONE {
+            return self.send_to_least_loaded(peers, batch);
+        }
+        let named = peers.iter().find(|peer| peer.instance == first.peer);
+        self.send_to(named.ok_or(SendError::Refused(Refusal::NoReplica))?, batch)
+    }
+}
+
+impl Outgoing {
+    pub(super) fn new(
+        kind: TransportKind,
+        me: Member,
+        ledgers: Arc<dyn Ledgers>,
+        changes: Arc<SegQueue<Change>>,
+        epoll: Arc<Epoll>,
+    ) -> Self {
+        let (lanes, gauges) = (RwLock::default(), RwLock::default());
+        Self { kind, me, ledgers, lanes, gauges, turn: AtomicUsize::new(0), changes, epoll }
+    }
+
+    /// Sends to the replica with the least to do; those of equal load take turns.
+    fn send_to_least_loaded(&self, peers: &[OutPeer], batch: &[PacketDescriptor]) -> Result<(), SendError> {
+        let first = if peers.len() > 1 { self.turn.fetch_add(1, Ordering::Relaxed) % peers.len() } else { 0 };
+        let in_turn = || peers[first..].iter().chain(&peers[..first]).filter(|peer| !peer.is_retiring);
+        let best = in_turn().min_by_key(|peer| peer.lane.load()).ok_or(SendError::Refused(Refusal::NoReplica))?;
+        if best.lane.load() >= u64::from(best.capacity) {
+            return Err(SendError::Refused(Refusal::Full));
+        }
+        match self.send_to(best, batch) {
+            Err(SendError::Refused(Refusal::Full | Refusal::Unreachable)) if peers.len() > 1 => {}
+            done => return done,
+        }
+        let others = in_turn().filter(|peer| peer.instance != best.instance);
+        for peer in others {
+            match self.send_to(peer, batch) {
+                Err(SendError::Refused(Refusal::Full | Refusal::Unreachable)) => {}
+                done => return done,
+            }
+        }
+        Err(SendError::Refused(Refusal::Full))
+    }
+
+    fn send_to(&self, peer: &OutPeer, batch: &[PacketDescriptor]) -> Result<(), SendError> {
+        let to_gateway = batch.first().is_some_and(|first| first.function == FunctionId::GATEWAY);
+        let to = if to_gateway { InstanceId::NONE } else { peer.instance };
+        for (done, descriptor) in batch.iter().enumerate() {
+            if descriptor.moves_slot()
+                && !peer.ledger.hand_over(descriptor.slot, descriptor.generation, self.me.owner, to)
+            {
+                self.undo(peer, &batch[..done], to);
+                return Err(SendError::Refused(Refusal::NotOwner));
+            }
+        }
+        peer.lane.push(batch).map_err(|error| {
+            self.undo(peer, batch, to);
+            SendError::Refused(match error {
+                PushError::Full => Refusal::Full,
+                PushError::Broken => Refusal::Unreachable,
+            })
+        })
+    }
+
+    fn undo(&self, peer: &OutPeer, sent: &[PacketDescriptor], to: InstanceId) {
+        for descriptor in sent.iter().filter(|descriptor| descriptor.moves_slot()) {
+            // False means that somebody with more right took the slot meanwhile: then it is not ours to restore.
+            let _ = peer.ledger.hand_over(descriptor.slot, descriptor.generation, to, self.me.owner);
+        }
+    }
+}
+
+impl Links for Outgoing {
+    fn add_outgoing(&self, peer: InstanceId, function: FunctionId, capacity: u32, end: LinkEnd) -> io::Result<()> {
+        let lane = match self.kind {
+            TransportKind::Ring => ring::out_lane(end)?,
+            TransportKind::Socket => socket::out_lane(end)?,
+            TransportKind::SkMsg => return Err(io::Error::other("S mode has no lanes")),
+        };
+        let ledger =
+            self.ledgers.shared_with(peer).ok_or_else(|| io::Error::other("the peer is of no known domain"))?;
+        let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
+        let peers = lanes.entry(function).or_default();
+        peers.retain(|known| known.instance != peer);
+        peers.push(OutPeer { instance: peer, capacity, is_retiring: false, ledger, lane });
+        Ok(())
+    }
+
+    fn add_incoming(&self, peer: InstanceId, function: FunctionId, end: LinkEnd) -> io::Result<()> {
+        let (lane, bell) = match self.kind {
+            TransportKind::Ring => ring::in_lane(end)?,
+            TransportKind::Socket => socket::in_lane(end)?,
+            TransportKind::SkMsg => return Err(io::Error::other("S mode has no lanes")),
+        };
+        let ledger =
+            self.ledgers.shared_with(peer).ok_or_else(|| io::Error::other("the peer is of no known domain"))?;
+        // Edge-triggered: each ring is one event, and nobody has to silence the bell.
+        let mut flags = EpollFlags::EPOLLIN;
+        if self.kind == TransportKind::Ring {
+            flags |= EpollFlags::EPOLLET;
+        }
+        self.epoll.add(&bell, EpollEvent::new(flags, u64::from(peer.0)))?;
+        // From now on the first push rings, also while the receiver waits without knowing of this lane.
+        lane.announce_wait();
+        if let Some(gauge) = lane.gauge() {
+            let mut gauges = self.gauges.write().unwrap_or_else(PoisonError::into_inner);
+            gauges.retain(|(known, _)| *known != peer);
+            gauges.push((peer, gauge));
+        }
+        self.changes.push(Change::Joined(InPeer {
+            instance: peer,
+            function,
+            ledger,
+            lane,
+            bell,
+            state: LaneState::Open,
+        }));
+        Ok(())
+    }
+
+    fn retire(&self, peer: InstanceId) {
+        let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
+        let known = lanes.values_mut().flatten().find(|known| known.instance == peer);
+        known.into_iter().for_each(|known| known.is_retiring = true);
+    }
+
+    fn close(&self, peer: InstanceId) {
+        let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
+        lanes.values_mut().for_each(|peers| peers.retain(|known| known.instance != peer));
+    }
+
+    fn remove(&self, peer: InstanceId) {
+        self.close(peer);
+        self.gauges.write().unwrap_or_else(PoisonError::into_inner).retain(|(known, _)| *known != peer);
+        self.changes.push(Change::Left(peer));
+    }
+
+    fn publish_load(&self, messages: u32) {
+        for (_, gauge) in self.gauges.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            gauge.show(messages);
+        }
+    }
+}
