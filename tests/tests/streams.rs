@@ -36,7 +36,7 @@ fn node_of(transport: &str, manifest: &str) -> Option<Node> {
 #[test]
 fn a_client_that_does_not_read_fills_no_pool() {
     // More than the kernel keeps for a connection.
-    const LINES: usize = 1_500_000;
+    const LINES: usize = 1_200_000;
     for transport in TRANSPORTS {
         let Some(node) = node(transport) else { continue };
         let mut slow = node.client();
@@ -80,7 +80,7 @@ fn a_client_that_leaves_ends_its_stream() {
 /// Whoever is to end may still be given what it waits for: its streams go on to their end.
 #[test]
 fn an_instance_that_is_too_many_finishes_its_streams() {
-    const LINES: usize = 1_000_000;
+    const LINES: usize = 800_000;
     for transport in TRANSPORTS {
         let replicated = |replicas: u32| {
             MANIFEST.replace("concurrency: 4", &format!("concurrency: 1, replicas: {replicas}, shutdownGrace: 30s"))

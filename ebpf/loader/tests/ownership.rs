@@ -4,6 +4,7 @@
 #[path = "support/rig.rs"]
 mod rig;
 
+use ramet_common::descriptor::FLAG_MORE;
 use ramet_common::map::HOPS_MAX;
 use ramet_common::{Generation, InstanceId, Kind, PacketDescriptor, Refusal};
 use rig::{Rig, packet, packet_to};
@@ -74,7 +75,8 @@ fn a_slot_cannot_be_sent_twice_in_one_batch() {
 fn kinds_that_move_nothing_leave_the_ledger_alone() {
     let Some((mut rig, [gateway, one, _two])) = Rig::chain() else { return };
     rig.set_owner(0, one.instance, 0);
-    one.send(&[packet_to(Kind::Want, &gateway, 0), packet_to(Kind::Chunk, &gateway, 9)]).unwrap();
+    let chunk = packet_to(Kind::Chunk, &gateway, 9).with_flags(FLAG_MORE);
+    one.send(&[packet_to(Kind::Want, &gateway, 0), chunk]).unwrap();
     gateway.send(&[packet_to(Kind::Lend, &one, 7), packet_to(Kind::Cancel, &one, u32::MAX)]).unwrap();
     assert_eq!((rig.owner(0), rig.owner(9), rig.owner(7)), (one.instance, InstanceId::NONE, InstanceId::NONE));
     assert_eq!((gateway.pending().len(), one.pending().len()), (2, 2));

@@ -4,6 +4,7 @@
 #[path = "support/rig.rs"]
 mod rig;
 
+use ramet_common::descriptor::FLAG_MORE;
 use ramet_common::map::EdgeCount;
 use ramet_common::{InstanceId, Kind, Refusal};
 use rig::{DOMAIN, Rig, edge, packet, packet_to};
@@ -208,6 +209,13 @@ fn work_counts_until_it_ends() {
     rig.allow(0, 3);
     rig.allow(3, 0);
     rig.replicas(3, std::slice::from_ref(&worker));
+    let (reply, chunk) = (packet_to(Kind::Reply, &gateway, 0), packet_to(Kind::Chunk, &gateway, 0));
+    gateway.send(&[packet(Kind::Request, 3, 0)]).unwrap();
+    assert_eq!(worker.pending().len(), 1);
+    for (streamed, load) in [(reply.with_flags(FLAG_MORE), 1), (chunk.with_flags(FLAG_MORE), 1), (chunk, 0)] {
+        worker.send(&[streamed]).unwrap();
+        assert_eq!(rig.state(&worker).load, load, "{streamed:?}");
+    }
     for (kind, load) in [(Kind::Reply, 0), (Kind::Failed, 0), (Kind::Forward, 0), (Kind::Return, 1)] {
         gateway.send(&[packet(Kind::Request, 3, 0)]).unwrap();
         assert_eq!(worker.pending().len(), 1);

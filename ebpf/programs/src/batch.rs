@@ -5,7 +5,7 @@ use aya_ebpf::programs::SkMsgContext;
 use core::ffi::c_void;
 use core::mem::offset_of;
 use core::ptr;
-use ramet_common::descriptor::FLAG_LENT;
+use ramet_common::descriptor::{FLAG_LENT, FLAG_MORE};
 use ramet_common::{
     ABI, BATCH_MAX, DESCRIPTOR_BYTES, FunctionId, Generation, InstanceId, Kind, PacketDescriptor, Refusal, SlotIndex,
 };
@@ -45,8 +45,9 @@ const GATEWAY_ONLY: u32 = kinds!(|kind| kind.gateway_only());
 const TO_GATEWAY_ONLY: u32 = kinds!(|kind| kind.to_gateway_only());
 /// Kinds that give the destination work.
 const LOADS: u32 = kinds!(|kind| matches!(kind, Kind::Request | Kind::Call));
-/// Kinds that end a function's work on what it was given.
-const RELEASES: u32 = kinds!(|kind| matches!(kind, Kind::Request | Kind::Reply | Kind::Failed | Kind::Forward));
+/// Kinds that end a function's work on what it was given, unless [`FLAG_MORE`] says that the work goes on.
+const RELEASES: u32 =
+    kinds!(|kind| matches!(kind, Kind::Request | Kind::Reply | Kind::Failed | Kind::Forward | Kind::Chunk));
 /// The only kind that may carry [`FLAG_LENT`]: with it on another one, a message could travel without its slot.
 const MAY_BE_LENT: u32 = kinds!(|kind| matches!(kind, Kind::Return));
 
@@ -184,7 +185,7 @@ impl Walk {
         if function != self.function.0 || peer != self.peer.0 {
             return Err(Refusal::MixedBatch);
         }
-        let (kind, moves) = kind_at(at)?;
+        let (kind, moves, ends) = kind_at(at)?;
         if kind & self.denied != 0 {
             return Err(Refusal::KindDenied);
         }
@@ -200,7 +201,7 @@ impl Walk {
         // SAFETY: P1.
         unsafe { store_u32::<PEER>(at, self.stamp.0) };
         self.tally.loaded += u32::from(kind & LOADS != 0);
-        self.tally.released += u32::from(kind & RELEASES != 0);
+        self.tally.released += u32::from(ends);
         self.tally.done += 1;
         Ok(())
     }
@@ -231,7 +232,7 @@ unsafe extern "C" fn take_back_one(index: u32, walk: *mut Walk) -> i64 {
     // SAFETY: `Walk::each` passes itself, and nothing else uses it while the loop runs.
     let walk = unsafe { &mut *walk };
     let Some(at) = walk.address_of(index) else { return 1 };
-    if let Ok((_, true)) = kind_at(at) {
+    if let Ok((_, true, _)) = kind_at(at) {
         // SAFETY: P1; `address_of` has compared the descriptor's end.
         let slot = unsafe { load_u32::<SLOT>(at) };
         // SAFETY: P1.
@@ -241,11 +242,11 @@ unsafe extern "C" fn take_back_one(index: u32, walk: *mut Walk) -> i64 {
     0
 }
 
-/// The bit of the kind of the descriptor at `at`, and whether it moves its slot.
+/// The bit of the kind of the descriptor at `at`, whether it moves its slot, and whether it ends the sender's work.
 ///
 /// `at` must come from [`Walk::address_of`].
 #[inline(always)]
-fn kind_at(at: usize) -> Result<(u32, bool), Refusal> {
+fn kind_at(at: usize) -> Result<(u32, bool, bool), Refusal> {
     // SAFETY: P1; `address_of` has compared the descriptor's end.
     let version = unsafe { load_u8::<VERSION>(at) };
     // SAFETY: P1.
@@ -260,5 +261,6 @@ fn kind_at(at: usize) -> Result<(u32, bool), Refusal> {
     if lent && bit & MAY_BE_LENT == 0 {
         return Err(Refusal::Malformed);
     }
-    Ok((bit, bit & MOVES_SLOT != 0 && !lent))
+    let more = flags & u32::from(FLAG_MORE) != 0;
+    Ok((bit, bit & MOVES_SLOT != 0 && !lent, bit & RELEASES != 0 && !more))
 }

@@ -9,8 +9,7 @@
 //! | `GET /v1/objects?kind=&namespace=&name=` | → `[`[`Object`]`]` |
 //! | `DELETE /v1/objects?kind=&namespace=&name=` | → [`Applied`], 404 or 409 [`Problem`] |
 //! | `GET /v1/instances?namespace=&function=` | → `[`[`Instance`]`]` |
-//! | `GET /v1/logs?namespace=&function=&follow=` | → one [`LogLine`] per line, newest last, to the node's end with `follow=true`
-//! |
+//! | `GET /v1/logs?namespace=&function=&follow=` (`true`: endless) | → one [`LogLine`] per line, newest last |
 
 use serde::{Deserialize, Serialize};
 
