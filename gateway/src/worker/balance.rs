@@ -57,14 +57,17 @@ impl Worker {
     }
 }
 
-/// Watches how busy the worker is while it has anything to do.
+/// Watches how busy the worker is while it has anything to do, unless there is nobody to share with.
 pub(super) async fn balance_always(worker: Rc<Worker>) {
     let Balance { is_active, active, plan, passed_on } = &worker.balance;
     loop {
         worker.shared.crew.used(worker.place, 0);
         active.notified().await;
+        if worker.shared.crew.is_alone() {
+            return;
+        }
         let (mut start, mut used, mut idle) = (Instant::now(), thread_time(), None);
-        while is_active.replace(false) && !worker.shared.crew.is_alone() {
+        while is_active.replace(false) {
             sleep(TICK).await;
             let (now, used_now) = (Instant::now(), thread_time());
             let usage = thousandths(used_now.saturating_sub(used), now - start);
