@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
-use ramet_common::{DomainId, InstanceId};
+use ramet_common::DomainId;
 use ramet_dataplane::SlotRef;
 use tokio::sync::{mpsc, oneshot};
 
@@ -66,7 +66,6 @@ pub(crate) struct Crew {
 
 #[derive(Debug)]
 struct Member {
-    instance: InstanceId,
     words: mpsc::UnboundedSender<Word>,
     /// The share of a core that it used lately, in thousandths.
     usage: AtomicU32,
@@ -74,15 +73,15 @@ struct Member {
 
 impl Crew {
     /// Adds a worker; its place is its number.
-    pub(crate) fn introduce(&self, instance: InstanceId, words: mpsc::UnboundedSender<Word>) -> usize {
+    pub(crate) fn introduce(&self, words: mpsc::UnboundedSender<Word>) -> usize {
         let mut workers = self.workers.write().unwrap_or_else(PoisonError::into_inner);
-        workers.push(Member { instance, words, usage: AtomicU32::new(0) });
+        workers.push(Member { words, usage: AtomicU32::new(0) });
         workers.len() - 1
     }
 
     /// Asks every worker but `finder` whether a head is one of its own.
-    pub(crate) fn tell_others(&self, finder: InstanceId, stray: Stray) {
-        for worker in self.workers().iter().filter(|worker| worker.instance != finder) {
+    pub(crate) fn tell_others(&self, finder: usize, stray: Stray) {
+        for (_, worker) in self.workers().iter().enumerate().filter(|(place, _)| *place != finder) {
             // A worker that is gone has ended the process or is about to.
             let _ = worker.words.send(Word::Stray(stray));
         }
@@ -162,7 +161,7 @@ mod tests {
     fn new_connections_go_to_the_first_with_room() {
         let crew = Crew::default();
         let (words, _heard) = mpsc::unbounded_channel();
-        (0..3).for_each(|id| assert_eq!(crew.introduce(InstanceId(id), words.clone()), id as usize));
+        (0..3).for_each(|place| assert_eq!(crew.introduce(words.clone()), place));
         assert_eq!((crew.better_than(0), crew.better_than(2)), (None, Some(0)));
         crew.used(0, 900);
         assert_eq!((crew.better_than(0), crew.better_than(1), crew.better_than(2)), (None, None, Some(1)));

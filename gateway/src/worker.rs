@@ -69,7 +69,7 @@ pub(crate) fn start(
 ) -> std::io::Result<WorkerHandle> {
     let (updates, inbox) = mpsc::unbounded_channel();
     let (words, heard) = mpsc::unbounded_channel();
-    let place = shared.crew.introduce(instance, words);
+    let place = shared.crew.introduce(words);
     let links = endpoint.links.clone();
     std::thread::Builder::new().name(format!("gateway-{index}")).spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

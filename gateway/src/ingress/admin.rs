@@ -20,7 +20,7 @@ pub(super) async fn serve(worker: &Rc<Worker>, stream: TcpStream) {
         let worker = Rc::clone(worker);
         async move { answer(&worker, &request).await }
     };
-    full::serve(worker, stream, BytesMut::new(), &full::streams(), answer, pending()).await;
+    full::serve(worker, stream, BytesMut::new(), &full::Streams::default(), answer, pending()).await;
 }
 
 async fn answer(worker: &Worker, request: &Request<Incoming>) -> Response<AnswerBody> {

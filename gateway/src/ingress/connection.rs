@@ -150,7 +150,7 @@ async fn in_full<I>(worker: &Rc<Worker>, io: I, unread: BytesMut, client: Rc<Cli
 where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let streams = full::streams();
+    let streams = Rc::<full::Streams>::default();
     let answer = |request| service::answer(Rc::clone(worker), Rc::clone(&client), streams.begin(), request);
     full::serve(worker, io, unread, &streams, answer, open.drains()).await;
 }

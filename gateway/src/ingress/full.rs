@@ -5,7 +5,6 @@ mod streams;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::rc::Rc;
 
 use bytes::BytesMut;
 use http::{Request, Response};
@@ -140,9 +139,4 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for OnThisThread {
     fn execute(&self, task: F) {
         spawn_local(task);
     }
-}
-
-/// What all requests of a connection share with its driver.
-pub(super) fn streams() -> Rc<Streams> {
-    Rc::new(Streams::default())
 }

@@ -178,7 +178,7 @@ impl Worker {
         }
         let stray = Stray { domain: domain.id, head: slot };
         self.end_stray(stray);
-        self.shared.crew.tell_others(self.instance, stray);
+        self.shared.crew.tell_others(self.place, stray);
     }
 
     /// Fails the flight whose head has come back elsewhere, if it is one of this worker's.
