@@ -24,6 +24,7 @@ use ramet_dataplane::message::BodyPlace;
 use ramet_dataplane::{Slot, SlotRef};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio_util::io::poll_read_buf;
 
 use self::body::SocketBody;
 use self::head::{HEADERS_MAX, Plain};
@@ -171,16 +172,12 @@ impl Lane<'_> {
 
     /// Reads what there is, as far as there is room. 0: the client sends no more.
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.stream.poll_read_ready(context))?;
-            if self.unread.capacity() == 0 {
-                self.unread = self.worker.express.take_buffer();
-            }
-            match self.stream.try_read_buf(&mut self.unread) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result),
-            }
+        ready!(self.stream.poll_read_ready(context))?;
+        if self.unread.capacity() == 0 {
+            self.unread = self.worker.express.take_buffer();
         }
+        // Not `try_read_buf`: of a read that left room in the buffer this one knows that the next would find nothing.
+        poll_read_buf(Pin::new(&mut self.stream), context, &mut self.unread)
     }
 
     async fn one_request(&mut self, ends: Ends) -> io::Result<Served> {
