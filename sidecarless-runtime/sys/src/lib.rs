@@ -1,8 +1,10 @@
-//! Processes that can do little: spawn with a sandbox, and a descriptor that names the process for as long as we care.
+//! What the operating system has for processes: started with a sandbox and named by a descriptor for as long as we
+//! care; stopped and looked into; their memory read, their page faults answered.
 //!
 //! Reading order: [`sandbox`] says what a child is kept from, [`seccomp`] which system calls that means, [`report`]
 //! what of it was obtained; [`mod@spawn`] starts a child; `entry` is what runs in the child between fork and exec, and
-//! `namespace` what the parent does for it; [`pidfd`] ends and reaps it.
+//! `namespace` what the parent does for it; [`pidfd`] ends and reaps it. [`ptrace`] stops threads of other processes,
+//! [`memory`] and [`pagemap`] look into them, [`userfault`] gives them their pages; [`call`] is how these four fail.
 //!
 //! # Invariants that SAFETY comments name
 //!
@@ -13,16 +15,27 @@
 //! - **C3 own table:** after the fork the child's descriptor table is a copy. Changing flags in it changes nothing of
 //!   the parent's.
 //! - **C4 own files:** `unshare` is never asked for `CLONE_FILES`, so all threads go on sharing one descriptor table.
+//! - **O1 arguments:** what a system call is given a pointer to is of the type that this request takes and lives, owned
+//!   or borrowed by the caller, until the call returns. The kernel keeps no pointer.
+//! - **O2 written:** a request that succeeded has written the whole of its result.
+//! - **O3 new descriptor:** a descriptor that a call has just made is nobody else's.
 
+pub mod call;
+pub mod memory;
+pub mod pagemap;
 pub mod pidfd;
+pub mod ptrace;
 pub mod report;
 pub mod sandbox;
 pub mod seccomp;
 pub mod spawn;
+pub mod userfault;
 
 mod entry;
 mod namespace;
 
+pub use call::CallError;
+pub use memory::{ProcessMemory, Range};
 pub use pidfd::{End, Pidfd};
 pub use report::{Outcome, Part, SandboxReport};
 pub use sandbox::{Limits, Network, Sandbox, User};
