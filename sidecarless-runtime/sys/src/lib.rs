@@ -29,6 +29,7 @@ pub mod report;
 pub mod sandbox;
 pub mod seccomp;
 pub mod spawn;
+pub mod thread;
 pub mod userfault;
 
 mod entry;

@@ -238,9 +238,7 @@ fn event(message: &[u8]) -> Option<Event> {
     const REMAP: u8 = 0x14;
     const REMOVE: u8 = 0x15;
     const UNMAP: u8 = 0x16;
-    let word = |at: usize| {
-        message.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_ne_bytes)
-    };
+    let word = |at: usize| message.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_ne_bytes);
     Some(match *message.first()? {
         FAULT => Event::Fault { address: word(16)?, thread: (word(24)? & 0xffff_ffff) as u32 },
         FORK => {

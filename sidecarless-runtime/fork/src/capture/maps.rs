@@ -1,0 +1,69 @@
+//! The lines of `/proc/PID/maps`.
+
+use ramet_sys::Range;
+
+/// One mapping, as the kernel tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Line {
+    pub(super) range: Range,
+    pub(super) protection: u32,
+    pub(super) shared: bool,
+    pub(super) offset: u64,
+    pub(super) device: u64,
+    pub(super) inode: u64,
+    /// The name, which may be empty or in brackets.
+    pub(super) name: Vec<u8>,
+}
+
+/// Reads a whole file of lines. `None`: a line is not understood.
+pub(super) fn parse(text: &[u8]) -> Option<Vec<Line>> {
+    text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(line).collect()
+}
+
+fn line(line: &[u8]) -> Option<Line> {
+    // address, permissions, offset, device and inode have no spaces in them; a name may.
+    let mut fields = line.splitn(6, |byte| *byte == b' ');
+    let mut field = || std::str::from_utf8(fields.next()?).ok();
+    let (start, end) = field()?.split_once('-')?;
+    let permissions = field()?.as_bytes();
+    let offset = hexadecimal(field()?)?;
+    let (major, minor) = field()?.split_once(':')?;
+    let inode = field()?.parse().ok()?;
+    let name = fields.next().unwrap_or_default().trim_ascii_start();
+    let bit = |at: usize, letter: u8, bit: libc::c_int| {
+        if permissions.get(at) == Some(&letter) { bit.cast_unsigned() } else { 0 }
+    };
+    Some(Line {
+        range: Range::new(hexadecimal(start)?, hexadecimal(end)?),
+        protection: bit(0, b'r', libc::PROT_READ) | bit(1, b'w', libc::PROT_WRITE) | bit(2, b'x', libc::PROT_EXEC),
+        shared: permissions.get(3) == Some(&b's'),
+        offset,
+        device: libc::makedev(hexadecimal(major)? as u32, hexadecimal(minor)? as u32),
+        inode,
+        name: name.to_vec(),
+    })
+}
+
+fn hexadecimal(text: &str) -> Option<u64> {
+    u64::from_str_radix(text, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_files_specials_and_nameless() {
+        let text = b"55d0a000-55d0b000 r-xp 00002000 fe:01 1234                       /usr/bin/a b\n\
+            7ffd1000-7ffd3000 rw-p 00000000 00:00 0                          [stack]\n\
+            7f000000-7f001000 ---s 00000000 00:05 9 \n";
+        let lines = parse(text).expect("three lines");
+        assert_eq!(lines[0].range, Range::new(0x55d0_a000, 0x55d0_b000));
+        assert_eq!((lines[0].protection, lines[0].shared, lines[0].offset), (5, false, 0x2000));
+        assert_eq!((lines[0].device, lines[0].inode), (libc::makedev(0xfe, 1), 1234));
+        assert_eq!(lines[0].name, b"/usr/bin/a b");
+        assert_eq!(lines[1].name, b"[stack]");
+        assert_eq!((lines[2].protection, lines[2].shared, lines[2].name.as_slice()), (0, true, &b""[..]));
+        assert_eq!(parse(b"nonsense\n"), None);
+    }
+}

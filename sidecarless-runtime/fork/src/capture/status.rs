@@ -1,0 +1,80 @@
+//! What `/proc/PID/{status,stat,auxv}` say of a process.
+
+use std::fs;
+use std::io;
+
+use crate::descriptor::{Credentials, Layout};
+
+/// `/proc/PID/FILE`.
+pub(super) fn read(pid: i32, file: &'static str) -> io::Result<Vec<u8>> {
+    fs::read(format!("/proc/{pid}/{file}"))
+}
+
+/// The lines of `/proc/PID/status` that matter.
+#[derive(Debug, Default)]
+pub(super) struct Status {
+    pub(super) name: Vec<u8>,
+    pub(super) umask: u32,
+    pub(super) credentials: Credentials,
+    /// Signals that are ignored; bit 0 is signal 1.
+    pub(super) ignored: u64,
+    /// Signals that have a handler.
+    pub(super) caught: u64,
+}
+
+impl Status {
+    pub(super) fn parse(text: &[u8]) -> Option<Self> {
+        let mut status = Self::default();
+        for line in text.split(|byte| *byte == b'\n') {
+            let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+            let (key, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+            if key == b"Name" {
+                status.name = value.to_vec();
+                continue;
+            }
+            let value = std::str::from_utf8(value).ok()?;
+            let mask = || u64::from_str_radix(value, 16).ok();
+            let credentials = &mut status.credentials;
+            match key {
+                b"Umask" => status.umask = u32::from_str_radix(value, 8).ok()?,
+                b"Uid" => credentials.users = numbers(value)?.try_into().ok()?,
+                b"Gid" => credentials.groups = numbers(value)?.try_into().ok()?,
+                b"Groups" => credentials.supplementary = numbers(value)?,
+                b"CapEff" => credentials.capabilities = mask()?,
+                b"NoNewPrivs" => credentials.no_new_privileges = value == "1",
+                b"Seccomp" => credentials.seccomp = value.parse().ok()?,
+                b"SigIgn" => status.ignored = mask()?,
+                b"SigCgt" => status.caught = mask()?,
+                _ => {}
+            }
+        }
+        Some(status)
+    }
+}
+
+fn numbers(text: &str) -> Option<Vec<u32>> {
+    text.split_ascii_whitespace().map(|number| number.parse().ok()).collect()
+}
+
+/// Reads `/proc/PID/stat` and `/proc/PID/auxv`.
+pub(super) fn layout(stat: &[u8], auxiliary: &[u8]) -> Option<Layout> {
+    // The name, in parentheses, may have anything in it. The field after it is number 3.
+    let after_name = stat.iter().rposition(|byte| *byte == b')')? + 2;
+    let fields: Vec<&str> = std::str::from_utf8(&stat[after_name..]).ok()?.split_ascii_whitespace().collect();
+    let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+    Some(Layout {
+        start_code: field(26)?,
+        end_code: field(27)?,
+        start_stack: field(28)?,
+        start_data: field(45)?,
+        end_data: field(46)?,
+        start_brk: field(47)?,
+        arg_start: field(48)?,
+        arg_end: field(49)?,
+        env_start: field(50)?,
+        env_end: field(51)?,
+        // Not told; the end of the heap's area is where it is, until an area says so.
+        brk: field(47)?,
+        auxiliary: auxiliary.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word)).collect(),
+    })
+}

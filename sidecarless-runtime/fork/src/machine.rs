@@ -1,0 +1,77 @@
+//! What two hosts must have in common for a process of one to go on at the other.
+
+use std::arch::x86_64::{__cpuid_count, CpuidResult};
+use std::fs;
+
+use serde::{Deserialize, Serialize};
+
+/// What of a machine a process may have come to rely on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Which run of which machine: on the same one, files with the same number are the same.
+    pub boot: String,
+    /// What the processor can do (CPUID leaves 1, 7 and 0xd), which libraries look up once and then take for granted.
+    pub features: Vec<u32>,
+    /// The length of the extended state.
+    pub extended_state_bytes: u32,
+    /// The checksum of the kernel's vdso, into which the process may be calling, and its length.
+    pub vdso: (u32, u64),
+    /// The length of its data.
+    pub vvar_bytes: u64,
+}
+
+/// How a machine differs from the one that a process comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MachineError {
+    /// A processor lacks something.
+    #[error(
+        "this processor lacks features that the forked process may be using; fork it on a host with the same \
+         processor, or start it there with GLIBC_TUNABLES=glibc.cpu.hwcaps set to what both have"
+    )]
+    Processor,
+    /// The extended states have different lengths.
+    #[error("this processor saves {here} bytes of extended state, the forked process's saved {there}")]
+    ExtendedState {
+        /// Here.
+        here: u32,
+        /// There.
+        there: u32,
+    },
+    /// The kernels' vdsos differ.
+    #[error("this kernel's vdso is not the forked process's, which may be calling it; both hosts must run one kernel")]
+    Vdso,
+}
+
+impl Machine {
+    /// This machine; the vdso is looked at by the caller.
+    #[must_use]
+    pub fn this(vdso: &[u8], vvar_bytes: u64) -> Self {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let CpuidResult { ecx, edx, .. } = __cpuid_count(1, 0);
+        let seven = __cpuid_count(7, 0);
+        let state = __cpuid_count(0xd, 0);
+        // Of leaf 1's ecx, bit 27 says what the kernel has turned on, and is the same for all.
+        let features = vec![ecx, edx, seven.ebx, seven.ecx, seven.edx, state.eax];
+        let vdso = (crc32fast::hash(vdso), vdso.len() as u64);
+        Self { boot: boot.trim().to_owned(), features, extended_state_bytes: state.ebx, vdso, vvar_bytes }
+    }
+
+    /// Whether a process of `origin` can go on here.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn can_take(&self, origin: &Self) -> Result<(), MachineError> {
+        let lacks = |(here, there): (&u32, &u32)| there & !here != 0;
+        if self.features.len() != origin.features.len() || self.features.iter().zip(&origin.features).any(lacks) {
+            return Err(MachineError::Processor);
+        }
+        let (here, there) = (self.extended_state_bytes, origin.extended_state_bytes);
+        if here != there {
+            return Err(MachineError::ExtendedState { here, there });
+        }
+        if self.vdso != origin.vdso || self.vvar_bytes != origin.vvar_bytes {
+            return Err(MachineError::Vdso);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,86 @@
+//! A process that is prepared is described as it is and goes on as it was.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
+
+use ramet_fork::descriptor::{AreaKind, OpenFileKind};
+use ramet_fork::{ForkDescriptor, prepare};
+
+/// A process that says its line back.
+struct Target(Child);
+
+impl Target {
+    fn start() -> Self {
+        let child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut target = Self(child.expect("cat"));
+        target.answers();
+        target
+    }
+
+    fn pid(&self) -> i32 {
+        self.0.id().cast_signed()
+    }
+
+    fn answers(&mut self) {
+        let input = self.0.stdin.as_mut().expect("its input");
+        input.write_all(b"still here\n").expect("a line");
+        let mut line = String::new();
+        BufReader::new(self.0.stdout.as_mut().expect("its output")).read_line(&mut line).expect("an answer");
+        assert_eq!(line, "still here\n");
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn describes_a_process_that_goes_on() {
+    let mut target = Target::start();
+    let prepared = prepare(target.pid()).expect("prepared");
+    target.answers();
+    let descriptor = &prepared.descriptor;
+    assert_eq!(descriptor.name, b"cat");
+    assert_eq!(descriptor.threads.len(), 1);
+    assert!(matches!(descriptor.files[0].kind, OpenFileKind::Pipe { .. }), "{:?}", descriptor.files[0]);
+    let mapped = |area: &ramet_fork::descriptor::Area| matches!(area.kind, AreaKind::File { .. });
+    assert!(descriptor.areas.iter().any(mapped), "libc is a file");
+    assert!(descriptor.areas.iter().any(|area| area.kind == AreaKind::Stack && !area.own.is_empty()));
+    // The stack's own page can be read from the seed.
+    let stack = descriptor.areas.iter().find(|area| area.kind == AreaKind::Stack).expect("a stack");
+    let page = stack.own_ranges().last().expect("a page");
+    let mut bytes = vec![0; page.bytes as usize];
+    prepared.seed.memory().read_ranges(&[page], &mut bytes).expect("read");
+    assert!(bytes.iter().any(|byte| *byte != 0));
+
+    let bytes = descriptor.encode();
+    assert_eq!(ForkDescriptor::decode(&bytes).as_ref().expect("decoded"), descriptor);
+    let seed = prepared.seed.pid();
+    drop(prepared);
+    target.answers();
+    let state = std::fs::read_to_string(format!("/proc/{seed}/stat"));
+    assert!(state.is_err() || state.is_ok_and(|stat| stat.contains(") Z ")), "the seed ended");
+}
+
+#[test]
+fn says_why_not() {
+    let error = prepare(i32::MAX).expect_err("no such process").to_string();
+    assert!(error.contains("there is no process"), "{error}");
+}
+
+#[test]
+fn every_damaged_byte_is_noticed() {
+    let target = Target::start();
+    let bytes = prepare(target.pid()).expect("prepared").descriptor.encode();
+    for place in 0..bytes.len() {
+        let mut damaged = bytes.clone();
+        damaged[place] ^= 1 << (place % 8);
+        assert!(ForkDescriptor::decode(&damaged).is_err(), "byte {place}");
+    }
+    for length in 0..bytes.len() {
+        assert!(ForkDescriptor::decode(&bytes[..length]).is_err(), "length {length}");
+    }
+}
