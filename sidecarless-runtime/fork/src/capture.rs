@@ -31,6 +31,7 @@ use crate::descriptor::{
 use crate::machine::Machine;
 
 pub(crate) use self::files::identity;
+pub(crate) use self::vdso::call_and_return_offset;
 
 /// How often the threads of a target are listed anew while it makes more of them.
 const LISTINGS_MAX: u32 = 64;
@@ -332,8 +333,9 @@ impl Seed {
             directory: directory.into_os_string().into_vec(),
             umask: status.umask,
             credentials: status.credentials,
-            areas,
             mapped_files,
+            signal_return: self.find_signal_return(&signals, &areas),
+            areas,
             signals,
             threads,
             files,
@@ -457,6 +459,34 @@ impl Seed {
         Ok(())
     }
 
+    /// Where the process itself would end the handling of a signal.
+    fn find_signal_return(&self, signals: &[SignalAction], areas: &[Area]) -> u64 {
+        /// `mov rax, 15` and `syscall`, as glibc and musl write it.
+        const SIGNAL_RETURN: [u8; 9] = [0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05];
+        /// No C library's code is longer.
+        const CODE_BYTES_MAX: u64 = 4 << 20;
+        let is_one = |at: u64| {
+            let mut bytes = [0; SIGNAL_RETURN.len()];
+            self.memory.read(at, &mut bytes).is_ok() && bytes == SIGNAL_RETURN
+        };
+        if let Some(action) = signals.iter().find(|action| is_one(action.restorer)) {
+            return action.restorer;
+        }
+        let is_code = |area: &&Area| {
+            let protection = (libc::PROT_READ | libc::PROT_EXEC).cast_unsigned();
+            area.protection == protection && matches!(area.kind, AreaKind::File { .. }) && area.bytes <= CODE_BYTES_MAX
+        };
+        for area in areas.iter().filter(is_code) {
+            let mut code = vec![0; area.bytes as usize];
+            if self.memory.read(area.start, &mut code).is_ok()
+                && let Some(at) = code.windows(SIGNAL_RETURN.len()).position(|bytes| bytes == SIGNAL_RETURN)
+            {
+                return area.start + at as u64;
+            }
+        }
+        0
+    }
+
     /// Where each thread's number is cleared when it ends. glibc keeps the number itself there, at one place in its
     /// thread structure, where the registers say that it is.
     fn find_tid_addresses(&self, parent: i32, threads: &mut [Thread]) -> Result<(), PrepareError> {
@@ -519,6 +549,18 @@ fn is_memory(name: &[u8]) -> bool {
     [&b"/dev/zero (deleted)"[..], b"/SYSV"].iter().any(|start| name.starts_with(start))
         || name.starts_with(b"/memfd:")
         || name.starts_with(b"anon_inode:")
+}
+
+/// The machine that this process runs on, and its vdso.
+pub(crate) fn this_machine() -> io::Result<(Machine, Vec<u8>)> {
+    let lines = maps::parse(&fs::read("/proc/self/maps")?).ok_or(io::ErrorKind::InvalidData)?;
+    let special = |name: &'static [u8]| lines.iter().filter(move |line| line.name.starts_with(name));
+    let vdso = special(b"[vdso]").next().map(|line| line.range).ok_or(io::ErrorKind::Unsupported)?;
+    let mut code = vec![0; vdso.bytes as usize];
+    let this = std::process::id().cast_signed();
+    ProcessMemory::open(this).and_then(|memory| memory.read(vdso.start, &mut code)).map_err(io::Error::other)?;
+    let vvar_bytes = special(b"[vvar").map(|line| line.range.bytes).sum();
+    Ok((Machine::this(&code, vvar_bytes), code))
 }
 
 /// Neighbouring ranges as one.

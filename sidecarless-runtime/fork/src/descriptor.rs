@@ -33,6 +33,8 @@ pub struct ForkDescriptor {
     pub mapped_files: Vec<MappedFile>,
     /// What signals do that do not do what they do by default.
     pub signals: Vec<SignalAction>,
+    /// Where in its memory there is the end of a signal's handling: `rt_sigreturn` and nothing else. 0: nowhere.
+    pub signal_return: u64,
     /// Its threads; the first is the one whose number is the process's.
     pub threads: Vec<Thread>,
     /// Its open files.

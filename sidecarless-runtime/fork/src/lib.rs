@@ -2,13 +2,26 @@
 //! touched (MITOSIS, OSDI'23, in user space).
 //!
 //! Reading order: [`capture`] forks a process from outside and describes it; [`descriptor`] is that description,
-//! [`validate`] what must hold of one from a peer, [`machine`] what two hosts must have in common.
+//! [`validate`] what must hold of one from a peer, [`machine`] what two hosts must have in common. [`mod@resume`] makes
+//! a process of it: a copy of the [`zygote`] runs a `program` in the `interpreter` and goes on from a signal `frame`;
+//! the `pager` gives it what is `missing` from a [`source`].
 #![deny(unsafe_code)]
 
 pub mod capture;
 pub mod descriptor;
 pub mod machine;
+pub mod resume;
+pub mod source;
 pub mod validate;
+pub mod zygote;
+
+mod frame;
+mod interpreter;
+mod missing;
+mod pager;
+mod program;
 
 pub use capture::{PrepareError, Prepared, Seed, prepare};
 pub use descriptor::ForkDescriptor;
+pub use resume::{Child, Family, Host, ResumeError};
+pub use source::{LocalSource, PageSource};

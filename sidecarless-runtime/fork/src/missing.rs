@@ -1,0 +1,129 @@
+//! What of an address space is still missing, and where it comes from.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use ramet_sys::Range;
+
+/// Where the bytes of a range come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// From the seed's memory at this address and after.
+    Seed(u64),
+    /// They are zeros.
+    Zeros,
+}
+
+impl Origin {
+    const fn after(self, bytes: u64) -> Self {
+        match self {
+            Self::Seed(start) => Self::Seed(start + bytes),
+            Self::Zeros => Self::Zeros,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Piece {
+    end: u64,
+    origin: Origin,
+}
+
+/// The ranges of an address space whose faults are ours. Ranges that are in none are zeros: they were added since.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Missing {
+    pieces: BTreeMap<u64, Piece>,
+}
+
+impl Missing {
+    /// Says where a range comes from, in place of what was said before.
+    pub(crate) fn set(&mut self, range: Range, origin: Origin) {
+        self.take(range);
+        self.pieces.insert(range.start, Piece { end: range.end(), origin });
+    }
+
+    /// Where the byte at an address comes from, and how much after it comes from there too.
+    pub(crate) fn origin(&self, address: u64) -> (Origin, u64) {
+        match self.pieces.range(..=address).next_back() {
+            Some((start, piece)) if address < piece.end => (piece.origin.after(address - start), piece.end - address),
+            _ => (Origin::Zeros, 0),
+        }
+    }
+
+    /// The range is somewhere else now.
+    pub(crate) fn rename(&mut self, from: Range, to: u64) {
+        for (start, piece) in self.take(from) {
+            self.set(Range { start: to + (start - from.start), bytes: piece.end - start }, piece.origin);
+        }
+    }
+
+    /// Nothing is known of the range any more.
+    pub(crate) fn forget(&mut self, range: Range) {
+        self.take(range);
+    }
+
+    /// Cuts a range out.
+    fn take(&mut self, range: Range) -> Vec<(u64, Piece)> {
+        self.split(range.start);
+        self.split(range.end());
+        let bounds = (Bound::Included(range.start), Bound::Excluded(range.end()));
+        let taken: Vec<_> = self.pieces.range(bounds).map(|(start, piece)| (*start, *piece)).collect();
+        for (start, _) in &taken {
+            self.pieces.remove(start);
+        }
+        taken
+    }
+
+    /// Lets no piece go across an address.
+    fn split(&mut self, at: u64) {
+        let Some((&start, piece)) = self.pieces.range_mut(..at).next_back() else { return };
+        if piece.end <= at {
+            return;
+        }
+        let rest = Piece { end: piece.end, origin: piece.origin.after(at - start) };
+        piece.end = at;
+        self.pieces.insert(at, rest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seeded() -> Missing {
+        let mut missing = Missing::default();
+        missing.set(Range::new(0x1000, 0x9000), Origin::Seed(0x1000));
+        missing
+    }
+
+    #[test]
+    fn what_was_removed_is_zeros_and_its_neighbours_are_not() {
+        let mut missing = seeded();
+        missing.set(Range::new(0x3000, 0x5000), Origin::Zeros);
+        assert_eq!(missing.origin(0x2fff), (Origin::Seed(0x2fff), 1));
+        assert_eq!(missing.origin(0x3000), (Origin::Zeros, 0x2000));
+        assert_eq!(missing.origin(0x5000), (Origin::Seed(0x5000), 0x4000));
+        assert_eq!(missing.origin(0x9000), (Origin::Zeros, 0));
+    }
+
+    #[test]
+    fn what_has_moved_comes_from_where_it_came() {
+        let mut missing = seeded();
+        missing.rename(Range::new(0x2000, 0x4000), 0x10_0000);
+        assert_eq!(missing.origin(0x10_0000), (Origin::Seed(0x2000), 0x2000));
+        assert_eq!(missing.origin(0x2000), (Origin::Zeros, 0));
+        assert_eq!(missing.origin(0x4000), (Origin::Seed(0x4000), 0x5000));
+        // And back, in part over what is still there.
+        missing.rename(Range::new(0x10_0000, 0x10_1000), 0x4000);
+        assert_eq!(missing.origin(0x4000), (Origin::Seed(0x2000), 0x1000));
+        assert_eq!(missing.origin(0x5000), (Origin::Seed(0x5000), 0x4000));
+    }
+
+    #[test]
+    fn what_is_unmapped_is_forgotten() {
+        let mut missing = seeded();
+        missing.forget(Range::new(0, 0x8000));
+        assert_eq!(missing.origin(0x1000), (Origin::Zeros, 0));
+        assert_eq!(missing.origin(0x8000), (Origin::Seed(0x8000), 0x1000));
+    }
+}

@@ -1,0 +1,164 @@
+//! The program of a child that is not a process of its own yet: system calls and copies, one after the other, that
+//! turn it into one. `interpreter` runs it.
+
+use ramet_sys::pagemap::PAGE_BYTES;
+
+use crate::interpreter::{self, OPERATION_BYTES};
+
+/// One step. `repr(C)`, because the interpreter is written in assembly.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Operation {
+    kind: u64,
+    number: u64,
+    arguments: [u64; 6],
+    check: u64,
+    expected: u64,
+    on_zero: u64,
+    store_at: u64,
+}
+
+const _: () = assert!(size_of::<Operation>() == OPERATION_BYTES);
+
+const CALL: u64 = 0;
+const FINISH: u64 = 1;
+const COPY: u64 = 3;
+
+const NO_ERROR: u64 = 1;
+const EXACTLY: u64 = 2;
+
+/// The last step of a thread: the memory of the program is given up and the thread goes on where it was.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Finish {
+    /// Where its signal frame is, as rt_sigreturn(2) wants it.
+    pub(crate) frame: u64,
+    /// Where there is `syscall` and then a return, so that also the interpreter itself can be given up. 0: nowhere.
+    pub(crate) call_and_return: u64,
+}
+
+/// A program that will lie at a fixed address.
+///
+/// In memory: the interpreter's page, then data, then operations.
+#[derive(Debug)]
+pub(crate) struct Program {
+    start: u64,
+    data: Vec<u8>,
+    operations: Vec<Operation>,
+    /// What each operation that fails means.
+    meanings: Vec<&'static str>,
+}
+
+impl Program {
+    pub(crate) const fn new(start: u64) -> Self {
+        Self { start, data: Vec::new(), operations: Vec::new(), meanings: Vec::new() }
+    }
+
+    /// Where it lies.
+    pub(crate) const fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// The most bytes that a program takes that has so many operations and so much data.
+    pub(crate) const fn bytes_for(operations: usize, data_bytes: usize) -> u64 {
+        let bytes = PAGE_BYTES + (operations * OPERATION_BYTES) as u64 + data_bytes as u64 + 64;
+        bytes.next_multiple_of(PAGE_BYTES)
+    }
+
+    /// Puts bytes beside the operations and says where, at a multiple of 64.
+    pub(crate) fn data(&mut self, bytes: &[u8]) -> u64 {
+        self.data.resize(self.data.len().next_multiple_of(64), 0);
+        let at = self.start + PAGE_BYTES + self.data.len() as u64;
+        self.data.extend_from_slice(bytes);
+        at
+    }
+
+    /// A system call that must not fail.
+    pub(crate) fn call(&mut self, meaning: &'static str, number: libc::c_long, arguments: &[u64]) -> &mut Operation {
+        let operation = self.push(meaning, CALL, arguments);
+        operation.number = number.cast_unsigned();
+        operation.check = NO_ERROR;
+        operation
+    }
+
+    /// Copies bytes from one address to another.
+    pub(crate) fn copy(&mut self, to: u64, from: u64, bytes: u64) {
+        self.push("copy", COPY, &[to, from, bytes]);
+    }
+
+    /// Ends a thread's part.
+    pub(crate) fn finish(&mut self, finish: Finish) {
+        let Finish { frame, call_and_return } = finish;
+        self.push("finish", FINISH, &[frame, self.start, 0, call_and_return]);
+    }
+
+    /// What the operation at an address does.
+    pub(crate) fn meaning(&self, address: u64) -> &'static str {
+        let index = address.checked_sub(self.operations_start()).map(|bytes| bytes as usize / OPERATION_BYTES);
+        index.and_then(|index| self.meanings.get(index)).copied().unwrap_or("a step that it does not have")
+    }
+
+    /// Where the interpreter begins to read.
+    pub(crate) fn operations_start(&self) -> u64 {
+        (self.start + PAGE_BYTES + self.data.len() as u64).next_multiple_of(64)
+    }
+
+    /// The whole program as bytes, a multiple of a page.
+    pub(crate) fn image(&self) -> Vec<u8> {
+        let operations_start = self.operations_start();
+        let bytes = operations_start - self.start + (self.operations.len() * OPERATION_BYTES) as u64;
+        let bytes = bytes.next_multiple_of(PAGE_BYTES);
+        let mut image = Vec::with_capacity(bytes as usize);
+        image.extend_from_slice(interpreter::code());
+        image.resize(PAGE_BYTES as usize, 0);
+        image.extend_from_slice(&self.data);
+        image.resize((operations_start - self.start) as usize, 0);
+        for mut operation in self.operations.iter().copied() {
+            match operation.kind {
+                // Without a way out of it the interpreter's page stays.
+                FINISH if operation.arguments[3] == 0 => {
+                    operation.arguments[1] = self.start + PAGE_BYTES;
+                    operation.arguments[2] = bytes - PAGE_BYTES;
+                }
+                FINISH => operation.arguments[2] = bytes,
+                _ => {}
+            }
+            let Operation { kind, number, arguments, check, expected, on_zero, store_at } = operation;
+            let words = [kind, number].into_iter().chain(arguments).chain([check, expected, on_zero, store_at]);
+            image.extend(words.flat_map(u64::to_ne_bytes));
+        }
+        image.resize(bytes as usize, 0);
+        image
+    }
+
+    fn push(&mut self, meaning: &'static str, kind: u64, arguments: &[u64]) -> &mut Operation {
+        let mut operation = Operation { kind, ..Operation::default() };
+        operation.arguments[..arguments.len()].copy_from_slice(arguments);
+        self.meanings.push(meaning);
+        self.operations.push(operation);
+        let last = self.operations.len() - 1;
+        &mut self.operations[last]
+    }
+}
+
+impl Operation {
+    /// It may fail.
+    pub(crate) const fn or_not(&mut self) {
+        self.check = 0;
+    }
+
+    /// It must have this result.
+    pub(crate) const fn gives(&mut self, result: u64) {
+        self.check = EXACTLY;
+        self.expected = result;
+    }
+
+    /// Where it gives 0, the operations at an address follow.
+    pub(crate) const fn goes_on_zero_at(&mut self, address: u64) {
+        self.on_zero = address;
+    }
+
+    /// Its result is written to an address, eight bytes.
+    pub(crate) const fn stored_at(&mut self, address: u64) {
+        self.store_at = address;
+    }
+}

@@ -1,0 +1,148 @@
+//! The zygote: a small process whose copies become the children.
+//!
+//! A copy takes the time that its page tables take, so the zygote does nothing else and knows nothing of what its
+//! copies will be. It takes orders from the process that started it, and ends with it.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+
+use ramet_sys::copy::{Copied, SingleThread, duplicate_from, map_fixed};
+use ramet_sys::pagemap::PAGE_BYTES;
+use ramet_sys::{CallError, Range};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
+use rustix::process::{Signal, set_parent_process_death_signal};
+use serde::{Deserialize, Serialize};
+
+use crate::interpreter;
+
+/// How many descriptors one message carries (the kernel's `SCM_MAX_FD` is 253).
+const DESCRIPTORS_PER_MESSAGE: usize = 250;
+const MESSAGE_BYTES_MAX: usize = 256;
+
+/// What a copy is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Order {
+    /// Where its program goes.
+    pub(crate) program: u64,
+    /// How long that is.
+    pub(crate) program_bytes: u64,
+    /// Where its operations begin.
+    pub(crate) operations: u64,
+    /// Where it may note what failed.
+    pub(crate) failure: u64,
+    /// The number that the first descriptor of the order gets; the others follow.
+    pub(crate) first_fd: RawFd,
+    /// How many there are: the program, the control socket, and those that the program knows of.
+    pub(crate) fds: u32,
+}
+
+/// The descriptors that every order has.
+pub(crate) const PROGRAM_FD: usize = 0;
+pub(crate) const CONTROL_FD: usize = 1;
+pub(crate) const OWN_FDS: usize = 2;
+
+/// Sends an order and gives the new process's number.
+pub(crate) fn order(zygote: impl AsFd, order: &Order, fds: &[impl AsFd]) -> io::Result<i32> {
+    let mut bytes = [0; MESSAGE_BYTES_MAX];
+    let message = postcard::to_slice(order, &mut bytes).map_err(io::Error::other)?;
+    let mut rest: &[u8] = message;
+    for some in fds.chunks(DESCRIPTORS_PER_MESSAGE) {
+        let some: Vec<_> = some.iter().map(AsFd::as_fd).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_PER_MESSAGE))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        ancillary.push(SendAncillaryMessage::ScmRights(&some));
+        sendmsg(&zygote, &[IoSlice::new(rest)], &mut ancillary, SendFlags::NOSIGNAL)?;
+        // A message must have a byte.
+        rest = &[0];
+    }
+    let mut answer = [0; 4];
+    match rustix::io::read(&zygote, &mut answer)? {
+        4 => Ok(i32::from_ne_bytes(answer)),
+        _ => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the zygote has ended")),
+    }
+}
+
+/// Runs the zygote; returns when its starter has gone.
+///
+/// # Errors
+/// What made it end before.
+pub fn run(orders: OwnedFd) -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    let alone = SingleThread::prove()?;
+    alone.block_signals();
+    loop {
+        let Some((order, fds)) = next_order(&orders)? else { return Ok(()) };
+        let answer = match alone.copy_as_sibling() {
+            Ok(Copied::New) => {
+                drop(orders);
+                become_child(order, &fds)
+            }
+            Ok(Copied::Old(pid)) => pid,
+            Err(error) => -error.source.raw_os_error().unwrap_or(libc::EAGAIN),
+        };
+        rustix::io::write(&orders, &answer.to_ne_bytes())?;
+    }
+}
+
+/// `None`: there will be no more.
+fn next_order(orders: &OwnedFd) -> io::Result<Option<(Order, Vec<OwnedFd>)>> {
+    let mut order: Option<Order> = None;
+    let mut fds = Vec::new();
+    loop {
+        let mut bytes = [0; MESSAGE_BYTES_MAX];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_PER_MESSAGE))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let parts = &mut [IoSliceMut::new(&mut bytes)];
+        let received = recvmsg(orders, parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?.bytes;
+        if received == 0 {
+            return Ok(None);
+        }
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(some) = message {
+                fds.extend(some);
+            }
+        }
+        let order = match order {
+            Some(order) => order,
+            None => *order.insert(postcard::from_bytes(&bytes[..received]).map_err(io::Error::other)?),
+        };
+        if fds.len() >= order.fds as usize {
+            return Ok(Some((order, fds)));
+        }
+    }
+}
+
+/// In the copy: puts everything where the program expects it, and runs the program.
+fn become_child(order: Order, fds: &[OwnedFd]) -> ! {
+    if let Err(error) = place(order, fds) {
+        // Whoever reads the control socket finds an error instead of a process.
+        let number = error.source.raw_os_error().unwrap_or(libc::EIO);
+        let mut failure = [0; interpreter::FAILURE_BYTES];
+        failure[8..].copy_from_slice(&i64::from(-number).to_ne_bytes());
+        let _ = rustix::io::write(&fds[CONTROL_FD], &failure);
+        std::process::exit(126);
+    }
+    let control = order.first_fd + CONTROL_FD as RawFd;
+    interpreter::enter(order.program, order.operations, order.failure, control)
+}
+
+fn place(order: Order, fds: &[OwnedFd]) -> Result<(), CallError> {
+    let Order { program, program_bytes, first_fd, .. } = order;
+    for (fd, number) in fds.iter().zip(first_fd..) {
+        let given = duplicate_from(fd, number)?;
+        if given != number {
+            let source = io::Error::from_raw_os_error(libc::EMFILE);
+            return Err(CallError { call: "fcntl(F_DUPFD_CLOEXEC)", source });
+        }
+    }
+    let file = &fds[PROGRAM_FD];
+    let code = Range { start: program, bytes: PAGE_BYTES };
+    let rest = Range { start: program + PAGE_BYTES, bytes: program_bytes - PAGE_BYTES };
+    map_fixed(file, 0, code, libc::PROT_READ | libc::PROT_EXEC)?;
+    map_fixed(file, PAGE_BYTES, rest, libc::PROT_READ | libc::PROT_WRITE)?;
+    Ok(())
+}

@@ -1,0 +1,8 @@
+//! The zygote of the tests.
+
+use std::io;
+use std::os::fd::AsFd;
+
+fn main() -> io::Result<()> {
+    ramet_fork::zygote::run(io::stdin().as_fd().try_clone_to_owned()?)
+}

@@ -1,0 +1,94 @@
+//! A process that was forked goes on where the other one was.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child as Process, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use ramet_fork::{Family, Host, LocalSource, prepare};
+use ramet_sys::End;
+
+/// A process that counts: it writes how far it has come, and the sum of its data, to a file with its number.
+const COUNTER: &str = r"
+import os, sys, time
+folder, data, n = sys.argv[1], bytearray(os.urandom(1 << 20) * 16), 0
+while True:
+    n += 1
+    name = f'{folder}/{os.getpid()}'
+    with open(name + '.new', 'w') as file:
+        file.write(f'{n} {hash(bytes(data))}')
+    os.rename(name + '.new', name)
+    time.sleep(0.002)
+";
+
+struct Target {
+    process: Process,
+    folder: tempfile::TempDir,
+}
+
+impl Target {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut command = Command::new("/usr/bin/python3");
+        let process = command.args(["-c", COUNTER]).arg(folder.path()).stdin(Stdio::null()).spawn().expect("python3");
+        let target = Self { process, folder };
+        target.count_of(target.pid(), 3);
+        target
+    }
+
+    fn pid(&self) -> i32 {
+        self.process.id().cast_signed()
+    }
+
+    fn file(&self, pid: i32) -> PathBuf {
+        self.folder.path().join(pid.to_string())
+    }
+
+    /// Waits until a process has counted so far; its count and its sum.
+    fn count_of(&self, pid: i32, at_least: u64) -> (u64, String) {
+        let file = self.file(pid);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some((count, sum)) = read(&file).filter(|(count, _)| *count >= at_least) {
+                return (count, sum);
+            }
+            assert!(Instant::now() < deadline, "process {pid} has not counted to {at_least}: {:?}", read(&file));
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn read(file: &Path) -> Option<(u64, String)> {
+    let text = fs::read_to_string(file).ok()?;
+    let (count, sum) = text.split_once(' ')?;
+    Some((count.parse().ok()?, sum.to_owned()))
+}
+
+fn host() -> Host {
+    Host::start(Command::new(env!("CARGO_BIN_EXE_ramet-fork-zygote"))).expect("a host")
+}
+
+#[test]
+fn a_python_process_goes_on_in_its_child() {
+    let target = Target::start();
+    let prepared = prepare(target.pid()).expect("prepared");
+    let (count, sum) = target.count_of(target.pid(), 1);
+    let source = LocalSource::open(prepared.seed.pid()).expect("the seed");
+    let host = host();
+    let family = Family::start(Box::new(source)).expect("a pager");
+    let child = host.resume(&prepared.descriptor, &family).expect("resumed");
+    eprintln!("pause {:?}, {:?}", prepared.pause, child.phases);
+    let (_, childs_sum) = target.count_of(child.pid, count + 10);
+    assert_eq!(childs_sum, sum);
+    // Both go on.
+    target.count_of(target.pid(), count + 10);
+    child.pidfd.signal(End::Kill).expect("killed");
+    child.pidfd.wait().expect("reaped");
+}
