@@ -142,14 +142,18 @@ pub fn prepare(pid: i32) -> Result<Prepared, PrepareError> {
 
     let attached = attach_all(pid)?;
     let start = Instant::now();
-    let (seed_pid, threads) = stop_and_copy(pid, attached, vdso_start + offset)?;
+    let (seed_pid, mut threads) = stop_and_copy(pid, attached, vdso_start + offset)?;
     let pause = start.elapsed();
 
+    for thread in &mut threads {
+        // One that has ended since then keeps the number by which we know it.
+        thread.tid = status::own_number(pid, thread.tid).unwrap_or(thread.tid);
+    }
     let tracee = Tracee::inherited(seed_pid);
     tracee.wait_until_asked()?;
     tracee.end_with_tracer()?;
     let seed = Seed { memory: ProcessMemory::open(seed_pid)?, tracee };
-    let descriptor = seed.describe(pid, vdso_start + offset, threads)?;
+    let descriptor = seed.describe(vdso_start + offset, threads)?;
     Ok(Prepared { seed, descriptor, pause })
 }
 
@@ -307,7 +311,7 @@ impl Seed {
         &self.memory
     }
 
-    fn describe(&self, parent: i32, instruction: u64, threads: Vec<Thread>) -> Result<ForkDescriptor, PrepareError> {
+    fn describe(&self, instruction: u64, threads: Vec<Thread>) -> Result<ForkDescriptor, PrepareError> {
         let pid = self.pid();
         let failed = |source| PrepareError::Proc { pid, source };
         let read = |file| status::read(pid, file).map_err(failed);
@@ -325,7 +329,7 @@ impl Seed {
         let mut vdso_code = vec![0; vdso.map_or(0, |range| range.bytes as usize)];
         self.memory.read(vdso.map_or(0, |range| range.start), &mut vdso_code)?;
         let vvar_bytes = areas.iter().filter(|area| area.kind == AreaKind::Vvar).map(|area| area.bytes).sum();
-        self.find_tid_addresses(parent, &mut threads)?;
+        self.find_tid_addresses(&mut threads);
         Ok(ForkDescriptor {
             machine: Machine::this(&vdso_code, vvar_bytes),
             layout,
@@ -489,22 +493,20 @@ impl Seed {
 
     /// Where each thread's number is cleared when it ends. glibc keeps the number itself there, at one place in its
     /// thread structure, where the registers say that it is.
-    fn find_tid_addresses(&self, parent: i32, threads: &mut [Thread]) -> Result<(), PrepareError> {
+    fn find_tid_addresses(&self, threads: &mut [Thread]) {
         /// Of glibc's `struct pthread` on x86-64, since 2.4.
         const SELF_OFFSET: u64 = 0x10;
         const TID_OFFSET: u64 = 0x2d0;
-        for (place, thread) in threads.iter_mut().enumerate() {
-            let own_number = if place == 0 { parent } else { thread.tid };
+        for thread in threads {
             let base = thread.registers.fs_base;
             let (mut this, mut tid) = ([0; 8], [0; 4]);
             let is_read = base != 0
                 && self.memory.read(base.wrapping_add(SELF_OFFSET), &mut this).is_ok()
                 && self.memory.read(base.wrapping_add(TID_OFFSET), &mut tid).is_ok();
-            if is_read && u64::from_ne_bytes(this) == base && i32::from_ne_bytes(tid) == own_number {
+            if is_read && u64::from_ne_bytes(this) == base && i32::from_ne_bytes(tid) == thread.tid {
                 thread.tid_address = base + TID_OFFSET;
             }
         }
-        Ok(())
     }
 }
 

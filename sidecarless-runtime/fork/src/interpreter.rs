@@ -62,8 +62,10 @@ global_asm!(
     "mov rbx, [r12 + 80]",
     "test rbx, rbx",
     "jz 5f",
+    // A new thread goes on in a copy of this code that is its own.
+    "mov rcx, [r12 + 56]",
     "mov r12, rbx",
-    "jmp 2b",
+    "jmp rcx",
     "5:",
     "add r12, 96",
     "jmp 2b",

@@ -34,6 +34,8 @@ pub(crate) struct Finish {
     pub(crate) frame: u64,
     /// Where there is `syscall` and then a return, so that also the interpreter itself can be given up. 0: nowhere.
     pub(crate) call_and_return: u64,
+    /// How many bytes are mapped for the program.
+    pub(crate) mapped: u64,
 }
 
 /// A program that will lie at a fixed address.
@@ -85,10 +87,12 @@ impl Program {
         self.push("copy", COPY, &[to, from, bytes]);
     }
 
-    /// Ends a thread's part.
+    /// Ends a thread's part. What is mapped of the program goes.
     pub(crate) fn finish(&mut self, finish: Finish) {
-        let Finish { frame, call_and_return } = finish;
-        self.push("finish", FINISH, &[frame, self.start, 0, call_and_return]);
+        let Finish { frame, call_and_return, mapped } = finish;
+        // Without a way out of it the interpreter's page stays.
+        let stays = if call_and_return == 0 { PAGE_BYTES } else { 0 };
+        self.push("finish", FINISH, &[frame, self.start + stays, mapped - stays, call_and_return]);
     }
 
     /// What the operation at an address does.
@@ -112,17 +116,8 @@ impl Program {
         image.resize(PAGE_BYTES as usize, 0);
         image.extend_from_slice(&self.data);
         image.resize((operations_start - self.start) as usize, 0);
-        for mut operation in self.operations.iter().copied() {
-            match operation.kind {
-                // Without a way out of it the interpreter's page stays.
-                FINISH if operation.arguments[3] == 0 => {
-                    operation.arguments[1] = self.start + PAGE_BYTES;
-                    operation.arguments[2] = bytes - PAGE_BYTES;
-                }
-                FINISH => operation.arguments[2] = bytes,
-                _ => {}
-            }
-            let Operation { kind, number, arguments, check, expected, on_zero, store_at } = operation;
+        for Operation { kind, number, arguments, check, expected, on_zero, store_at } in self.operations.iter().copied()
+        {
             let words = [kind, number].into_iter().chain(arguments).chain([check, expected, on_zero, store_at]);
             image.extend(words.flat_map(u64::to_ne_bytes));
         }
@@ -152,9 +147,10 @@ impl Operation {
         self.expected = result;
     }
 
-    /// Where it gives 0, the operations at an address follow.
-    pub(crate) const fn goes_on_zero_at(&mut self, address: u64) {
-        self.on_zero = address;
+    /// Where it gives 0, which it does in a new thread, another program follows.
+    pub(crate) fn begins(&mut self, program: &Program) {
+        self.on_zero = program.operations_start();
+        self.arguments[5] = program.start();
     }
 
     /// Its result is written to an address, eight bytes.

@@ -22,6 +22,7 @@ use ramet_sys::userfault::Userfault;
 use ramet_sys::{CallError, Pidfd};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::net::sockopt::set_socket_passcred;
 use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType};
 use rustix::net::{recvmsg, socketpair};
 
@@ -61,7 +62,8 @@ pub struct Family {
 pub struct Child {
     /// Its number, as this process sees it.
     pub pid: i32,
-    /// It, for as long as anyone cares.
+    /// What ends and reaps it. A process with several threads is alone in a namespace, and this is that one's first
+    /// process, which ends as it does.
     pub pidfd: Pidfd,
     /// How long the steps took.
     pub phases: Phases,
@@ -155,6 +157,7 @@ impl Host {
         let start = Instant::now();
         let (control, theirs) = UnixStream::pair()?;
         control.set_read_timeout(Some(STEP_TIMEOUT))?;
+        set_socket_passcred(&control, true).map_err(io::Error::from)?;
         let (files, open) = (files::mapped(descriptor)?, files::open(descriptor)?);
         let plan = Plan::new(descriptor, files.len(), &open, self.call_and_return)?;
         let memory = File::from(memfd_create("ramet-program", MemfdFlags::CLOEXEC).map_err(io::Error::from)?);
@@ -165,19 +168,19 @@ impl Host {
         let fds: Vec<_> = own.chain(files.iter().map(AsFd::as_fd)).chain(open.map(AsFd::as_fd)).collect();
         let order = Order { fds: fds.len() as u32, ..plan.order };
         let planned = Instant::now();
-        let pid = match zygote::order(&self.orders, &order, &fds)? {
+        let first = match zygote::order(&self.orders, &order, &fds)? {
             error @ ..=0 => {
                 let source = io::Error::from_raw_os_error(-error);
                 return Err(ResumeError::Step { step: "fork", source });
             }
-            pid => pid,
+            first => first,
         };
-        let pidfd = Pidfd::of_child(pid.cast_unsigned())?;
+        let pidfd = Pidfd::of_child(first.cast_unsigned())?;
         drop(theirs);
         let copied = Instant::now();
         let conducted = conduct(&control, &plan, family);
         match conducted {
-            Ok((mapped, registered)) => {
+            Ok(Conducted { pid, mapped, registered }) => {
                 let phases = Phases {
                     plan: planned - start,
                     copy: copied - planned,
@@ -203,9 +206,19 @@ impl Drop for Host {
     }
 }
 
-/// Leads a new process through its program. Gives the times when it was mapped and when it was registered.
-fn conduct(control: &UnixStream, plan: &Plan, family: &Family) -> Result<(Instant, Instant), ResumeError> {
-    let userfault = Userfault::begin(receive_userfault(control, plan)?)?;
+/// A process that has come to the end of its program.
+struct Conducted {
+    pid: i32,
+    /// When its memory was mapped.
+    mapped: Instant,
+    /// When what is missing was registered.
+    registered: Instant,
+}
+
+/// Leads a new process through its program.
+fn conduct(control: &UnixStream, plan: &Plan, family: &Family) -> Result<Conducted, ResumeError> {
+    let (userfault, pid) = receive_userfault(control, plan)?;
+    let userfault = Userfault::begin(userfault)?;
     let mut heard = [0; FAILURE_BYTES];
     expect(control, plan, &mut heard, "mapping its memory")?;
     let mapped = Instant::now();
@@ -217,15 +230,15 @@ fn conduct(control: &UnixStream, plan: &Plan, family: &Family) -> Result<(Instan
     (&*control).write_all(&[1])?;
     match (&*control).read(&mut heard) {
         // It has closed everything but what is its own.
-        Ok(0) => Ok((mapped, registered)),
+        Ok(0) => Ok(Conducted { pid, mapped, registered }),
         Ok(FAILURE_BYTES) => Err(failure(plan, &heard)),
         Ok(_) | Err(_) => Err(ResumeError::Silent("the end of its program")),
     }
 }
 
-fn receive_userfault(control: &UnixStream, plan: &Plan) -> Result<OwnedFd, ResumeError> {
+fn receive_userfault(control: &UnixStream, plan: &Plan) -> Result<(OwnedFd, i32), ResumeError> {
     let mut bytes = [0; FAILURE_BYTES];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1), ScmCredentials(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let parts = &mut [IoSliceMut::new(&mut bytes[..])];
     let silent = |_| ResumeError::Silent("its first step");
@@ -233,11 +246,16 @@ fn receive_userfault(control: &UnixStream, plan: &Plan) -> Result<OwnedFd, Resum
     if received == FAILURE_BYTES {
         return Err(failure(plan, &bytes));
     }
-    let rights = ancillary.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    });
-    rights.ok_or(ResumeError::Silent("its first step"))
+    let (mut userfault, mut pid) = (None, None);
+    for message in ancillary.drain() {
+        match message {
+            RecvAncillaryMessage::ScmRights(mut fds) => userfault = fds.next(),
+            // The kernel says who it is, in our numbers.
+            RecvAncillaryMessage::ScmCredentials(credentials) => pid = Some(credentials.pid.as_raw_pid()),
+            _ => {}
+        }
+    }
+    userfault.zip(pid).ok_or(ResumeError::Silent("its first step"))
 }
 
 /// Waits for the one byte that says that a part is done.

@@ -7,7 +7,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 
-use ramet_sys::copy::{Copied, SingleThread, duplicate_from, map_fixed};
+use ramet_sys::copy::{Copied, Numbers, SingleThread, duplicate_from, map_fixed};
 use ramet_sys::pagemap::PAGE_BYTES;
 use ramet_sys::{CallError, Range};
 use rustix::net::{
@@ -38,6 +38,8 @@ pub(crate) struct Order {
     pub(crate) first_fd: RawFd,
     /// How many there are: the program, the control socket, and those that the program knows of.
     pub(crate) fds: u32,
+    /// The number that the process must have, in a namespace of its own.
+    pub(crate) number: Option<i32>,
 }
 
 /// The descriptors that every order has.
@@ -76,10 +78,14 @@ pub fn run(orders: OwnedFd) -> io::Result<()> {
     alone.block_signals();
     loop {
         let Some((order, fds)) = next_order(&orders)? else { return Ok(()) };
-        let answer = match alone.copy_as_sibling() {
+        let numbers = if order.number.is_some() { Numbers::New } else { Numbers::Same };
+        let answer = match alone.copy_as_sibling(numbers) {
             Ok(Copied::New) => {
                 drop(orders);
-                become_child(order, &fds)
+                match order.number {
+                    Some(number) => become_first(&alone, order, fds, number),
+                    None => become_child(order, &fds),
+                }
             }
             Ok(Copied::Old(pid)) => pid,
             Err(error) => -error.source.raw_os_error().unwrap_or(libc::EAGAIN),
@@ -116,18 +122,36 @@ fn next_order(orders: &OwnedFd) -> io::Result<Option<(Order, Vec<OwnedFd>)>> {
     }
 }
 
+/// In the copy: becomes the first process of its namespace, which has the child as its only child. The namespace ends
+/// with the child.
+fn become_first(alone: &SingleThread, order: Order, fds: Vec<OwnedFd>, number: i32) -> ! {
+    let _ = set_parent_process_death_signal(Some(Signal::KILL));
+    match alone.copy_numbered(number) {
+        Ok(Copied::New) => become_child(order, &fds),
+        Ok(Copied::Old(child)) => {
+            drop(fds);
+            std::process::exit(alone.wait_for(child))
+        }
+        Err(error) => tell(&error, &fds),
+    }
+}
+
 /// In the copy: puts everything where the program expects it, and runs the program.
 fn become_child(order: Order, fds: &[OwnedFd]) -> ! {
     if let Err(error) = place(order, fds) {
-        // Whoever reads the control socket finds an error instead of a process.
-        let number = error.source.raw_os_error().unwrap_or(libc::EIO);
-        let mut failure = [0; interpreter::FAILURE_BYTES];
-        failure[8..].copy_from_slice(&i64::from(-number).to_ne_bytes());
-        let _ = rustix::io::write(&fds[CONTROL_FD], &failure);
-        std::process::exit(126);
+        tell(&error, fds);
     }
     let control = order.first_fd + CONTROL_FD as RawFd;
     interpreter::enter(order.program, order.operations, order.failure, control)
+}
+
+/// Whoever reads the control socket finds an error instead of a process.
+fn tell(error: &CallError, fds: &[OwnedFd]) -> ! {
+    let number = error.source.raw_os_error().unwrap_or(libc::EIO);
+    let mut failure = [0; interpreter::FAILURE_BYTES];
+    failure[8..].copy_from_slice(&i64::from(-number).to_ne_bytes());
+    let _ = rustix::io::write(&fds[CONTROL_FD], &failure);
+    std::process::exit(126)
 }
 
 fn place(order: Order, fds: &[OwnedFd]) -> Result<(), CallError> {

@@ -27,13 +27,28 @@ struct Target {
 }
 
 impl Target {
-    fn start() -> Self {
+    fn start(mut command: Command) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut command = Command::new("/usr/bin/python3");
-        let process = command.args(["-c", COUNTER]).arg(folder.path()).stdin(Stdio::null()).spawn().expect("python3");
+        let process = command.arg(folder.path()).stdin(Stdio::null()).spawn().expect("a target");
         let target = Self { process, folder };
         target.count_of(target.pid(), 3);
         target
+    }
+
+    fn python() -> Self {
+        let mut command = Command::new("/usr/bin/python3");
+        command.args(["-c", COUNTER]);
+        Self::start(command)
+    }
+
+    /// A C program with four threads.
+    fn threads() -> Self {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/threads.c");
+        let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("threads");
+        let mut compiler = Command::new("cc");
+        compiler.args(["-O2", "-pthread", "-o"]).arg(&program).arg(source).arg("-lm");
+        assert!(compiler.status().expect("a C compiler").success());
+        Self::start(Command::new(program))
     }
 
     fn pid(&self) -> i32 {
@@ -75,9 +90,8 @@ fn host() -> Host {
     Host::start(Command::new(env!("CARGO_BIN_EXE_ramet-fork-zygote"))).expect("a host")
 }
 
-#[test]
-fn a_python_process_goes_on_in_its_child() {
-    let target = Target::start();
+/// Forks the target and sees both count on over the same data.
+fn goes_on_in_its_child(target: &Target) {
     let prepared = prepare(target.pid()).expect("prepared");
     let (count, sum) = target.count_of(target.pid(), 1);
     let source = LocalSource::open(prepared.seed.pid()).expect("the seed");
@@ -87,8 +101,21 @@ fn a_python_process_goes_on_in_its_child() {
     eprintln!("pause {:?}, {:?}", prepared.pause, child.phases);
     let (_, childs_sum) = target.count_of(child.pid, count + 10);
     assert_eq!(childs_sum, sum);
-    // Both go on.
     target.count_of(target.pid(), count + 10);
     child.pidfd.signal(End::Kill).expect("killed");
     child.pidfd.wait().expect("reaped");
+}
+
+#[test]
+fn a_python_process_goes_on_in_its_child() {
+    goes_on_in_its_child(&Target::python());
+}
+
+/// Many times, because only sometimes a thread is just then where it is hard.
+#[test]
+fn threads_go_on_with_their_locks_and_numbers() {
+    let target = Target::threads();
+    for _ in 0..20 {
+        goes_on_in_its_child(&target);
+    }
 }

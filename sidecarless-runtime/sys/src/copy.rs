@@ -22,6 +22,15 @@ pub enum Copied {
     Old(pid_t),
 }
 
+/// How a copy and its children are numbered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Numbers {
+    /// As its maker is.
+    Same,
+    /// In a namespace of its own, whose first process it is (pid_namespaces(7)).
+    New,
+}
+
 impl SingleThread {
     /// Counts the threads.
     ///
@@ -37,24 +46,64 @@ impl SingleThread {
     /// Copies the process. The new one is a child of this one's parent.
     ///
     /// # Errors
-    /// clone's.
-    pub fn copy_as_sibling(&self) -> Result<Copied, CallError> {
-        let flags = i64::from(libc::CLONE_PARENT | libc::SIGCHLD);
-        // SAFETY: O4, the only thread; with no stack given the copy goes on on its copy of this one.
-        let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0_i64, 0_i64, 0_i64, 0_i64) };
-        match pid {
-            -1 => Err(CallError::last("clone")),
-            0 => Ok(Copied::New),
-            pid => Ok(Copied::Old(pid as pid_t)),
+    /// clone3's.
+    pub fn copy_as_sibling(&self, numbers: Numbers) -> Result<Copied, CallError> {
+        let namespace = match numbers {
+            Numbers::Same => 0,
+            Numbers::New => libc::CLONE_NEWPID,
+        };
+        copy(libc::CLONE_PARENT | namespace, &[])
+    }
+
+    /// Copies the process. The new one is a child of this one and has a number that is free in the namespace.
+    ///
+    /// # Errors
+    /// clone3's: `EEXIST` if the number is not free, `EPERM` without the right to choose.
+    pub fn copy_numbered(&self, number: pid_t) -> Result<Copied, CallError> {
+        copy(0, &[number])
+    }
+
+    /// Waits for children, as the first process of a namespace has to, until one of them has ended. Gives its exit
+    /// status as a shell would: 128 and the signal, if it was one.
+    #[must_use]
+    pub fn wait_for(&self, child: pid_t) -> i32 {
+        loop {
+            let mut status = 0;
+            // SAFETY: O1, the status is written during the call.
+            match unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL) } {
+                -1 if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted => return libc::EXIT_FAILURE,
+                pid if pid == child && libc::WIFSIGNALED(status) => return 128 + libc::WTERMSIG(status),
+                pid if pid == child => return libc::WEXITSTATUS(status),
+                _ => {}
+            }
         }
     }
 
-    /// Ignores every signal from now on that can be ignored; copies do too.
+    /// Blocks every signal from now on that can be blocked; copies do too.
     pub fn block_signals(&self) {
         let all = u64::MAX;
         let none = std::ptr::null_mut::<u64>();
         // SAFETY: O1.
         let _ = unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const all, none, 8_usize) };
+    }
+}
+
+fn copy(flags: c_int, number: &[pid_t]) -> Result<Copied, CallError> {
+    // `struct clone_args`
+    let mut arguments = [0_u64; 11];
+    arguments[0] = flags as u64;
+    // A sibling's end is told as its maker's is.
+    arguments[4] = if flags & libc::CLONE_PARENT == 0 { libc::SIGCHLD as u64 } else { 0 };
+    if !number.is_empty() {
+        arguments[8] = number.as_ptr().expose_provenance() as u64;
+        arguments[9] = number.len() as u64;
+    }
+    // SAFETY: O4, the only thread; with no stack given the copy goes on on its copy of this one.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, arguments.as_ptr(), size_of_val(&arguments)) };
+    match pid {
+        -1 => Err(CallError::last("clone3")),
+        0 => Ok(Copied::New),
+        pid => Ok(Copied::Old(pid as pid_t)),
     }
 }
 

@@ -52,6 +52,14 @@ impl Status {
     }
 }
 
+/// The number of a thread in its own namespace.
+pub(super) fn own_number(pid: i32, tid: i32) -> io::Result<i32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/task/{tid}/status"))?;
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    let own = numbers.and_then(|numbers| numbers.split_ascii_whitespace().next_back()?.parse().ok());
+    own.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
 fn numbers(text: &str) -> Option<Vec<u32>> {
     text.split_ascii_whitespace().map(|number| number.parse().ok()).collect()
 }

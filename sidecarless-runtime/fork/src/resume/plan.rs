@@ -124,24 +124,30 @@ impl Planner<'_> {
         for (thread, index) in descriptor.threads[1..].iter().zip(0..) {
             let start = place.start + main_bytes + index * THREAD_BYTES;
             let mut program = Program::new(start);
-            let gate = program.data(&[0; 4]);
-            let number = program.data(&[0; 8]);
+            let (arrived, gate) = (program.data(&[0; 4]), program.data(&[0; 4]));
+            let (one, number) = (program.data(&1_u32.to_ne_bytes()), program.data(&[0; 8]));
+            // From here on it needs nothing that the main thread gives up.
+            program.copy(arrived, one, 4);
+            program.call("telling the main thread", SYS_futex, &[arrived, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0]);
             program.call("waiting for the other threads", SYS_futex, &[gate, FUTEX_WAIT_PRIVATE, 0, 0, 0, 0]).or_not();
             self.become_thread(&mut program, thread, number)?;
-            self.start_thread(&mut main, &program, start - place.start);
-            gates.push(gate);
+            self.start_thread(&mut main, &program, start - place.start, thread.tid);
+            gates.push((arrived, gate));
             programs.push(program);
         }
         let number = main.data(&[0; 8]);
         self.become_thread_until_frame(&mut main, &descriptor.threads[0], number);
         let one = main.data(&1_u32.to_ne_bytes());
-        for gate in gates {
+        for (arrived, _) in &gates {
+            main.call("waiting for a thread", SYS_futex, &[*arrived, FUTEX_WAIT_PRIVATE, 0, 0, 0, 0]).or_not();
+        }
+        for (_, gate) in gates {
             main.copy(gate, one, 4);
             main.call("letting a thread go", SYS_futex, &[gate, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0]);
         }
         main.call("ending with its host", SYS_prctl, &[libc::PR_SET_PDEATHSIG as u64, libc::SIGKILL as u64]);
         main.call("closing what is not its own", SYS_close_range, &[self.first_fd as u64, u64::from(u32::MAX), 0]);
-        self.leave(&mut main, &descriptor.threads[0])?;
+        self.leave(&mut main, &descriptor.threads[0], main_bytes)?;
 
         let mut image = main.image();
         if image.len() as u64 > main_bytes {
@@ -163,9 +169,15 @@ impl Planner<'_> {
             failure,
             first_fd: self.first_fd,
             fds: 0,
+            number: self.is_numbered().then_some(descriptor.threads[0].tid),
         };
         programs.insert(0, main);
         Ok(Plan { image, order, missing: self.missing, registered: self.registered, programs })
+    }
+
+    /// Whether threads must have the numbers that they had: a lock may say that one of them holds it.
+    const fn is_numbered(&self) -> bool {
+        self.descriptor.threads.len() > 1
     }
 
     /// The number of the descriptor that comes at a place in the order.
@@ -177,7 +189,7 @@ impl Planner<'_> {
         let ForkDescriptor { areas, signals, threads, .. } = self.descriptor;
         let overlays: usize = areas.iter().map(|area| area.own.len()).sum();
         let operations =
-            FIXED_OPERATIONS + areas.len() * AREA_OPERATIONS + overlays + signals.len() + open + threads.len() * 8;
+            FIXED_OPERATIONS + areas.len() * AREA_OPERATIONS + overlays + signals.len() + open + threads.len() * 9;
         let frame = self.descriptor.threads[0].extended_state.len() + 1024;
         let data = frame + signals.len() * 64 + threads.len() * 256 + self.descriptor.layout.auxiliary.len() * 8 + 8192;
         Program::bytes_for(operations, data)
@@ -318,7 +330,7 @@ impl Planner<'_> {
     }
 
     /// Lets the main thread make another one, which begins with a program of its own.
-    fn start_thread(&self, main: &mut Program, program: &Program, offset: u64) {
+    fn start_thread(&self, main: &mut Program, program: &Program, offset: u64, number: i32) {
         const SHARED: i32 = libc::CLONE_VM
             | libc::CLONE_FS
             | libc::CLONE_FILES
@@ -337,13 +349,17 @@ impl Planner<'_> {
         // `struct clone_args`
         let mut arguments = [0_u64; 11];
         arguments[0] = SHARED as u64;
+        if self.is_numbered() {
+            arguments[8] = main.data(&number.to_ne_bytes());
+            arguments[9] = 1;
+        }
         let at = main.data(&arguments.map(u64::to_ne_bytes).concat());
-        main.call("starting a thread", SYS_clone3, &[at, 88]).goes_on_zero_at(program.operations_start());
+        main.call("starting a thread", SYS_clone3, &[at, 88]).begins(program);
     }
 
     fn become_thread(&self, program: &mut Program, thread: &Thread, number: u64) -> Result<(), ResumeError> {
         self.become_thread_until_frame(program, thread, number);
-        self.leave(program, thread)
+        self.leave(program, thread, THREAD_BYTES)
     }
 
     fn become_thread_until_frame(&self, program: &mut Program, thread: &Thread, number: u64) {
@@ -366,7 +382,7 @@ impl Planner<'_> {
         }
     }
 
-    fn leave(&self, program: &mut Program, thread: &Thread) -> Result<(), ResumeError> {
+    fn leave(&self, program: &mut Program, thread: &Thread, mapped: u64) -> Result<(), ResumeError> {
         let frame = frame(thread, self.restorer);
         let holds =
             |area: &Area| area.range().contains(frame.address) && area.range().contains(thread.registers.rsp - 1);
@@ -375,7 +391,7 @@ impl Planner<'_> {
         }
         let at = program.data(&frame.bytes);
         program.copy(frame.address, at, frame.bytes.len() as u64);
-        program.finish(Finish { frame: frame.address, call_and_return: self.call_and_return });
+        program.finish(Finish { frame: frame.address, call_and_return: self.call_and_return, mapped });
         Ok(())
     }
 }

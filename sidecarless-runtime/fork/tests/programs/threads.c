@@ -1,0 +1,68 @@
+/* A process with four threads that count, one of them under a recursive mutex that it holds most of the time. It
+ * writes "COUNT COUNT COUNT COUNT SUM" to FOLDER/PID, where PID is its number as the host knows it. */
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static pthread_mutex_t lock;
+static volatile unsigned long counts[4];
+static __thread unsigned long own;
+static char data[8 << 20];
+
+static void *count(void *place) {
+	/* Lives in a register across the fork. */
+	double half = 0.5;
+	for (;;) {
+		own++;
+		if (place == (void *)1) {
+			pthread_mutex_lock(&lock);
+			pthread_mutex_lock(&lock);
+		}
+		half = half * 0.5 + 0.25;
+		if (fabs(half - 0.5) < 1e-9)
+			counts[(long)place] = own;
+		usleep(1000);
+		if (place == (void *)1) {
+			pthread_mutex_unlock(&lock);
+			pthread_mutex_unlock(&lock);
+		}
+	}
+	return NULL;
+}
+
+int main(int argc, char **argv) {
+	pthread_mutexattr_t attribute;
+	pthread_mutexattr_init(&attribute);
+	pthread_mutexattr_settype(&attribute, PTHREAD_MUTEX_RECURSIVE);
+	pthread_mutex_init(&lock, &attribute);
+	for (size_t i = 0; i < sizeof data; i++)
+		data[i] = (char)(i * 2654435761u >> 24);
+	for (long i = 1; i < 4; i++) {
+		pthread_t thread;
+		pthread_create(&thread, NULL, count, (void *)i);
+	}
+	for (;;) {
+		char self[32] = "", name[256], new_name[256];
+		unsigned long sum = 0;
+		for (size_t i = 0; i < sizeof data; i++)
+			sum = sum * 31 + (unsigned char)data[i];
+		counts[0]++;
+		if (readlink("/proc/self", self, sizeof self - 1) < 0)
+			return 1;
+		snprintf(name, sizeof name, "%s/%s", argv[argc - 1], self);
+		snprintf(new_name, sizeof new_name, "%s.new", name);
+		FILE *file = fopen(new_name, "w");
+		if (!file)
+			return 1;
+		unsigned long least = counts[0];
+		for (int i = 1; i < 4; i++)
+			least = counts[i] < least ? counts[i] : least;
+		fprintf(file, "%lu %lu", least, sum);
+		fclose(file);
+		rename(new_name, name);
+		usleep(1000);
+	}
+}
