@@ -67,7 +67,7 @@ pub enum PrepareError {
     NoProcess(i32),
     /// It may not be looked into.
     #[error(
-        "may not trace process {pid}: {source}; run this as root or as the process's user, with no debugger attached to it"
+        "may not trace process {pid}: {source}; run this as root or as the process's user, with no debugger attached"
     )]
     NotAllowed {
         /// Which process.

@@ -111,6 +111,7 @@ global_asm!(
     ".popsection",
 );
 
+// SAFETY: I1.
 unsafe extern "C" {
     static ramet_interpreter_start: u8;
     static ramet_interpreter_end: u8;

@@ -1,6 +1,6 @@
 //! Resume: a descriptor becomes a process, whose memory comes as it is touched.
 //!
-//! The host asks its zygote for a copy, which runs the program that [`plan`] makes of the descriptor. Twice they wait
+//! The host asks its zygote for a copy, which runs the program that `plan` makes of the descriptor. Twice they wait
 //! for each other: when everything is mapped, the host registers what is missing; when the child is about to go on,
 //! the control socket closes, or tells what failed.
 
@@ -91,7 +91,7 @@ pub enum ResumeError {
     #[error(transparent)]
     Machine(#[from] MachineError),
     /// A file that the process has mapped is another one here.
-    #[error("{} is not the file that the forked process has mapped ({reason}); both hosts need the same one", path.display())]
+    #[error("{} is not the file that the forked process has ({reason}); both need the same one", path.display())]
     File {
         /// Its name.
         path: PathBuf,

@@ -68,6 +68,7 @@ impl Target {
                 return (count, sum);
             }
             assert!(Instant::now() < deadline, "process {pid} has not counted to {at_least}: {:?}", read(&file));
+            // tidy: a file of another process is waited for, with a deadline.
             std::thread::sleep(Duration::from_millis(2));
         }
     }

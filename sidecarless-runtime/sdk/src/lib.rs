@@ -1,6 +1,6 @@
 //! What a function author links: requests in place, answers in place, calls to other functions.
 //!
-//! A function is a plain program. `ramet up` starts it; [`serve`] runs its handler for each request:
+//! A function is a plain program. `ramet up` starts it; [`serve()`] runs its handler for each request:
 //!
 //! ```no_run
 //! use ramet_sdk::{Context, ExitCode, Request, Response, Result};
@@ -31,7 +31,7 @@
 //! **Blocking is fine.** A function serves as many requests at once as its manifest's `concurrency` says, each on a
 //! thread of its own. With the cargo feature `async`, `serve_async` runs them as futures on one thread instead.
 //!
-//! Reading order of the façade: [`serve`], [`Request`], [`Body`], [`Response`], [`Context`], [`Call`]. Of the inside:
+//! Reading order of the façade: [`serve()`], [`Request`], [`Body`], [`Response`], [`Context`], [`Call`]. Of the inside:
 //! `join` and `control` talk to the supervisor, `inbox` decides which thread receives and which one works, `service` is
 //! one message in this function's hands, `outcome` sends it on, `outbox` and `delivery` get it there.
 #![forbid(unsafe_code)]

@@ -1,4 +1,5 @@
 //! The zygote of the tests.
+#![forbid(unsafe_code)]
 
 use std::io;
 use std::os::fd::AsFd;
