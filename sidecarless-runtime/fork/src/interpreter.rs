@@ -27,6 +27,8 @@ global_asm!(
     "mov rax, [r12]",
     "cmp rax, 1",
     "je 6f",
+    "cmp rax, 2",
+    "je 7f",
     "cmp rax, 3",
     "je 8f",
     // A system call.
@@ -62,7 +64,7 @@ global_asm!(
     "mov rbx, [r12 + 80]",
     "test rbx, rbx",
     "jz 5f",
-    // A new thread goes on in a copy of this code that is its own.
+    // A new thread goes on in a copy of this code that is its own; a new process in its copy of this one.
     "mov rcx, [r12 + 56]",
     "mov r12, rbx",
     "jmp rcx",
@@ -84,6 +86,10 @@ global_asm!(
     "add rsp, 8",
     "mov eax, 15",
     "syscall",
+    // Jump.
+    "7:",
+    "mov r12, [r12 + 16]",
+    "jmp 2b",
     // Copy.
     "8:",
     "mov rdi, [r12 + 16]",

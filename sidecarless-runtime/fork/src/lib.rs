@@ -23,5 +23,5 @@ mod program;
 
 pub use capture::{PrepareError, Prepared, Seed, prepare};
 pub use descriptor::ForkDescriptor;
-pub use resume::{Child, Family, Host, ResumeError};
+pub use resume::{Child, Family, Host, Phases, ResumeError, Streams};
 pub use source::{LocalSource, PageSource};

@@ -22,6 +22,7 @@ const _: () = assert!(size_of::<Operation>() == OPERATION_BYTES);
 
 const CALL: u64 = 0;
 const FINISH: u64 = 1;
+const JUMP: u64 = 2;
 const COPY: u64 = 3;
 
 const NO_ERROR: u64 = 1;
@@ -48,11 +49,31 @@ pub(crate) struct Program {
     operations: Vec<Operation>,
     /// What each operation that fails means.
     meanings: Vec<&'static str>,
+    /// Where operations go on elsewhere in this program, which is known when all its data is.
+    branches: Vec<Branch>,
+}
+
+/// A place in a program that operations go on from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Label(usize);
+
+/// A call that goes on elsewhere if it gives 0, and does not know yet where.
+#[derive(Debug)]
+#[must_use = "it has to land somewhere"]
+pub(crate) struct OnZero(usize);
+
+/// An operation that does not go on with the next one.
+#[derive(Clone, Copy, Debug)]
+enum Branch {
+    /// Always.
+    Jump { at: usize, to: Label },
+    /// If it gives 0.
+    OnZero { at: usize, to: Label },
 }
 
 impl Program {
     pub(crate) const fn new(start: u64) -> Self {
-        Self { start, data: Vec::new(), operations: Vec::new(), meanings: Vec::new() }
+        Self { start, data: Vec::new(), operations: Vec::new(), meanings: Vec::new(), branches: Vec::new() }
     }
 
     /// Where it lies.
@@ -87,6 +108,27 @@ impl Program {
         self.push("copy", COPY, &[to, from, bytes]);
     }
 
+    /// Here the next operation will be.
+    pub(crate) const fn here(&self) -> Label {
+        Label(self.operations.len())
+    }
+
+    /// Goes on elsewhere.
+    pub(crate) fn jump(&mut self, to: Label) {
+        self.branches.push(Branch::Jump { at: self.operations.len(), to });
+        self.push("jump", JUMP, &[]);
+    }
+
+    /// Lets the last call, which has at most five arguments, go on elsewhere if it gives 0.
+    pub(crate) const fn on_zero(&self) -> OnZero {
+        OnZero(self.operations.len() - 1)
+    }
+
+    /// Says that elsewhere is here.
+    pub(crate) fn land(&mut self, call: OnZero) {
+        self.branches.push(Branch::OnZero { at: call.0, to: self.here() });
+    }
+
     /// Ends a thread's part. What is mapped of the program goes.
     pub(crate) fn finish(&mut self, finish: Finish) {
         let Finish { frame, call_and_return, mapped } = finish;
@@ -116,8 +158,18 @@ impl Program {
         image.resize(PAGE_BYTES as usize, 0);
         image.extend_from_slice(&self.data);
         image.resize((operations_start - self.start) as usize, 0);
-        for Operation { kind, number, arguments, check, expected, on_zero, store_at } in self.operations.iter().copied()
-        {
+        let address = |label: Label| operations_start + (label.0 * OPERATION_BYTES) as u64;
+        let mut operations = self.operations.clone();
+        for branch in &self.branches {
+            match *branch {
+                Branch::Jump { at, to } => operations[at].arguments[0] = address(to),
+                Branch::OnZero { at, to } => {
+                    operations[at].on_zero = address(to);
+                    operations[at].arguments[5] = self.start;
+                }
+            }
+        }
+        for Operation { kind, number, arguments, check, expected, on_zero, store_at } in operations {
             let words = [kind, number].into_iter().chain(arguments).chain([check, expected, on_zero, store_at]);
             image.extend(words.flat_map(u64::to_ne_bytes));
         }

@@ -1,60 +1,48 @@
-//! Resume: a descriptor becomes a process, whose memory comes as it is touched.
+//! Resume: a descriptor becomes processes, whose memory comes as it is touched.
 //!
-//! The host asks its zygote for a copy, which runs the program that `plan` makes of the descriptor. Twice they wait
-//! for each other: when everything is mapped, the host registers what is missing; when the child is about to go on,
-//! the control socket closes, or tells what failed.
+//! The host asks its zygote for a copy, which runs the program that `plan` makes of the descriptor until it is a
+//! *template*: it has the address space and waits. Each child is a fork of it, which runs the rest of the program. When
+//! a child is about to go on, its control socket closes, or tells what failed.
 
+mod family;
 mod files;
 mod plan;
+mod template;
 
-use std::fs::File;
-use std::io::{self, IoSliceMut, Read, Write};
+use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child as Process, Command, Stdio};
-use std::sync::mpsc::{Sender, channel};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use ramet_sys::userfault::Userfault;
 use ramet_sys::{CallError, Pidfd};
-use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::sockopt::set_socket_passcred;
 use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType};
 use rustix::net::{recvmsg, socketpair};
 
 use crate::capture::this_machine;
-use crate::descriptor::ForkDescriptor;
 use crate::interpreter::FAILURE_BYTES;
 use crate::machine::{Machine, MachineError};
-use crate::pager::{Pager, Space};
-use crate::source::PageSource;
 use crate::zygote::{self, Order};
 
-pub(crate) use self::plan::Plan;
+pub use self::family::Family;
+pub use self::files::Streams;
 
-/// How long a child may take for a step that depends on nobody else.
+/// How long a process may take for a step that depends on nobody else.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Makes children on this host.
+/// Makes processes on this host.
 #[derive(Debug)]
 pub struct Host {
     machine: Machine,
     /// How far into the vdso there is a way to make a last system call.
     call_and_return: Option<u64>,
     zygote: Process,
-    orders: OwnedFd,
-}
-
-/// Children of one seed: where their pages come from.
-#[derive(Debug)]
-pub struct Family {
-    spaces: Option<Sender<Space>>,
-    news: OwnedFd,
-    pager: Option<JoinHandle<()>>,
+    /// An order and its answer belong together.
+    orders: Mutex<OwnedFd>,
 }
 
 /// A process that was forked from a descriptor.
@@ -62,17 +50,38 @@ pub struct Family {
 pub struct Child {
     /// Its number, as this process sees it.
     pub pid: i32,
-    /// What ends and reaps it. A process with several threads is alone in a namespace, and this is that one's first
-    /// process, which ends as it does.
+    /// What ends and reaps it.
     pub pidfd: Pidfd,
     /// How long the steps took.
     pub phases: Phases,
+    /// Of a process with several threads, which have the numbers that they had.
+    _namespace: Option<Namespace>,
+}
+
+/// A PID namespace, which ends when this is dropped.
+#[derive(Debug)]
+struct Namespace {
+    /// Its first process.
+    first: Pidfd,
 }
 
 /// How long the steps of a resume took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Phases {
-    /// Opening the files and writing the program.
+    /// What was only done because there was no template yet.
+    pub template: Option<TemplatePhases>,
+    /// Opening the files.
+    pub open: Duration,
+    /// Forking the template.
+    pub fork: Duration,
+    /// The rest, until the process is itself.
+    pub start: Duration,
+}
+
+/// How long the steps of making a template took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TemplatePhases {
+    /// Opening the mapped files and writing the program.
     pub plan: Duration,
     /// Copying the zygote.
     pub copy: Duration,
@@ -80,8 +89,6 @@ pub struct Phases {
     pub map: Duration,
     /// Registering what is missing.
     pub register: Duration,
-    /// The rest, until the process is itself.
-    pub start: Duration,
 }
 
 /// Why a descriptor did not become a process. Nothing is left behind.
@@ -117,7 +124,7 @@ pub enum ResumeError {
         /// Why.
         source: io::Error,
     },
-    /// The child ended or fell silent.
+    /// It ended or fell silent.
     #[error("the new process did not come to {0}; see the kernel's log")]
     Silent(&'static str),
     /// A call failed.
@@ -145,57 +152,24 @@ impl Host {
             .map_err(|error| io::Error::new(error.kind(), format!("cannot start the zygote: {error}")))?;
         let (machine, vdso) = this_machine()?;
         let call_and_return = crate::capture::call_and_return_offset(&vdso);
-        Ok(Self { machine, call_and_return, zygote, orders })
+        Ok(Self { machine, call_and_return, zygote, orders: Mutex::new(orders) })
     }
 
-    /// Forks a child of a seed.
-    ///
-    /// # Errors
-    /// Why not. No process is left behind.
-    pub fn resume(&self, descriptor: &ForkDescriptor, family: &Family) -> Result<Child, ResumeError> {
-        self.machine.can_take(&descriptor.machine)?;
-        let start = Instant::now();
-        let (control, theirs) = UnixStream::pair()?;
-        control.set_read_timeout(Some(STEP_TIMEOUT))?;
-        set_socket_passcred(&control, true).map_err(io::Error::from)?;
-        let (files, open) = (files::mapped(descriptor)?, files::open(descriptor)?);
-        let plan = Plan::new(descriptor, files.len(), &open, self.call_and_return)?;
-        let memory = File::from(memfd_create("ramet-program", MemfdFlags::CLOEXEC).map_err(io::Error::from)?);
-        (&memory).write_all(&plan.image)?;
-
-        let open = open.iter().filter_map(|(_, file)| file.as_ref());
-        let own = [memory.as_fd(), theirs.as_fd()].into_iter();
-        let fds: Vec<_> = own.chain(files.iter().map(AsFd::as_fd)).chain(open.map(AsFd::as_fd)).collect();
-        let order = Order { fds: fds.len() as u32, ..plan.order };
-        let planned = Instant::now();
-        let first = match zygote::order(&self.orders, &order, &fds)? {
+    /// Lets the zygote copy itself.
+    fn copy(&self, order: &Order, fds: &[impl AsFd]) -> Result<Pidfd, ResumeError> {
+        let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        match zygote::order(&*orders, order, fds)? {
             error @ ..=0 => {
                 let source = io::Error::from_raw_os_error(-error);
-                return Err(ResumeError::Step { step: "fork", source });
+                Err(ResumeError::Step { step: "fork", source })
             }
-            first => first,
-        };
-        let pidfd = Pidfd::of_child(first.cast_unsigned())?;
-        drop(theirs);
-        let copied = Instant::now();
-        let conducted = conduct(&control, &plan, family);
-        match conducted {
-            Ok(Conducted { pid, mapped, registered }) => {
-                let phases = Phases {
-                    plan: planned - start,
-                    copy: copied - planned,
-                    map: mapped - copied,
-                    register: registered - mapped,
-                    start: registered.elapsed(),
-                };
-                Ok(Child { pid, pidfd, phases })
-            }
-            Err(error) => {
-                let _ = pidfd.signal(ramet_sys::End::Kill);
-                let _ = pidfd.wait();
-                Err(error)
-            }
+            pid => Ok(Pidfd::of_child(pid.cast_unsigned())?),
         }
+    }
+
+    /// Makes a PID namespace.
+    fn namespace(&self) -> Result<Namespace, ResumeError> {
+        Ok(Namespace { first: self.copy(&Order::Namespace, &[] as &[OwnedFd])? })
     }
 }
 
@@ -206,120 +180,44 @@ impl Drop for Host {
     }
 }
 
-/// A process that has come to the end of its program.
-struct Conducted {
-    pid: i32,
-    /// When its memory was mapped.
-    mapped: Instant,
-    /// When what is missing was registered.
-    registered: Instant,
-}
-
-/// Leads a new process through its program.
-fn conduct(control: &UnixStream, plan: &Plan, family: &Family) -> Result<Conducted, ResumeError> {
-    let (userfault, pid) = receive_userfault(control, plan)?;
-    let userfault = Userfault::begin(userfault)?;
-    let mut heard = [0; FAILURE_BYTES];
-    expect(control, plan, &mut heard, "mapping its memory")?;
-    let mapped = Instant::now();
-    for range in &plan.registered {
-        userfault.register(*range)?;
-    }
-    family.add(Space::new(userfault, plan.missing.clone()))?;
-    let registered = Instant::now();
-    (&*control).write_all(&[1])?;
-    match (&*control).read(&mut heard) {
-        // It has closed everything but what is its own.
-        Ok(0) => Ok(Conducted { pid, mapped, registered }),
-        Ok(FAILURE_BYTES) => Err(failure(plan, &heard)),
-        Ok(_) | Err(_) => Err(ResumeError::Silent("the end of its program")),
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = self.first.signal(ramet_sys::End::Kill);
+        let _ = self.first.wait();
     }
 }
 
-fn receive_userfault(control: &UnixStream, plan: &Plan) -> Result<(OwnedFd, i32), ResumeError> {
-    let mut bytes = [0; FAILURE_BYTES];
+/// The host's end of a control socket, and the process's.
+fn control_pair() -> io::Result<(UnixStream, UnixStream)> {
+    let (control, theirs) = UnixStream::pair()?;
+    control.set_read_timeout(Some(STEP_TIMEOUT))?;
+    set_socket_passcred(&control, true)?;
+    Ok((control, theirs))
+}
+
+/// What a process said.
+#[derive(Debug, Default)]
+struct Heard {
+    bytes: [u8; FAILURE_BYTES],
+    count: usize,
+    /// A descriptor that came with it.
+    fd: Option<OwnedFd>,
+    /// Who said it, in our numbers.
+    pid: Option<i32>,
+}
+
+fn hear(control: &UnixStream) -> io::Result<Heard> {
+    let mut heard = Heard::default();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1), ScmCredentials(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let parts = &mut [IoSliceMut::new(&mut bytes[..])];
-    let silent = |_| ResumeError::Silent("its first step");
-    let received = recvmsg(control, parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC).map_err(silent)?.bytes;
-    if received == FAILURE_BYTES {
-        return Err(failure(plan, &bytes));
-    }
-    let (mut userfault, mut pid) = (None, None);
+    let parts = &mut [IoSliceMut::new(&mut heard.bytes)];
+    heard.count = recvmsg(control, parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?.bytes;
     for message in ancillary.drain() {
         match message {
-            RecvAncillaryMessage::ScmRights(mut fds) => userfault = fds.next(),
-            // The kernel says who it is, in our numbers.
-            RecvAncillaryMessage::ScmCredentials(credentials) => pid = Some(credentials.pid.as_raw_pid()),
+            RecvAncillaryMessage::ScmRights(mut fds) => heard.fd = fds.next(),
+            RecvAncillaryMessage::ScmCredentials(credentials) => heard.pid = Some(credentials.pid.as_raw_pid()),
             _ => {}
         }
     }
-    userfault.zip(pid).ok_or(ResumeError::Silent("its first step"))
-}
-
-/// Waits for the one byte that says that a part is done.
-fn expect(
-    control: &UnixStream,
-    plan: &Plan,
-    heard: &mut [u8; FAILURE_BYTES],
-    part: &'static str,
-) -> Result<(), ResumeError> {
-    match (&*control).read(heard) {
-        Ok(1) => Ok(()),
-        Ok(FAILURE_BYTES) => Err(failure(plan, heard)),
-        Ok(_) | Err(_) => Err(ResumeError::Silent(part)),
-    }
-}
-
-fn failure(plan: &Plan, heard: &[u8; FAILURE_BYTES]) -> ResumeError {
-    let word = |at: usize| heard[at..at + 8].try_into().map_or(0, u64::from_ne_bytes);
-    let number = word(8).cast_signed();
-    let source = match number {
-        -4095..0 => io::Error::from_raw_os_error(-number as i32),
-        _ => io::Error::other(format!("it gave {number:#x}, which is not what it gave in the forked process")),
-    };
-    ResumeError::Step { step: plan.meaning(word(0)), source }
-}
-
-impl Family {
-    /// Starts the pager of a seed's children.
-    ///
-    /// # Errors
-    /// The operating system's.
-    pub fn start(source: Box<dyn PageSource>) -> io::Result<Self> {
-        let news = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let theirs = news.try_clone()?;
-        let pager = Pager::new(source, &news)?;
-        let (spaces, receiver) = channel();
-        let serve = move || {
-            if let Err(error) = pager.run(&receiver, &theirs) {
-                tracing::error!(%error, "the pager has ended; its children wait until they are killed");
-            }
-        };
-        let pager = thread::Builder::new().name("ramet-pager".to_owned()).spawn(serve)?;
-        Ok(Self { spaces: Some(spaces), news, pager: Some(pager) })
-    }
-
-    fn add(&self, space: Space) -> io::Result<()> {
-        let gone = || io::Error::other("the pager has ended");
-        self.spaces.as_ref().ok_or_else(gone)?.send(space).map_err(|_| gone())?;
-        self.wake()
-    }
-
-    fn wake(&self) -> io::Result<()> {
-        rustix::io::write(&self.news, &1_u64.to_ne_bytes())?;
-        Ok(())
-    }
-}
-
-impl Drop for Family {
-    fn drop(&mut self) {
-        self.spaces = None;
-        if self.wake().is_ok()
-            && let Some(pager) = self.pager.take()
-        {
-            let _ = pager.join();
-        }
-    }
+    Ok(heard)
 }

@@ -1,4 +1,4 @@
-//! The zygote: a small process whose copies become the children.
+//! The zygote: a small process whose copies become the templates of children.
 //!
 //! A copy takes the time that its page tables take, so the zygote does nothing else and knows nothing of what its
 //! copies will be. It takes orders from the process that started it, and ends with it.
@@ -20,12 +20,22 @@ use serde::{Deserialize, Serialize};
 use crate::interpreter;
 
 /// How many descriptors one message carries (the kernel's `SCM_MAX_FD` is 253).
-const DESCRIPTORS_PER_MESSAGE: usize = 250;
+pub(crate) const DESCRIPTORS_PER_MESSAGE: usize = 250;
 const MESSAGE_BYTES_MAX: usize = 256;
 
-/// What a copy is to do.
+/// What a copy is to become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Order {
+pub(crate) enum Order {
+    /// What a program makes of it.
+    Program(Start),
+    /// The first process of a new PID namespace: it takes away what ends there, and the namespace ends with it
+    /// (pid_namespaces(7)).
+    Namespace,
+}
+
+/// How a copy begins its program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Start {
     /// Where its program goes.
     pub(crate) program: u64,
     /// How long that is.
@@ -38,8 +48,15 @@ pub(crate) struct Order {
     pub(crate) first_fd: RawFd,
     /// How many there are: the program, the control socket, and those that the program knows of.
     pub(crate) fds: u32,
-    /// The number that the process must have, in a namespace of its own.
-    pub(crate) number: Option<i32>,
+}
+
+impl Order {
+    const fn fds(&self) -> usize {
+        match self {
+            Self::Program(start) => start.fds as usize,
+            Self::Namespace => 0,
+        }
+    }
 }
 
 /// The descriptors that every order has.
@@ -51,20 +68,31 @@ pub(crate) const OWN_FDS: usize = 2;
 pub(crate) fn order(zygote: impl AsFd, order: &Order, fds: &[impl AsFd]) -> io::Result<i32> {
     let mut bytes = [0; MESSAGE_BYTES_MAX];
     let message = postcard::to_slice(order, &mut bytes).map_err(io::Error::other)?;
-    let mut rest: &[u8] = message;
-    for some in fds.chunks(DESCRIPTORS_PER_MESSAGE) {
-        let some: Vec<_> = some.iter().map(AsFd::as_fd).collect();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_PER_MESSAGE))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        ancillary.push(SendAncillaryMessage::ScmRights(&some));
-        sendmsg(&zygote, &[IoSlice::new(rest)], &mut ancillary, SendFlags::NOSIGNAL)?;
-        // A message must have a byte.
-        rest = &[0];
-    }
+    send(&zygote, message, fds)?;
     let mut answer = [0; 4];
     match rustix::io::read(&zygote, &mut answer)? {
         4 => Ok(i32::from_ne_bytes(answer)),
         _ => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the zygote has ended")),
+    }
+}
+
+/// Sends a message, and after it as many of one byte as its descriptors need.
+pub(crate) fn send(to: impl AsFd, message: &[u8], fds: &[impl AsFd]) -> io::Result<()> {
+    let mut rest = message;
+    let mut chunks = fds.chunks(DESCRIPTORS_PER_MESSAGE);
+    loop {
+        let some: Vec<_> = chunks.next().unwrap_or_default().iter().map(AsFd::as_fd).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_PER_MESSAGE))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !some.is_empty() {
+            ancillary.push(SendAncillaryMessage::ScmRights(&some));
+        }
+        sendmsg(&to, &[IoSlice::new(rest)], &mut ancillary, SendFlags::NOSIGNAL)?;
+        if chunks.len() == 0 {
+            return Ok(());
+        }
+        // A message must have a byte.
+        rest = &[0];
     }
 }
 
@@ -78,13 +106,16 @@ pub fn run(orders: OwnedFd) -> io::Result<()> {
     alone.block_signals();
     loop {
         let Some((order, fds)) = next_order(&orders)? else { return Ok(()) };
-        let numbers = if order.number.is_some() { Numbers::New } else { Numbers::Same };
+        let numbers = match order {
+            Order::Program(_) => Numbers::Same,
+            Order::Namespace => Numbers::New,
+        };
         let answer = match alone.copy_as_sibling(numbers) {
             Ok(Copied::New) => {
                 drop(orders);
-                match order.number {
-                    Some(number) => become_first(&alone, order, fds, number),
-                    None => become_child(order, &fds),
+                match order {
+                    Order::Program(start) => become_program(start, &fds),
+                    Order::Namespace => become_first(&alone),
                 }
             }
             Ok(Copied::Old(pid)) => pid,
@@ -116,33 +147,27 @@ fn next_order(orders: &OwnedFd) -> io::Result<Option<(Order, Vec<OwnedFd>)>> {
             Some(order) => order,
             None => *order.insert(postcard::from_bytes(&bytes[..received]).map_err(io::Error::other)?),
         };
-        if fds.len() >= order.fds as usize {
+        if fds.len() >= order.fds() {
             return Ok(Some((order, fds)));
         }
     }
 }
 
-/// In the copy: becomes the first process of its namespace, which has the child as its only child. The namespace ends
-/// with the child.
-fn become_first(alone: &SingleThread, order: Order, fds: Vec<OwnedFd>, number: i32) -> ! {
-    let _ = set_parent_process_death_signal(Some(Signal::KILL));
-    match alone.copy_numbered(number) {
-        Ok(Copied::New) => become_child(order, &fds),
-        Ok(Copied::Old(child)) => {
-            drop(fds);
-            std::process::exit(alone.wait_for(child))
-        }
-        Err(error) => tell(&error, &fds),
+/// In the copy: becomes the first process of its namespace.
+fn become_first(alone: &SingleThread) -> ! {
+    match set_parent_process_death_signal(Some(Signal::KILL)) {
+        Ok(()) => alone.reap_for_ever(),
+        Err(_) => std::process::exit(126),
     }
 }
 
 /// In the copy: puts everything where the program expects it, and runs the program.
-fn become_child(order: Order, fds: &[OwnedFd]) -> ! {
-    if let Err(error) = place(order, fds) {
+fn become_program(start: Start, fds: &[OwnedFd]) -> ! {
+    if let Err(error) = place(start, fds) {
         tell(&error, fds);
     }
-    let control = order.first_fd + CONTROL_FD as RawFd;
-    interpreter::enter(order.program, order.operations, order.failure, control)
+    let control = start.first_fd + CONTROL_FD as RawFd;
+    interpreter::enter(start.program, start.operations, start.failure, control)
 }
 
 /// Whoever reads the control socket finds an error instead of a process.
@@ -154,8 +179,8 @@ fn tell(error: &CallError, fds: &[OwnedFd]) -> ! {
     std::process::exit(126)
 }
 
-fn place(order: Order, fds: &[OwnedFd]) -> Result<(), CallError> {
-    let Order { program, program_bytes, first_fd, .. } = order;
+fn place(start: Start, fds: &[OwnedFd]) -> Result<(), CallError> {
+    let Start { program, program_bytes, first_fd, .. } = start;
     for (fd, number) in fds.iter().zip(first_fd..) {
         let given = duplicate_from(fd, number)?;
         if given != number {

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child as Process, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use ramet_fork::{Family, Host, LocalSource, prepare};
+use std::sync::Arc;
+
+use ramet_fork::{Family, Host, LocalSource, Streams, prepare};
 use ramet_sys::End;
 
 /// A process that counts: it writes how far it has come, and the sum of its data, to a file with its number.
@@ -96,15 +98,18 @@ fn goes_on_in_its_child(target: &Target) {
     let prepared = prepare(target.pid()).expect("prepared");
     let (count, sum) = target.count_of(target.pid(), 1);
     let source = LocalSource::open(prepared.seed.pid()).expect("the seed");
-    let host = host();
-    let family = Family::start(Box::new(source)).expect("a pager");
-    let child = host.resume(&prepared.descriptor, &family).expect("resumed");
-    eprintln!("pause {:?}, {:?}", prepared.pause, child.phases);
-    let (_, childs_sum) = target.count_of(child.pid, count + 10);
-    assert_eq!(childs_sum, sum);
-    target.count_of(target.pid(), count + 10);
-    child.pidfd.signal(End::Kill).expect("killed");
-    child.pidfd.wait().expect("reaped");
+    let family = Family::start(Arc::new(host()), prepared.descriptor, Box::new(source)).expect("a pager");
+    let streams = Streams::own().expect("streams");
+    for is_first in [true, false] {
+        let child = family.child(&streams).expect("resumed");
+        assert_eq!(child.phases.template.is_some(), is_first, "the second one is a fork of the first one's template");
+        eprintln!("pause {:?}, {:?}", prepared.pause, child.phases);
+        let (_, childs_sum) = target.count_of(child.pid, count + 10);
+        assert_eq!(childs_sum, sum);
+        target.count_of(target.pid(), count + 10);
+        child.pidfd.signal(End::Kill).expect("killed");
+        child.pidfd.wait().expect("reaped");
+    }
 }
 
 #[test]

@@ -52,29 +52,20 @@ impl SingleThread {
             Numbers::Same => 0,
             Numbers::New => libc::CLONE_NEWPID,
         };
-        copy(libc::CLONE_PARENT | namespace, &[])
+        copy(libc::CLONE_PARENT | namespace)
     }
 
-    /// Copies the process. The new one is a child of this one and has a number that is free in the namespace.
-    ///
-    /// # Errors
-    /// clone3's: `EEXIST` if the number is not free, `EPERM` without the right to choose.
-    pub fn copy_numbered(&self, number: pid_t) -> Result<Copied, CallError> {
-        copy(0, &[number])
-    }
-
-    /// Waits for children, as the first process of a namespace has to, until one of them has ended. Gives its exit
-    /// status as a shell would: 128 and the signal, if it was one.
-    #[must_use]
-    pub fn wait_for(&self, child: pid_t) -> i32 {
+    /// Takes away what ends, as the first process of a namespace has to.
+    pub fn reap_for_ever(&self) -> ! {
         loop {
-            let mut status = 0;
-            // SAFETY: O1, the status is written during the call.
-            match unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL) } {
-                -1 if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted => return libc::EXIT_FAILURE,
-                pid if pid == child && libc::WIFSIGNALED(status) => return 128 + libc::WTERMSIG(status),
-                pid if pid == child => return libc::WEXITSTATUS(status),
-                _ => {}
+            // SAFETY: O1, no status is asked for.
+            let reaped = unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::__WALL) };
+            if reaped == -1 {
+                // There is nobody yet, or not any more: the next one's end is told by a signal.
+                let child = 1_u64 << (libc::SIGCHLD - 1);
+                let (none, bytes) = (std::ptr::null_mut::<u64>(), size_of::<u64>());
+                // SAFETY: O1.
+                let _ = unsafe { libc::syscall(libc::SYS_rt_sigtimedwait, &raw const child, none, none, bytes) };
             }
         }
     }
@@ -88,16 +79,10 @@ impl SingleThread {
     }
 }
 
-fn copy(flags: c_int, number: &[pid_t]) -> Result<Copied, CallError> {
-    // `struct clone_args`
+fn copy(flags: c_int) -> Result<Copied, CallError> {
+    // `struct clone_args`. A sibling's end is told as its maker's is.
     let mut arguments = [0_u64; 11];
     arguments[0] = flags as u64;
-    // A sibling's end is told as its maker's is.
-    arguments[4] = if flags & libc::CLONE_PARENT == 0 { libc::SIGCHLD as u64 } else { 0 };
-    if !number.is_empty() {
-        arguments[8] = number.as_ptr().expose_provenance() as u64;
-        arguments[9] = number.len() as u64;
-    }
     // SAFETY: O4, the only thread; with no stack given the copy goes on on its copy of this one.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, arguments.as_ptr(), size_of_val(&arguments)) };
     match pid {

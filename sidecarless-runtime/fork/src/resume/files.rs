@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
@@ -30,26 +30,43 @@ pub(super) fn mapped(descriptor: &ForkDescriptor) -> Result<Vec<File>, ResumeErr
     descriptor.mapped_files.iter().map(open).collect()
 }
 
-/// Opens again what the process had open. `None`: it is not open in the child.
-pub(super) fn open(descriptor: &ForkDescriptor) -> Result<Vec<(RawFd, Option<OwnedFd>)>, ResumeError> {
-    let mut pipes = HashMap::new();
-    let mut open = Vec::with_capacity(descriptor.files.len());
-    for file in &descriptor.files {
-        open.push((file.fd, open_one(file, &mut pipes)?));
-    }
-    Ok(open)
+/// Whether a child has the file, too.
+pub(super) const fn is_carried(file: &OpenFile) -> bool {
+    !matches!(file.kind, OpenFileKind::Socket)
 }
 
-fn open_one(file: &OpenFile, pipes: &mut HashMap<u64, (OwnedFd, OwnedFd)>) -> Result<Option<OwnedFd>, ResumeError> {
+/// What a child has in place of the terminal or the pipes that the forked process had as its standard streams.
+#[derive(Debug)]
+pub struct Streams(pub [OwnedFd; 3]);
+
+impl Streams {
+    /// Those of this process.
+    ///
+    /// # Errors
+    /// The operating system's: there are too many open files.
+    pub fn own() -> io::Result<Self> {
+        let input = io::stdin().as_fd().try_clone_to_owned()?;
+        let output = io::stdout().as_fd().try_clone_to_owned()?;
+        Ok(Self([input, output, io::stderr().as_fd().try_clone_to_owned()?]))
+    }
+}
+
+/// Opens again what a child has open, in the order of the descriptor.
+pub(super) fn open(descriptor: &ForkDescriptor, streams: &Streams) -> Result<Vec<OwnedFd>, ResumeError> {
+    let mut pipes = HashMap::new();
+    let carried = descriptor.files.iter().filter(|file| is_carried(file));
+    carried.map(|file| open_one(file, streams, &mut pipes)).collect()
+}
+
+fn open_one(
+    file: &OpenFile,
+    Streams(streams): &Streams,
+    pipes: &mut HashMap<u64, (OwnedFd, OwnedFd)>,
+) -> Result<OwnedFd, ResumeError> {
     let flags = OFlags::from_bits_retain(file.flags);
+    let stream = usize::try_from(file.fd).ok().and_then(|fd| streams.get(fd));
     let opened = match &file.kind {
-        // The standard streams are those of whoever resumes.
-        OpenFileKind::Terminal | OpenFileKind::Pipe { .. } if file.fd <= 2 => match file.fd {
-            0 => io::stdin().as_fd().try_clone_to_owned()?,
-            1 => io::stdout().as_fd().try_clone_to_owned()?,
-            _ => io::stderr().as_fd().try_clone_to_owned()?,
-        },
-        OpenFileKind::Socket => return Ok(None),
+        OpenFileKind::Terminal | OpenFileKind::Pipe { .. } if let Some(stream) = stream => stream.try_clone()?,
         OpenFileKind::Path { path, identity, position } => open_path(file, path, *identity, *position)?,
         // An end whose other end is in another process finds that closed.
         OpenFileKind::Pipe { id } => {
@@ -73,9 +90,10 @@ fn open_one(file: &OpenFile, pipes: &mut HashMap<u64, (OwnedFd, OwnedFd)>) -> Re
             counter
         }
         OpenFileKind::Terminal => return Err(cannot_carry(file, b"a terminal")),
+        OpenFileKind::Socket => return Err(cannot_carry(file, b"a socket")),
         OpenFileKind::Other { name } => return Err(cannot_carry(file, name)),
     };
-    Ok(Some(opened))
+    Ok(opened)
 }
 
 fn open_path(

@@ -1,33 +1,41 @@
 //! What a new process has to do to become the one that a descriptor describes.
+//!
+//! Its program has two parts. The first makes a *template*: the address space, and what is the same for every child.
+//! It ends in a loop that takes an order for a child and forks. The second part is the child's: its files, its threads,
+//! and the way to where the forked process was.
 
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::RawFd;
 
 use libc::{
-    SYS_arch_prctl, SYS_chdir, SYS_clone3, SYS_close_range, SYS_dup3, SYS_futex, SYS_mmap, SYS_msync, SYS_munmap,
-    SYS_prctl, SYS_read, SYS_rseq, SYS_rt_sigaction, SYS_sendmsg, SYS_set_robust_list, SYS_set_tid_address, SYS_umask,
-    SYS_userfaultfd, SYS_write,
+    SYS_arch_prctl, SYS_chdir, SYS_clone3, SYS_close, SYS_close_range, SYS_dup3, SYS_exit_group, SYS_fcntl, SYS_futex,
+    SYS_mmap, SYS_msync, SYS_munmap, SYS_prctl, SYS_recvmsg, SYS_rseq, SYS_rt_sigaction, SYS_sendmsg,
+    SYS_set_robust_list, SYS_set_tid_address, SYS_setns, SYS_umask, SYS_userfaultfd, SYS_write,
 };
 use ramet_sys::Range;
 use ramet_sys::pagemap::PAGE_BYTES;
 
 use super::ResumeError;
+use super::files::is_carried;
 use crate::descriptor::{Area, AreaKind, ForkDescriptor, Layout, Thread};
 use crate::frame::frame;
 use crate::missing::{Missing, Origin};
-use crate::program::{Finish, Program};
+use crate::program::{Finish, Operation, Program};
 use crate::validate::{ADDRESS_END, ADDRESS_START};
-use crate::zygote::{CONTROL_FD, OWN_FDS, Order, PROGRAM_FD};
+use crate::zygote::{CONTROL_FD, DESCRIPTORS_PER_MESSAGE, OWN_FDS, PROGRAM_FD, Start};
 
 /// A program and what the host has to do for it.
 #[derive(Debug)]
 pub(crate) struct Plan {
     /// The programs of all threads, one after the other.
     pub(crate) image: Vec<u8>,
-    pub(crate) order: Order,
+    pub(crate) start: Start,
     /// What is missing, and where it comes from.
     pub(crate) missing: Missing,
     /// What has to be registered for that.
     pub(crate) registered: Vec<Range>,
+    /// Whether children need a PID namespace each, because their threads have the numbers that they had: a lock may
+    /// say that one of them holds it.
+    pub(crate) is_numbered: bool,
     programs: Vec<Program>,
 }
 
@@ -44,6 +52,9 @@ const FUTEX_WAKE_PRIVATE: u64 = 129;
 
 /// Descriptors below are free for the process's own.
 const FIRST_FD_MIN: RawFd = 512;
+/// What a template has received of an order: it has nothing else open below.
+const CHILDS_CONTROL_FD: u64 = 0;
+const NAMESPACE_FD: u64 = 1;
 
 /// More than the operations and data of one thread need, areas and files apart.
 const THREAD_BYTES: u64 = 8 * PAGE_BYTES;
@@ -53,6 +64,8 @@ const FIXED_OPERATIONS: usize = 160;
 
 struct Planner<'d> {
     descriptor: &'d ForkDescriptor,
+    /// The numbers of the files that a child has open, ascending, and whether they are closed on exec.
+    open: Vec<(RawFd, u64)>,
     first_fd: RawFd,
     call_and_return: u64,
     restorer: u64,
@@ -61,26 +74,25 @@ struct Planner<'d> {
 }
 
 impl Plan {
-    /// Plans a process. `mapped` files come first among the descriptors, then those of `open` that are to be open.
-    pub(crate) fn new(
-        descriptor: &ForkDescriptor,
-        mapped: usize,
-        open: &[(RawFd, Option<OwnedFd>)],
-        call_and_return: Option<u64>,
-    ) -> Result<Self, ResumeError> {
-        let first_fd = open.iter().map(|(fd, _)| fd + 1).max().unwrap_or(0).max(FIRST_FD_MIN);
+    /// Plans a template and its children, which are given the files that [`super::files::is_carried`] names.
+    pub(crate) fn new(descriptor: &ForkDescriptor, call_and_return: Option<u64>) -> Result<Self, ResumeError> {
+        let on_exec = |flags: u32| u64::from(flags & libc::O_CLOEXEC.cast_unsigned());
+        let carried = descriptor.files.iter().filter(|file| is_carried(file));
+        let open: Vec<_> = carried.map(|file| (file.fd, on_exec(file.flags))).collect();
+        let first_fd = open.last().map_or(0, |(fd, _)| fd + 1).max(FIRST_FD_MIN);
         let vdso = descriptor.areas.iter().find(|area| area.kind == AreaKind::Vdso).map_or(0, |area| area.start);
         let restorer = descriptor.signal_return;
         let call_and_return = if vdso == 0 || restorer == 0 { 0 } else { call_and_return.map_or(0, |at| vdso + at) };
         let planner = Planner {
             descriptor,
+            open,
             first_fd,
             call_and_return,
             restorer,
             missing: Missing::default(),
             registered: Vec::new(),
         };
-        planner.plan(mapped, open)
+        planner.plan()
     }
 
     /// What the operation at an address is for.
@@ -91,63 +103,18 @@ impl Plan {
 }
 
 impl Planner<'_> {
-    fn plan(mut self, mapped: usize, open: &[(RawFd, Option<OwnedFd>)]) -> Result<Plan, ResumeError> {
+    fn plan(mut self) -> Result<Plan, ResumeError> {
         let descriptor = self.descriptor;
-        let main_bytes = self.main_bytes(open.len());
+        let main_bytes = self.main_bytes();
         let others = descriptor.threads.len() - 1;
         let place = hole(&descriptor.areas, main_bytes + others as u64 * THREAD_BYTES)?;
         let mut main = Program::new(place.start);
         let failure = main.data(&[0; 16]);
-        let control = self.number(CONTROL_FD);
 
-        self.say_userfault(&mut main, control);
-        self.clear(&mut main, place);
-        self.map(&mut main)?;
-        self.describe(&mut main);
-        for action in &descriptor.signals {
-            let words = [action.handler, action.flags, action.restorer, action.mask];
-            let at = main.data(&words.map(u64::to_ne_bytes).concat());
-            main.call("setting a signal's action", SYS_rt_sigaction, &[u64::from(action.signal), at, 0, 8]);
-        }
-        let opened = open.iter().filter(|(_, file)| file.is_some());
-        for ((fd, _), index) in opened.zip(OWN_FDS + mapped..) {
-            let close_on_exec = descriptor.files.iter().find(|file| file.fd == *fd).map_or(0, |file| file.flags);
-            let flags = u64::from(close_on_exec & libc::O_CLOEXEC.cast_unsigned());
-            main.call("giving a file its number", SYS_dup3, &[self.number(index), *fd as u64, flags]);
-        }
-        let byte = main.data(&[1]);
-        main.call("telling its host", SYS_write, &[control, byte, 1]);
-        main.call("waiting for its host", SYS_read, &[control, byte, 1]).gives(1);
-
-        let mut programs = Vec::with_capacity(others + 1);
-        let mut gates = Vec::with_capacity(others);
-        for (thread, index) in descriptor.threads[1..].iter().zip(0..) {
-            let start = place.start + main_bytes + index * THREAD_BYTES;
-            let mut program = Program::new(start);
-            let (arrived, gate) = (program.data(&[0; 4]), program.data(&[0; 4]));
-            let (one, number) = (program.data(&1_u32.to_ne_bytes()), program.data(&[0; 8]));
-            // From here on it needs nothing that the main thread gives up.
-            program.copy(arrived, one, 4);
-            program.call("telling the main thread", SYS_futex, &[arrived, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0]);
-            program.call("waiting for the other threads", SYS_futex, &[gate, FUTEX_WAIT_PRIVATE, 0, 0, 0, 0]).or_not();
-            self.become_thread(&mut program, thread, number)?;
-            self.start_thread(&mut main, &program, start - place.start, thread.tid);
-            gates.push((arrived, gate));
-            programs.push(program);
-        }
-        let number = main.data(&[0; 8]);
-        self.become_thread_until_frame(&mut main, &descriptor.threads[0], number);
-        let one = main.data(&1_u32.to_ne_bytes());
-        for (arrived, _) in &gates {
-            main.call("waiting for a thread", SYS_futex, &[*arrived, FUTEX_WAIT_PRIVATE, 0, 0, 0, 0]).or_not();
-        }
-        for (_, gate) in gates {
-            main.copy(gate, one, 4);
-            main.call("letting a thread go", SYS_futex, &[gate, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0]);
-        }
-        main.call("ending with its host", SYS_prctl, &[libc::PR_SET_PDEATHSIG as u64, libc::SIGKILL as u64]);
-        main.call("closing what is not its own", SYS_close_range, &[self.first_fd as u64, u64::from(u32::MAX), 0]);
-        self.leave(&mut main, &descriptor.threads[0], main_bytes)?;
+        self.become_template(&mut main, place)?;
+        self.fork_children(&mut main);
+        self.take_files(&mut main);
+        let programs = self.become_child(&mut main, place, main_bytes)?;
 
         let mut image = main.image();
         if image.len() as u64 > main_bytes {
@@ -162,20 +129,136 @@ impl Planner<'_> {
             part.resize(THREAD_BYTES as usize, 0);
             image.extend(part);
         }
-        let order = Order {
+        let start = Start {
             program: place.start,
             program_bytes: main_bytes,
             operations: main.operations_start(),
             failure,
             first_fd: self.first_fd,
-            fds: 0,
-            number: self.is_numbered().then_some(descriptor.threads[0].tid),
+            fds: (OWN_FDS + descriptor.mapped_files.len()) as u32,
         };
-        programs.insert(0, main);
-        Ok(Plan { image, order, missing: self.missing, registered: self.registered, programs })
+        let is_numbered = self.is_numbered();
+        let programs = std::iter::once(main).chain(programs).collect();
+        Ok(Plan { image, start, missing: self.missing, registered: self.registered, is_numbered, programs })
     }
 
-    /// Whether threads must have the numbers that they had: a lock may say that one of them holds it.
+    /// Makes the address space and what else is the same for all children.
+    fn become_template(&mut self, main: &mut Program, place: Range) -> Result<(), ResumeError> {
+        let control = self.number(CONTROL_FD);
+        self.say_userfault(main, control);
+        self.clear(main, place);
+        self.map(main)?;
+        self.describe(main);
+        for action in &self.descriptor.signals {
+            let words = [action.handler, action.flags, action.restorer, action.mask];
+            let at = main.data(&words.map(u64::to_ne_bytes).concat());
+            main.call("setting a signal's action", SYS_rt_sigaction, &[u64::from(action.signal), at, 0, 8]);
+        }
+        let mapped = self.number(OWN_FDS);
+        main.call("closing the mapped files", SYS_close_range, &[mapped, u64::from(u32::MAX), 0]);
+        self.end_with_host(main);
+        let byte = main.data(&[1]);
+        main.call("telling its host", SYS_write, &[control, byte, 1]);
+        Ok(())
+    }
+
+    /// Forks a child for each order, which has the child's control socket with it, and where it is to be numbered as
+    /// in the forked process the first process of its PID namespace. What follows is the child's.
+    fn fork_children(&self, main: &mut Program) {
+        // A sibling: what ends a child is the host's to know.
+        let mut arguments = [0_u64; 11];
+        arguments[0] = libc::CLONE_PARENT as u64;
+        if self.is_numbered() {
+            arguments[8] = main.data(&self.descriptor.threads[0].tid.to_ne_bytes());
+            arguments[9] = 1;
+        }
+        let arguments = main.data(&arguments.map(u64::to_ne_bytes).concat());
+        let control = self.number(CONTROL_FD);
+        let namespaces = usize::from(self.is_numbered());
+
+        let next = main.here();
+        receive(main, "taking an order", control, 1 + namespaces);
+        let end = main.on_zero();
+        if self.is_numbered() {
+            let kind = libc::CLONE_NEWPID as u64;
+            main.call("entering a PID namespace", SYS_setns, &[NAMESPACE_FD, kind]);
+            main.call("closing a PID namespace", SYS_close, &[NAMESPACE_FD]);
+        }
+        main.call("forking a child", SYS_clone3, &[arguments, 88]);
+        let child = main.on_zero();
+        main.call("closing a child's control socket", SYS_close, &[CHILDS_CONTROL_FD]);
+        main.jump(next);
+        main.land(end);
+        main.call("ending", SYS_exit_group, &[0]);
+        main.land(child);
+        self.end_with_host(main);
+        let on_exec = libc::O_CLOEXEC as u64;
+        main.call("taking its control socket", SYS_dup3, &[CHILDS_CONTROL_FD, control, on_exec]);
+        main.call("closing its control socket", SYS_close, &[CHILDS_CONTROL_FD]);
+    }
+
+    /// Takes the open files and gives them their numbers.
+    fn take_files(&self, main: &mut Program) {
+        let control = self.number(CONTROL_FD);
+        // They come as the lowest numbers, in the order of those that they are to have.
+        for some in self.open.chunks(DESCRIPTORS_PER_MESSAGE) {
+            receive(main, "taking its files", control, some.len()).gives(1);
+        }
+        // From the highest on none is put where one is that has not been moved yet.
+        for (come, (fd, on_exec)) in self.open.iter().enumerate().rev() {
+            let (come, fd) = (come as u64, u64::from(fd.cast_unsigned()));
+            if fd != come {
+                main.call("giving a file its number", SYS_dup3, &[come, fd, *on_exec]);
+            } else if *on_exec == 0 {
+                main.call("keeping a file on exec", SYS_fcntl, &[fd, libc::F_SETFD as u64, 0]);
+            }
+        }
+        let is_one = |number: u64| self.open.iter().any(|(fd, _)| u64::from(fd.cast_unsigned()) == number);
+        for come in (0..self.open.len() as u64).filter(|come| !is_one(*come)) {
+            main.call("closing what a file came as", SYS_close, &[come]);
+        }
+    }
+
+    /// Starts the threads, and goes on where the forked process was.
+    fn become_child(&self, main: &mut Program, place: Range, main_bytes: u64) -> Result<Vec<Program>, ResumeError> {
+        let threads = &self.descriptor.threads;
+        let mut programs = Vec::with_capacity(threads.len());
+        let mut gates = Vec::with_capacity(threads.len());
+        for (thread, index) in threads[1..].iter().zip(0..) {
+            let start = place.start + main_bytes + index * THREAD_BYTES;
+            let mut program = Program::new(start);
+            let (arrived, gate) = (program.data(&[0; 4]), program.data(&[0; 4]));
+            let (one, number) = (program.data(&1_u32.to_ne_bytes()), program.data(&[0; 8]));
+            // From here on it needs nothing that the main thread gives up.
+            program.copy(arrived, one, 4);
+            program.call("telling the main thread", SYS_futex, &[arrived, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0]);
+            program.call("waiting for the other threads", SYS_futex, &[gate, FUTEX_WAIT_PRIVATE, 0, 0, 0, 0]).or_not();
+            self.become_thread(&mut program, thread, number)?;
+            self.start_thread(main, &program, start - place.start, thread.tid);
+            gates.push((arrived, gate));
+            programs.push(program);
+        }
+        let number = main.data(&[0; 8]);
+        self.become_thread_until_frame(main, &threads[0], number);
+        let one = main.data(&1_u32.to_ne_bytes());
+        for (arrived, _) in &gates {
+            main.call("waiting for a thread", SYS_futex, &[*arrived, FUTEX_WAIT_PRIVATE, 0, 0, 0, 0]).or_not();
+        }
+        for (_, gate) in gates {
+            main.copy(gate, one, 4);
+            main.call("letting a thread go", SYS_futex, &[gate, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0]);
+        }
+        let byte = main.data(&[1]);
+        main.call("telling its host", SYS_write, &[self.number(CONTROL_FD), byte, 1]);
+        main.call("closing what is not its own", SYS_close_range, &[self.first_fd as u64, u64::from(u32::MAX), 0]);
+        self.leave(main, &threads[0], main_bytes)?;
+        Ok(programs)
+    }
+
+    fn end_with_host(&self, main: &mut Program) {
+        main.call("ending with its host", SYS_prctl, &[libc::PR_SET_PDEATHSIG as u64, libc::SIGKILL as u64]);
+    }
+
     const fn is_numbered(&self) -> bool {
         self.descriptor.threads.len() > 1
     }
@@ -185,13 +268,19 @@ impl Planner<'_> {
         self.first_fd as u64 + index as u64
     }
 
-    fn main_bytes(&self, open: usize) -> u64 {
+    fn main_bytes(&self) -> u64 {
         let ForkDescriptor { areas, signals, threads, .. } = self.descriptor;
+        let open = self.open.len() * 2;
         let overlays: usize = areas.iter().map(|area| area.own.len()).sum();
         let operations =
             FIXED_OPERATIONS + areas.len() * AREA_OPERATIONS + overlays + signals.len() + open + threads.len() * 9;
         let frame = self.descriptor.threads[0].extended_state.len() + 1024;
-        let data = frame + signals.len() * 64 + threads.len() * 256 + self.descriptor.layout.auxiliary.len() * 8 + 8192;
+        let data = frame
+            + signals.len() * 64
+            + threads.len() * 256
+            + self.open.len() * 8
+            + self.descriptor.layout.auxiliary.len() * 8
+            + 8192;
         Program::bytes_for(operations, data)
     }
 
@@ -394,6 +483,21 @@ impl Planner<'_> {
         program.finish(Finish { frame: frame.address, call_and_return: self.call_and_return, mapped });
         Ok(())
     }
+}
+
+/// Takes a message of one byte and `count` descriptors, which get the lowest numbers that are free. It gives 0 when
+/// nobody will send any more.
+fn receive<'p>(program: &'p mut Program, meaning: &'static str, control: u64, count: usize) -> &'p mut Operation {
+    let byte = program.data(&[0]);
+    let part = program.data(&[byte, 1].map(u64::to_ne_bytes).concat());
+    // `struct cmsghdr` is two words long.
+    let room = 16 + (count as u64 * 4).next_multiple_of(8);
+    let rights = program.data(&vec![0; room as usize]);
+    let message = [0, 0, part, 1, rights, room, 0].map(u64::to_ne_bytes).concat();
+    let (pristine, used) = (program.data(&message), program.data(&message));
+    // The kernel writes into it.
+    program.copy(used, pristine, message.len() as u64);
+    program.call(meaning, SYS_recvmsg, &[control, used, libc::MSG_CMSG_CLOEXEC as u64])
 }
 
 /// How much of the place is the main thread's.

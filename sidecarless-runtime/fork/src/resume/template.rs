@@ -1,0 +1,198 @@
+//! A process that has a descriptor's address space and forks the children.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use ramet_sys::userfault::{Event, Userfault};
+use ramet_sys::{End, Pidfd};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
+
+use super::files::{self, Streams};
+use super::plan::Plan;
+use super::{Child, Heard, Host, Phases, ResumeError, STEP_TIMEOUT, TemplatePhases, control_pair, hear};
+use crate::descriptor::ForkDescriptor;
+use crate::interpreter::FAILURE_BYTES;
+use crate::missing::Missing;
+use crate::zygote::{self, Order, Start};
+
+/// A template, which ends when it is dropped.
+#[derive(Debug)]
+pub(super) struct Template {
+    control: UnixStream,
+    pidfd: Pidfd,
+    userfault: Userfault,
+    plan: Plan,
+    pub(super) phases: TemplatePhases,
+}
+
+impl Template {
+    pub(super) fn make(host: &Host, descriptor: &ForkDescriptor) -> Result<Self, ResumeError> {
+        let start = Instant::now();
+        let (control, theirs) = control_pair()?;
+        let mapped = files::mapped(descriptor)?;
+        let plan = Plan::new(descriptor, host.call_and_return)?;
+        let memory = File::from(memfd_create("ramet-program", MemfdFlags::CLOEXEC).map_err(io::Error::from)?);
+        (&memory).write_all(&plan.image)?;
+        let own = [memory.as_fd(), theirs.as_fd()].into_iter();
+        let fds: Vec<_> = own.chain(mapped.iter().map(AsFd::as_fd)).collect();
+        let planned = Instant::now();
+
+        let order = Order::Program(Start { fds: fds.len() as u32, ..plan.start });
+        let pidfd = host.copy(&order, &fds)?;
+        drop(theirs);
+        let copied = Instant::now();
+        let led = lead(&control, &plan);
+        match led {
+            Ok((userfault, mapped)) => {
+                let phases = TemplatePhases {
+                    plan: planned - start,
+                    copy: copied - planned,
+                    map: mapped - copied,
+                    register: mapped.elapsed(),
+                };
+                Ok(Self { control, pidfd, userfault, plan, phases })
+            }
+            Err(error) => {
+                end(&pidfd);
+                Err(error)
+            }
+        }
+    }
+
+    /// What the children find missing.
+    pub(super) const fn missing(&self) -> &Missing {
+        &self.plan.missing
+    }
+
+    /// Forks a child. `serve` is given its faults before it goes on.
+    pub(super) fn fork(
+        &self,
+        host: &Host,
+        descriptor: &ForkDescriptor,
+        streams: &Streams,
+        serve: impl FnOnce(Userfault) -> io::Result<()>,
+    ) -> Result<Child, ResumeError> {
+        let start = Instant::now();
+        let (control, theirs) = control_pair()?;
+        let files = files::open(descriptor, streams)?;
+        let opened = Instant::now();
+        let namespace = if self.plan.is_numbered { Some(host.namespace()?) } else { None };
+        let first = namespace.as_ref().map(|namespace| namespace.first.as_fd());
+        let order: Vec<BorrowedFd<'_>> = std::iter::once(theirs.as_fd()).chain(first).collect();
+        zygote::send(&self.control, &[0], &order)?;
+        drop(theirs);
+        serve(self.forked()?)?;
+        let forked = Instant::now();
+        // Without these it does not go on, so its faults are served by now.
+        if !files.is_empty() {
+            zygote::send(&control, &[0], &files)?;
+        }
+        let silent = |_| ResumeError::Silent("the end of its program");
+        let heard = hear(&control).map_err(silent)?;
+        let pid = heard.pid.ok_or(ResumeError::Silent("the end of its program"))?;
+        // Our child: until it is reaped the number is its own.
+        let pidfd = Pidfd::of_child(pid.cast_unsigned())?;
+        let last = match heard {
+            // It closes everything but what is its own.
+            Heard { count: 1, .. } => hear(&control).map_err(silent),
+            failure => Ok(failure),
+        };
+        match last {
+            Ok(Heard { count: 0, .. }) => {
+                let phases =
+                    Phases { template: None, open: opened - start, fork: forked - opened, start: forked.elapsed() };
+                Ok(Child { pid, pidfd, phases, _namespace: namespace })
+            }
+            last => {
+                end(&pidfd);
+                Err(last.map_or_else(|error| error, |heard| self.failure(&heard)))
+            }
+        }
+    }
+
+    /// Waits until the template has forked, and gives the faults of the new process.
+    fn forked(&self) -> Result<Userfault, ResumeError> {
+        let deadline = Instant::now() + STEP_TIMEOUT;
+        let mut events = Vec::new();
+        loop {
+            self.userfault.events(&mut events)?;
+            // A template touches nothing that could be missing.
+            let forked = events.drain(..).find_map(|event| match event {
+                Event::Forked(userfault) => Some(userfault),
+                _ => None,
+            });
+            if let Some(userfault) = forked {
+                return Ok(userfault);
+            }
+            let mut ready = [PollFd::new(&self.userfault, PollFlags::IN), PollFd::new(&self.control, PollFlags::IN)];
+            let left = deadline.saturating_duration_since(Instant::now());
+            match poll(&mut ready, Some(&timespec(left))) {
+                Ok(0) => return Err(ResumeError::Silent("forking a child")),
+                Ok(_) if ready[1].revents().is_empty() => {}
+                // It does not speak unless something failed.
+                Ok(_) => {
+                    let heard = hear(&self.control).map_err(|_| ResumeError::Silent("forking a child"))?;
+                    return Err(self.failure(&heard));
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(io::Error::from(errno).into()),
+            }
+        }
+    }
+
+    fn failure(&self, heard: &Heard) -> ResumeError {
+        failure(&self.plan, heard, "forking a child")
+    }
+}
+
+impl Drop for Template {
+    fn drop(&mut self) {
+        end(&self.pidfd);
+    }
+}
+
+/// Leads a new process to where it is a template. Gives its faults, and when its memory was mapped.
+fn lead(control: &UnixStream, plan: &Plan) -> Result<(Userfault, Instant), ResumeError> {
+    let silent = |_| ResumeError::Silent("its first step");
+    let userfault = match hear(control).map_err(silent)? {
+        Heard { count: 1, fd: Some(userfault), .. } => userfault,
+        heard => return Err(failure(plan, &heard, "its first step")),
+    };
+    let userfault = Userfault::begin(userfault)?;
+    match hear(control).map_err(|_| ResumeError::Silent("mapping its memory"))? {
+        Heard { count: 1, .. } => {}
+        heard => return Err(failure(plan, &heard, "mapping its memory")),
+    }
+    let mapped = Instant::now();
+    for range in &plan.registered {
+        userfault.register(*range)?;
+    }
+    Ok((userfault, mapped))
+}
+
+/// What it means that a process said this.
+fn failure(plan: &Plan, heard: &Heard, step: &'static str) -> ResumeError {
+    if heard.count != FAILURE_BYTES {
+        return ResumeError::Silent(step);
+    }
+    let word = |at: usize| heard.bytes[at..at + 8].try_into().map_or(0, u64::from_ne_bytes);
+    let number = word(8).cast_signed();
+    let source = match number {
+        -4095..0 => io::Error::from_raw_os_error(-number as i32),
+        _ => io::Error::other(format!("it gave {number:#x}, which is not what it gave in the forked process")),
+    };
+    ResumeError::Step { step: plan.meaning(word(0)), source }
+}
+
+fn end(pidfd: &Pidfd) {
+    let _ = pidfd.signal(End::Kill);
+    let _ = pidfd.wait();
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec { tv_sec: duration.as_secs().cast_signed(), tv_nsec: duration.subsec_nanos().into() }
+}
