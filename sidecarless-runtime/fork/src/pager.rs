@@ -1,8 +1,12 @@
 //! The pager: it waits for the faults of children and gives them their pages.
+//!
+//! A fault becomes a read of the source, unless one that is under way brings the page already; other children are
+//! served meanwhile. What an answer brings is put where it still belongs: the process may have moved or given up its
+//! memory since it was asked for. Who waits for a page that is not put is woken, touches it again, and so asks anew.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::{Receiver, TryRecvError};
 
 use ramet_sys::pagemap::PAGE_BYTES;
@@ -11,13 +15,15 @@ use ramet_sys::{CallError, Range};
 use rustix::event::epoll;
 
 use crate::missing::{Missing, Origin};
-use crate::source::{PageSource, SourceError};
+use crate::source::{PageSource, READS_MAX, SourceError};
 
 /// The most pages that one fault brings: more gained nothing for processes that read everything.
 pub(crate) const WINDOW_PAGES_MAX: u64 = 32;
 
 /// The event that says that there are new address spaces.
 const NEWS: u64 = u64::MAX;
+/// The event that says that the source has answers.
+const ANSWERS: u64 = u64::MAX - 1;
 
 /// An address space to serve.
 #[derive(Debug)]
@@ -34,24 +40,50 @@ impl Space {
         Self { userfault, missing, window: 1, next: 0 }
     }
 
-    /// How many pages to bring for a fault: one, unless one after the other is touched.
-    const fn widen(&mut self, address: u64) -> u64 {
-        self.window = if address == self.next { self.window * 2 } else { 1 };
-        if self.window > WINDOW_PAGES_MAX {
-            self.window = WINDOW_PAGES_MAX;
-        }
-        self.window
+    /// How much to bring for a fault where there are `bytes`: one page, unless one after the other is touched.
+    fn widen(&mut self, address: u64, bytes: u64) -> Range {
+        self.window = if address == self.next { (self.window * 2).min(WINDOW_PAGES_MAX) } else { 1 };
+        let range = Range { start: address, bytes: (self.window * PAGE_BYTES).min(bytes) };
+        self.next = range.end();
+        range
+    }
+}
+
+/// A read that is under way.
+#[derive(Clone, Copy, Debug)]
+struct Read {
+    /// Whose it is.
+    space: u64,
+    /// Where its pages go.
+    range: Range,
+    /// Where they are in the seed.
+    from: u64,
+}
+
+impl Read {
+    fn brings(&self, space: u64, address: u64, from: u64) -> bool {
+        self.space == space && self.range.contains(address) && self.from + (address - self.range.start) == from
     }
 }
 
 /// Serves the children of one seed.
 pub(crate) struct Pager {
     source: Box<dyn PageSource>,
+    is_lost: bool,
+    served: Served,
+}
+
+/// The children, and what was asked for them.
+struct Served {
+    epoll: OwnedFd,
     spaces: HashMap<u64, Space>,
     space_next: u64,
-    epoll: std::os::fd::OwnedFd,
-    buffer: Vec<u8>,
-    is_lost: bool,
+    reads: HashMap<u64, Read>,
+    read_next: u64,
+    /// Faults to look at: the space and the page's address.
+    faults: VecDeque<(u64, u64)>,
+    /// Faults for which no read could be begun yet. They are as many as threads wait for pages.
+    parked: VecDeque<(u64, u64)>,
 }
 
 impl Pager {
@@ -59,15 +91,26 @@ impl Pager {
     pub(crate) fn new(source: Box<dyn PageSource>, news: impl AsFd) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, news, epoll::EventData::new_u64(NEWS), epoll::EventFlags::IN)?;
-        let buffer = vec![0; (WINDOW_PAGES_MAX * PAGE_BYTES) as usize];
-        Ok(Self { source, spaces: HashMap::new(), space_next: 0, epoll, buffer, is_lost: false })
+        if let Some(ready) = source.readiness() {
+            epoll::add(&epoll, ready, epoll::EventData::new_u64(ANSWERS), epoll::EventFlags::IN)?;
+        }
+        let served = Served {
+            epoll,
+            spaces: HashMap::new(),
+            space_next: 0,
+            reads: HashMap::new(),
+            read_next: 0,
+            faults: VecDeque::new(),
+            parked: VecDeque::new(),
+        };
+        Ok(Self { source, is_lost: false, served })
     }
 
     /// Serves until nobody can send spaces any more.
     pub(crate) fn run(mut self, spaces: &Receiver<Space>, news: impl AsFd) -> io::Result<()> {
         let mut ready = [const { std::mem::MaybeUninit::uninit() }; 64];
         loop {
-            let (events, _) = match epoll::wait(&self.epoll, &mut ready, None) {
+            let (events, _) = match epoll::wait(&self.served.epoll, &mut ready, None) {
                 Err(rustix::io::Errno::INTR) => continue,
                 result => result?,
             };
@@ -77,134 +120,200 @@ impl Pager {
                         let _ = rustix::io::read(&news, &mut [0; 8]);
                         loop {
                             match spaces.try_recv() {
-                                Ok(space) => self.add(space)?,
+                                Ok(space) => self.served.add(space)?,
                                 Err(TryRecvError::Empty) => break,
                                 Err(TryRecvError::Disconnected) => return Ok(()),
                             }
                         }
                     }
-                    id => self.serve(id),
+                    ANSWERS => self.collect(),
+                    id => self.served.take_events(id),
                 }
             }
+            self.settle();
         }
     }
 
+    /// Looks at all faults that were heard of.
+    fn settle(&mut self) {
+        loop {
+            while let Some((id, address)) = self.served.faults.pop_front() {
+                self.give(id, address);
+            }
+            if self.served.reads.is_empty() || self.source.readiness().is_some() {
+                return;
+            }
+            self.collect();
+        }
+    }
+
+    /// Gives one page, or asks for it and for what is likely to be touched next.
+    fn give(&mut self, id: u64, address: u64) {
+        let Some(space) = self.served.spaces.get_mut(&id) else { return };
+        let page = Range { start: address, bytes: PAGE_BYTES };
+        let filled = match space.missing.origin(address) {
+            (Origin::Zeros, _) => space.userfault.zero(page),
+            // Who touches it ends, and never sees zeros.
+            (Origin::Seed(_), _) if self.is_lost => space.userfault.poison(page),
+            (Origin::Seed(from), bytes) => return self.ask(id, address, from, bytes),
+        };
+        self.served.note_filled(id, page, filled);
+    }
+
+    fn ask(&mut self, id: u64, address: u64, from: u64, bytes: u64) {
+        let served = &mut self.served;
+        if served.reads.values().any(|read| read.brings(id, address, from)) {
+            return;
+        }
+        if served.reads.len() >= READS_MAX {
+            served.parked.push_back((id, address));
+            return;
+        }
+        let Some(space) = served.spaces.get_mut(&id) else { return };
+        let range = space.widen(address, bytes);
+        let token = served.read_next;
+        served.read_next += 1;
+        served.reads.insert(token, Read { space: id, range, from });
+        if let Err(error) = self.source.begin(token, &[Range { start: from, bytes: range.bytes }]) {
+            self.lose(&error);
+        }
+    }
+
+    /// Takes the answers that have come.
+    fn collect(&mut self) {
+        let Self { source, served, .. } = self;
+        if let Err(error) = source.answers(&mut |token, pages| served.complete(token, pages)) {
+            self.lose(&error);
+        }
+        self.served.faults.append(&mut self.served.parked);
+    }
+
+    fn lose(&mut self, error: &SourceError) {
+        if std::mem::replace(&mut self.is_lost, true) {
+            return;
+        }
+        tracing::error!(%error, "the seed is lost: a child that touches a page it does not have gets SIGBUS");
+        if let Some(ready) = self.source.readiness()
+            && let Err(error) = epoll::delete(&self.served.epoll, ready)
+        {
+            tracing::error!(%error, "cannot leave a lost seed alone");
+        }
+        // Who waits for a page touches it again.
+        for (_, read) in self.served.reads.drain() {
+            if let Some(space) = self.served.spaces.get(&read.space)
+                && let Err(error) = space.userfault.wake(read.range)
+            {
+                tell_stuck(&error);
+            }
+        }
+        self.served.faults.append(&mut self.served.parked);
+    }
+}
+
+impl Served {
     fn add(&mut self, space: Space) -> io::Result<()> {
         let id = self.space_next;
         self.space_next += 1;
+        // Faults that have come before make it ready, too.
         epoll::add(&self.epoll, &space.userfault, epoll::EventData::new_u64(id), epoll::EventFlags::IN)?;
         self.spaces.insert(id, space);
-        // A fault may have come before.
-        self.serve(id);
         Ok(())
     }
 
-    /// Answers what waits in one space.
-    fn serve(&mut self, id: u64) {
+    /// Notes what has changed in a space, in order, and keeps its faults.
+    fn take_events(&mut self, id: u64) {
         let Some(mut space) = self.spaces.remove(&id) else { return };
-        match self.answer(&mut space) {
-            Ok(true) => {
-                self.spaces.insert(id, space);
-            }
-            Ok(false) => {}
-            Err(error) => {
-                tracing::error!(%error, "a child's pages cannot be given; it is left waiting until it is killed");
-                self.spaces.insert(id, space);
-            }
-        }
-    }
-
-    /// False: the process is gone.
-    fn answer(&mut self, space: &mut Space) -> Result<bool, CallError> {
-        let mut faults = VecDeque::new();
-        loop {
-            self.take_events(space, &mut faults)?;
-            let Some(address) = faults.pop_front() else { return Ok(true) };
-            match self.give(space, address)? {
-                Given::Done => {}
-                Given::Again => faults.push_front(address),
-                Given::Ended => return Ok(false),
-            }
-        }
-    }
-
-    /// Notes what has changed, in order, and keeps the faults.
-    fn take_events(&mut self, space: &mut Space, faults: &mut VecDeque<u64>) -> Result<(), CallError> {
         let mut events = Vec::new();
-        while space.userfault.events(&mut events)? {
-            for event in events.drain(..) {
-                match event {
-                    Event::Fault { address, .. } => faults.push_back(address & !(PAGE_BYTES - 1)),
-                    Event::Removed(range) => space.missing.set(range, Origin::Zeros),
-                    Event::Unmapped(range) => space.missing.forget(range),
-                    Event::Moved { from, to } => space.missing.rename(from, to),
-                    Event::Forked(userfault) => {
-                        let child = Space::new(userfault, space.missing.clone());
-                        if let Err(error) = self.add(child) {
-                            tracing::error!(%error, "cannot serve a child's own child; it waits until it is killed");
-                        }
+        let outcome = loop {
+            match space.userfault.events(&mut events) {
+                Ok(true) => {}
+                outcome => break outcome,
+            }
+        };
+        for event in events {
+            match event {
+                Event::Fault { address, .. } => self.faults.push_back((id, address & !(PAGE_BYTES - 1))),
+                Event::Removed(range) => space.missing.set(range, Origin::Zeros),
+                Event::Unmapped(range) => space.missing.forget(range),
+                Event::Moved { from, to } => space.missing.rename(from, to),
+                Event::Forked(userfault) => {
+                    let child = Space::new(userfault, space.missing.clone());
+                    if let Err(error) = self.add(child) {
+                        tracing::error!(%error, "cannot serve a child's own child; it waits until it is killed");
                     }
                 }
             }
         }
+        if let Err(error) = outcome {
+            tell_stuck(&error);
+        }
+        self.spaces.insert(id, space);
+    }
+
+    /// What became of a page that the source was not needed for.
+    fn note_filled(&mut self, id: u64, page: Range, filled: Result<Placed, CallError>) {
+        match filled {
+            Ok(Placed::All | Placed::NoRange(_)) => {}
+            // Something changes the address space: look at that first.
+            Ok(Placed::Until(_)) => {
+                self.take_events(id);
+                self.faults.push_front((id, page.start));
+            }
+            // Somebody else had it, or it came with another's; whoever waits may have come since.
+            Ok(Placed::Exists(_)) => {
+                if let Some(space) = self.spaces.get(&id)
+                    && let Err(error) = space.userfault.wake(page)
+                {
+                    tell_stuck(&error);
+                }
+            }
+            Ok(Placed::Ended) => {
+                self.spaces.remove(&id);
+            }
+            Err(error) => tell_stuck(&error),
+        }
+    }
+
+    fn complete(&mut self, token: u64, pages: &[u8]) {
+        let Some(read) = self.reads.remove(&token) else { return };
+        assert_eq!(read.range.bytes, pages.len() as u64, "an answer is as long as was asked for");
+        if let Err(error) = self.place(&read, pages) {
+            tell_stuck(&error);
+        }
+    }
+
+    /// Puts pages where they still belong, and wakes who waits for the others.
+    fn place(&mut self, read: &Read, pages: &[u8]) -> Result<(), CallError> {
+        let mut at = 0;
+        while at < read.range.bytes {
+            let Some(space) = self.spaces.get(&read.space) else { return Ok(()) };
+            let address = read.range.start + at;
+            let (origin, bytes) = space.missing.origin(address);
+            let bytes = bytes.min(read.range.bytes - at);
+            let placed = if origin == Origin::Seed(read.from + at) {
+                space.userfault.copy(address, &pages[at as usize..(at + bytes) as usize])?
+            } else {
+                Placed::NoRange(0)
+            };
+            match placed {
+                Placed::All => at += bytes,
+                Placed::Until(done) => {
+                    at += done;
+                    self.take_events(read.space);
+                }
+                Placed::Exists(done) | Placed::NoRange(done) => {
+                    at += done + PAGE_BYTES;
+                    space.userfault.wake(Range { start: address + done, bytes: PAGE_BYTES })?;
+                }
+                Placed::Ended => {
+                    self.spaces.remove(&read.space);
+                }
+            }
+        }
         Ok(())
     }
-
-    /// Gives one page, and what is likely to be touched next.
-    fn give(&mut self, space: &mut Space, address: u64) -> Result<Given, CallError> {
-        let (origin, bytes) = space.missing.origin(address);
-        let Origin::Seed(from) = origin else {
-            let page = Range { start: address, bytes: PAGE_BYTES };
-            let placed = space.userfault.zero(page)?;
-            return given(space, page, placed);
-        };
-        let bytes = (space.widen(address) * PAGE_BYTES).min(bytes);
-        let range = Range { start: address, bytes };
-        if self.is_lost {
-            return self.lose(space, range);
-        }
-        let pages = &mut self.buffer[..bytes as usize];
-        if let Err(error) = self.source.read(&[Range { start: from, bytes }], pages) {
-            self.is_lost = true;
-            tell_loss(&error);
-            return self.lose(space, range);
-        }
-        space.next = range.end();
-        let placed = space.userfault.copy(address, pages)?;
-        given(space, range, placed)
-    }
-
-    /// The pages are lost: who touches them ends, and never sees zeros.
-    fn lose(&mut self, space: &Space, range: Range) -> Result<Given, CallError> {
-        let page = Range { bytes: PAGE_BYTES, ..range };
-        let placed = space.userfault.poison(page)?;
-        given(space, page, placed)
-    }
 }
 
-fn tell_loss(error: &SourceError) {
-    tracing::error!(%error, "the seed is lost: a child that touches a page it does not have gets SIGBUS");
-}
-
-/// What became of a fault.
-enum Given {
-    Done,
-    /// Something changes the address space: look at that first.
-    Again,
-    Ended,
-}
-
-fn given(space: &Space, range: Range, placed: Placed) -> Result<Given, CallError> {
-    Ok(match placed {
-        Placed::All | Placed::NoRange(_) => Given::Done,
-        Placed::Exists(0) => {
-            // Somebody else had it, or it came with another's; whoever waits may have come since.
-            space.userfault.wake(Range { bytes: PAGE_BYTES, ..range })?;
-            Given::Done
-        }
-        Placed::Until(0) => Given::Again,
-        // The page itself is there.
-        Placed::Exists(_) | Placed::Until(_) => Given::Done,
-        Placed::Ended => Given::Ended,
-    })
+fn tell_stuck(error: &CallError) {
+    tracing::error!(%error, "a child's pages cannot be given; it is left waiting until it is killed");
 }
