@@ -3,19 +3,23 @@
 //! A fault becomes a read of the source, unless one that is under way brings the page already; other children are
 //! served meanwhile. What an answer brings is put where it still belongs: the process may have moved or given up its
 //! memory since it was asked for. Who waits for a page that is not put is woken, touches it again, and so asks anew.
+//!
+//! The first child of a template is a lesson: what it touches in the beginning is put into the template, too, so that
+//! the next ones have it, and the seed's host is told for the sake of other hosts.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 
 use ramet_sys::pagemap::PAGE_BYTES;
 use ramet_sys::userfault::{Event, Placed, Userfault};
 use ramet_sys::{CallError, Range};
-use rustix::event::epoll;
+use rustix::event::{Timespec, epoll};
 
 use crate::missing::{Missing, Origin};
-use crate::source::{PageSource, READS_MAX, SourceError};
+use crate::source::{PageSource, READ_RANGES_MAX, READS_MAX, SourceError};
 
 /// The most pages that one fault brings: more gained nothing for processes that read everything.
 pub(crate) const WINDOW_PAGES_MAX: u64 = 32;
@@ -24,6 +28,20 @@ pub(crate) const WINDOW_PAGES_MAX: u64 = 32;
 const NEWS: u64 = u64::MAX;
 /// The event that says that the source has answers.
 const ANSWERS: u64 = u64::MAX - 1;
+
+/// A lesson is over when nothing was touched for so long.
+const LESSON_QUIET: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+/// Or when so much was: it is a beginning that is learned, not a whole life.
+const LESSON_PAGES_MAX: u64 = 1024;
+
+/// What a pager is told.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// There is another child.
+    Child(Space),
+    /// There is the first child of a template with these faults.
+    First(Space, Arc<Userfault>),
+}
 
 /// An address space to serve.
 #[derive(Debug)]
@@ -66,6 +84,16 @@ impl Read {
     }
 }
 
+/// What is learned from a template's first child.
+struct Lesson {
+    /// The child.
+    space: u64,
+    template: Arc<Userfault>,
+    /// What it touched, in order.
+    ranges: Vec<Range>,
+    pages: u64,
+}
+
 /// Serves the children of one seed.
 pub(crate) struct Pager {
     source: Box<dyn PageSource>,
@@ -84,6 +112,7 @@ struct Served {
     faults: VecDeque<(u64, u64)>,
     /// Faults for which no read could be begun yet. They are as many as threads wait for pages.
     parked: VecDeque<(u64, u64)>,
+    lesson: Option<Lesson>,
 }
 
 impl Pager {
@@ -102,25 +131,31 @@ impl Pager {
             read_next: 0,
             faults: VecDeque::new(),
             parked: VecDeque::new(),
+            lesson: None,
         };
         Ok(Self { source, is_lost: false, served })
     }
 
     /// Serves until nobody can send spaces any more.
-    pub(crate) fn run(mut self, spaces: &Receiver<Space>, news: impl AsFd) -> io::Result<()> {
+    pub(crate) fn run(mut self, told: &Receiver<News>, news: impl AsFd) -> io::Result<()> {
         let mut ready = [const { std::mem::MaybeUninit::uninit() }; 64];
         loop {
-            let (events, _) = match epoll::wait(&self.served.epoll, &mut ready, None) {
+            let patience = self.served.lesson.is_some().then_some(&LESSON_QUIET);
+            let (events, _) = match epoll::wait(&self.served.epoll, &mut ready, patience) {
                 Err(rustix::io::Errno::INTR) => continue,
                 result => result?,
             };
+            if events.is_empty() {
+                self.end_lesson();
+            }
             for event in events.iter() {
                 match event.data.u64() {
                     NEWS => {
                         let _ = rustix::io::read(&news, &mut [0; 8]);
                         loop {
-                            match spaces.try_recv() {
-                                Ok(space) => self.served.add(space)?,
+                            match told.try_recv() {
+                                Ok(News::Child(space)) => _ = self.served.add(space)?,
+                                Ok(News::First(space, template)) => self.begin_lesson(space, template)?,
                                 Err(TryRecvError::Empty) => break,
                                 Err(TryRecvError::Disconnected) => return Ok(()),
                             }
@@ -131,6 +166,23 @@ impl Pager {
                 }
             }
             self.settle();
+        }
+    }
+
+    fn begin_lesson(&mut self, space: Space, template: Arc<Userfault>) -> io::Result<()> {
+        self.end_lesson();
+        let space = self.served.add(space)?;
+        self.served.lesson = Some(Lesson { space, template, ranges: Vec::new(), pages: 0 });
+        Ok(())
+    }
+
+    fn end_lesson(&mut self) {
+        let Some(lesson) = self.served.lesson.take() else { return };
+        if !self.is_lost
+            && !lesson.ranges.is_empty()
+            && let Err(error) = self.source.teach(&lesson.ranges)
+        {
+            self.lose(&error);
         }
     }
 
@@ -186,6 +238,9 @@ impl Pager {
             self.lose(&error);
         }
         self.served.faults.append(&mut self.served.parked);
+        if self.served.lesson.as_ref().is_some_and(Lesson::is_long) {
+            self.end_lesson();
+        }
     }
 
     fn lose(&mut self, error: &SourceError) {
@@ -211,13 +266,13 @@ impl Pager {
 }
 
 impl Served {
-    fn add(&mut self, space: Space) -> io::Result<()> {
+    fn add(&mut self, space: Space) -> io::Result<u64> {
         let id = self.space_next;
         self.space_next += 1;
         // Faults that have come before make it ready, too.
         epoll::add(&self.epoll, &space.userfault, epoll::EventData::new_u64(id), epoll::EventFlags::IN)?;
         self.spaces.insert(id, space);
-        Ok(())
+        Ok(id)
     }
 
     /// Notes what has changed in a space, in order, and keeps its faults.
@@ -280,6 +335,9 @@ impl Served {
         if let Err(error) = self.place(&read, pages) {
             tell_stuck(&error);
         }
+        if let Some(lesson) = self.lesson.as_mut().filter(|lesson| lesson.space == read.space) {
+            lesson.learn(&read, pages);
+        }
     }
 
     /// Puts pages where they still belong, and wakes who waits for the others.
@@ -311,6 +369,23 @@ impl Served {
             }
         }
         Ok(())
+    }
+}
+
+impl Lesson {
+    fn learn(&mut self, read: &Read, pages: &[u8]) {
+        // What has moved since the fork is elsewhere in the template.
+        if read.range.start != read.from {
+            return;
+        }
+        // Where it does not succeed the next child finds the page missing, as without.
+        let _ = self.template.copy(read.from, pages);
+        self.ranges.push(read.range);
+        self.pages += read.range.bytes / PAGE_BYTES;
+    }
+
+    const fn is_long(&self) -> bool {
+        self.pages >= LESSON_PAGES_MAX || self.ranges.len() >= READ_RANGES_MAX
     }
 }
 

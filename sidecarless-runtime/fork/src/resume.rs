@@ -26,6 +26,7 @@ use rustix::net::{recvmsg, socketpair};
 use crate::capture::this_machine;
 use crate::interpreter::FAILURE_BYTES;
 use crate::machine::{Machine, MachineError};
+use crate::source::SourceError;
 use crate::zygote::{self, Order};
 
 pub use self::family::Family;
@@ -89,6 +90,8 @@ pub struct TemplatePhases {
     pub map: Duration,
     /// Registering what is missing.
     pub register: Duration,
+    /// Putting in what every child touches first.
+    pub push: Duration,
 }
 
 /// Why a descriptor did not become a process. Nothing is left behind.
@@ -127,6 +130,9 @@ pub enum ResumeError {
     /// It ended or fell silent.
     #[error("the new process did not come to {0}; see the kernel's log")]
     Silent(&'static str),
+    /// The seed is lost already.
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// A call failed.
     #[error(transparent)]
     Call(#[from] CallError),

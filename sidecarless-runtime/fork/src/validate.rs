@@ -8,6 +8,8 @@ use crate::descriptor::{Area, AreaKind, DecodeError, ForkDescriptor};
 pub const ADDRESS_END: u64 = 0x7fff_ffff_f000;
 /// No address that may be mapped is lower (`vm.mmap_min_addr`).
 pub const ADDRESS_START: u64 = 0x1_0000;
+/// No stack pointer is lower: there is room for a signal frame below.
+pub const STACK_START: u64 = 2 * ADDRESS_START;
 /// How many threads a process may have to be forked.
 pub const THREADS_MAX: usize = 4096;
 /// How many areas (`vm.max_map_count`).
@@ -28,6 +30,8 @@ pub(crate) fn validate(descriptor: &ForkDescriptor) -> Result<(), DecodeError> {
     must(signals.iter().all(|action| (1..=64).contains(&action.signal)), "a signal's number")?;
     must(files.windows(2).all(|pair| pair[0].fd < pair[1].fd), "the order of open files")?;
     must(files.iter().all(|file| (0..1 << 20).contains(&file.fd)), "the number of an open file")?;
+    let stacks = STACK_START..ADDRESS_END;
+    must(threads.iter().all(|thread| stacks.contains(&thread.registers.rsp)), "a thread's stack pointer")?;
     must(threads.iter().all(|thread| thread.tid > 0 && thread.extended_state.len() <= 1 << 14), "a thread")?;
     must(threads.iter().all(|thread| thread.extended_state.len() >= 576), "a thread's extended state")
 }

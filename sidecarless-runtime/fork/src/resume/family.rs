@@ -1,27 +1,35 @@
 //! The children of one seed on this host: where their pages come from, and the template that they are forked from.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use ramet_sys::Range;
+use ramet_sys::pagemap::PAGE_BYTES;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::template::Template;
 use super::{Child, Host, ResumeError, Streams};
 use crate::descriptor::ForkDescriptor;
-use crate::pager::{Pager, Space};
-use crate::source::PageSource;
+use crate::pager::{News, Pager, Space};
+use crate::source::{self, Learned, PageSource};
+
+/// How far below its stack pointer the frame is written from which a thread goes on.
+const FRAME_BYTES: u64 = 2 * PAGE_BYTES;
 
 /// Children of one seed. When it is dropped, those that still need pages wait for ever: end them first.
 #[derive(Debug)]
 pub struct Family {
     host: Arc<Host>,
     descriptor: ForkDescriptor,
+    /// What a template has from the beginning.
+    warm: Learned,
     /// Made for the first child.
     template: Mutex<Option<Template>>,
-    spaces: Option<Sender<Space>>,
+    told: Option<Sender<News>>,
     news: OwnedFd,
     pager: Option<JoinHandle<()>>,
 }
@@ -34,13 +42,14 @@ impl Family {
     pub fn start(
         host: Arc<Host>,
         descriptor: ForkDescriptor,
-        source: Box<dyn PageSource>,
+        mut source: Box<dyn PageSource>,
     ) -> Result<Self, ResumeError> {
         host.machine.can_take(&descriptor.machine)?;
+        let warm = warm(&descriptor, source.as_mut())?;
         let news = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?;
         let theirs = news.try_clone()?;
         let pager = Pager::new(source, &news)?;
-        let (spaces, receiver) = channel();
+        let (told, receiver) = channel();
         let serve = move || {
             if let Err(error) = pager.run(&receiver, &theirs) {
                 tracing::error!(%error, "the pager has ended; its children wait until they are killed");
@@ -48,7 +57,7 @@ impl Family {
         };
         let pager = thread::Builder::new().name("ramet-pager".to_owned()).spawn(serve)?;
         let template = Mutex::default();
-        Ok(Self { host, descriptor, template, spaces: Some(spaces), news, pager: Some(pager) })
+        Ok(Self { host, descriptor, warm, template, told: Some(told), news, pager: Some(pager) })
     }
 
     /// Forks a child.
@@ -60,12 +69,19 @@ impl Family {
         let (made, phases) = match template.take() {
             Some(template) => (template, None),
             None => {
-                let template = Template::make(&self.host, &self.descriptor)?;
+                let template = Template::make(&self.host, &self.descriptor, &self.warm)?;
                 let phases = template.phases;
                 (template, Some(phases))
             }
         };
-        let serve = |userfault| self.add(Space::new(userfault, made.missing().clone()));
+        let serve = |userfault| {
+            let space = Space::new(userfault, made.missing().clone());
+            let template = phases.map(|_| made.userfault());
+            self.tell(match template {
+                Some(template) => News::First(space, template),
+                None => News::Child(space),
+            })
+        };
         // After an error nobody knows what the template still does, so the next child gets another one.
         let mut child = made.fork(&self.host, &self.descriptor, streams, serve)?;
         child.phases.template = phases;
@@ -73,9 +89,9 @@ impl Family {
         Ok(child)
     }
 
-    fn add(&self, space: Space) -> io::Result<()> {
+    fn tell(&self, news: News) -> io::Result<()> {
         let gone = || io::Error::other("the pager has ended");
-        self.spaces.as_ref().ok_or_else(gone)?.send(space).map_err(|_| gone())?;
+        self.told.as_ref().ok_or_else(gone)?.send(news).map_err(|_| gone())?;
         self.wake()
     }
 
@@ -87,11 +103,41 @@ impl Family {
 
 impl Drop for Family {
     fn drop(&mut self) {
-        self.spaces = None;
+        self.told = None;
         if self.wake().is_ok()
             && let Some(pager) = self.pager.take()
         {
             let _ = pager.join();
         }
     }
+}
+
+/// The pages that every child touches before anything else, and those that the source knows of.
+fn warm(descriptor: &ForkDescriptor, source: &mut dyn PageSource) -> Result<Learned, ResumeError> {
+    let mut warm = source.take_learned();
+    let is_known = |page: &Range| warm.ranges.iter().any(|range| range.contains(page.start));
+    let first: Vec<Range> = first_pages(descriptor).into_iter().filter(|page| !is_known(page)).collect();
+    let mut pages = vec![0; first.len() * PAGE_BYTES as usize];
+    source::read(source, &first, &mut pages)?;
+    warm.ranges.extend(first);
+    warm.pages.append(&mut pages);
+    Ok(warm)
+}
+
+/// Where threads go on: their stacks, and what the kernel and the C library look at in them.
+fn first_pages(descriptor: &ForkDescriptor) -> Vec<Range> {
+    let page = |address: u64| address & !(PAGE_BYTES - 1);
+    let threads = descriptor.threads.iter().flat_map(|thread| {
+        let registers = &thread.registers;
+        let stack = registers.rsp - FRAME_BYTES..registers.rsp + PAGE_BYTES;
+        let stack = stack.step_by(PAGE_BYTES as usize);
+        let named = [registers.fs_base, thread.tid_address, thread.rseq.address, thread.robust_list.0, registers.rip];
+        stack.chain(named).map(page)
+    });
+    let pages: BTreeSet<u64> = threads.collect();
+    let is_own = |page: &u64| {
+        let at = descriptor.areas.partition_point(|area| area.range().end() <= *page);
+        descriptor.areas.get(at).is_some_and(|area| area.own_ranges().any(|own| own.contains(*page)))
+    };
+    pages.into_iter().filter(is_own).map(|start| Range { start, bytes: PAGE_BYTES }).collect()
 }

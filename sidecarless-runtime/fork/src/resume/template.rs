@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ramet_sys::userfault::{Event, Userfault};
@@ -16,7 +17,8 @@ use super::plan::Plan;
 use super::{Child, Heard, Host, Phases, ResumeError, STEP_TIMEOUT, TemplatePhases, control_pair, hear};
 use crate::descriptor::ForkDescriptor;
 use crate::interpreter::FAILURE_BYTES;
-use crate::missing::Missing;
+use crate::missing::{Missing, Origin};
+use crate::source::Learned;
 use crate::zygote::{self, Order, Start};
 
 /// A template, which ends when it is dropped.
@@ -24,13 +26,13 @@ use crate::zygote::{self, Order, Start};
 pub(super) struct Template {
     control: UnixStream,
     pidfd: Pidfd,
-    userfault: Userfault,
+    userfault: Arc<Userfault>,
     plan: Plan,
     pub(super) phases: TemplatePhases,
 }
 
 impl Template {
-    pub(super) fn make(host: &Host, descriptor: &ForkDescriptor) -> Result<Self, ResumeError> {
+    pub(super) fn make(host: &Host, descriptor: &ForkDescriptor, warm: &Learned) -> Result<Self, ResumeError> {
         let start = Instant::now();
         let (control, theirs) = control_pair()?;
         let mapped = files::mapped(descriptor)?;
@@ -48,13 +50,16 @@ impl Template {
         let led = lead(&control, &plan);
         match led {
             Ok((userfault, mapped)) => {
+                let registered = Instant::now();
+                push(&userfault, &plan.missing, warm);
                 let phases = TemplatePhases {
                     plan: planned - start,
                     copy: copied - planned,
                     map: mapped - copied,
-                    register: mapped.elapsed(),
+                    register: registered - mapped,
+                    push: registered.elapsed(),
                 };
-                Ok(Self { control, pidfd, userfault, plan, phases })
+                Ok(Self { control, pidfd, userfault: Arc::new(userfault), plan, phases })
             }
             Err(error) => {
                 end(&pidfd);
@@ -66,6 +71,11 @@ impl Template {
     /// What the children find missing.
     pub(super) const fn missing(&self) -> &Missing {
         &self.plan.missing
+    }
+
+    /// Its faults. They are only for putting pages there.
+    pub(super) fn userfault(&self) -> Arc<Userfault> {
+        Arc::clone(&self.userfault)
     }
 
     /// Forks a child. `serve` is given its faults before it goes on.
@@ -128,7 +138,7 @@ impl Template {
             if let Some(userfault) = forked {
                 return Ok(userfault);
             }
-            let mut ready = [PollFd::new(&self.userfault, PollFlags::IN), PollFd::new(&self.control, PollFlags::IN)];
+            let mut ready = [PollFd::new(&*self.userfault, PollFlags::IN), PollFd::new(&self.control, PollFlags::IN)];
             let left = deadline.saturating_duration_since(Instant::now());
             match poll(&mut ready, Some(&timespec(left))) {
                 Ok(0) => return Err(ResumeError::Silent("forking a child")),
@@ -172,6 +182,20 @@ fn lead(control: &UnixStream, plan: &Plan) -> Result<(Userfault, Instant), Resum
         userfault.register(*range)?;
     }
     Ok((userfault, mapped))
+}
+
+/// Puts pages there that are missing. Where that does not succeed, whoever touches them finds them missing.
+fn push(userfault: &Userfault, missing: &Missing, warm: &Learned) {
+    let mut pages = warm.pages.as_slice();
+    for range in &warm.ranges {
+        let Some((these, rest)) = pages.split_at_checked(range.bytes as usize) else { return };
+        pages = rest;
+        // A peer says where they belong.
+        let (origin, bytes) = missing.origin(range.start);
+        if origin == Origin::Seed(range.start) && bytes >= range.bytes {
+            let _ = userfault.copy(range.start, these);
+        }
+    }
 }
 
 /// What it means that a process said this.
