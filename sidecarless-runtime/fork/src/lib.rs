@@ -4,7 +4,7 @@
 //! Reading order: [`capture`] forks a process from outside and describes it; [`descriptor`] is that description,
 //! [`validate`] what must hold of one from a peer, [`machine`] what two hosts must have in common. [`mod@resume`] makes
 //! a process of it: a copy of the [`zygote`] runs a `program` in the `interpreter` and goes on from a signal `frame`;
-//! the `pager` gives it what is `missing` from a [`source`].
+//! the `pager` gives it what is `missing` from a [`source`]; a `guard` sees that the end of all this is no zeros.
 #![deny(unsafe_code)]
 
 pub mod capture;
@@ -16,6 +16,7 @@ pub mod validate;
 pub mod zygote;
 
 mod frame;
+mod guard;
 mod interpreter;
 mod missing;
 mod pager;

@@ -18,11 +18,15 @@ use ramet_sys::userfault::{Event, Placed, Userfault};
 use ramet_sys::{CallError, Range};
 use rustix::event::{Timespec, epoll};
 
+use crate::guard;
 use crate::missing::{Missing, Origin};
 use crate::source::{PageSource, READ_RANGES_MAX, READS_MAX, SourceError};
 
 /// The most pages that one fault brings: more gained nothing for processes that read everything.
 pub(crate) const WINDOW_PAGES_MAX: u64 = 32;
+
+/// So many spaces are served before it is looked for the first time which of them have ended.
+const SWEEP_MIN: usize = 64;
 
 /// The event that says that there are new address spaces.
 const NEWS: u64 = u64::MAX;
@@ -104,6 +108,10 @@ pub(crate) struct Pager {
 /// The children, and what was asked for them.
 struct Served {
     epoll: OwnedFd,
+    /// Who holds the faults, too.
+    guard: Arc<OwnedFd>,
+    /// At so many it is looked which have ended.
+    sweep_at: usize,
     spaces: HashMap<u64, Space>,
     space_next: u64,
     reads: HashMap<u64, Read>,
@@ -117,7 +125,7 @@ struct Served {
 
 impl Pager {
     /// A pager, and what wakes it when a new space was sent.
-    pub(crate) fn new(source: Box<dyn PageSource>, news: impl AsFd) -> io::Result<Self> {
+    pub(crate) fn new(source: Box<dyn PageSource>, guard: Arc<OwnedFd>, news: impl AsFd) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, news, epoll::EventData::new_u64(NEWS), epoll::EventFlags::IN)?;
         if let Some(ready) = source.readiness() {
@@ -125,6 +133,8 @@ impl Pager {
         }
         let served = Served {
             epoll,
+            guard,
+            sweep_at: SWEEP_MIN,
             spaces: HashMap::new(),
             space_next: 0,
             reads: HashMap::new(),
@@ -272,6 +282,10 @@ impl Served {
         // Faults that have come before make it ready, too.
         epoll::add(&self.epoll, &space.userfault, epoll::EventData::new_u64(id), epoll::EventFlags::IN)?;
         self.spaces.insert(id, space);
+        if self.spaces.len() >= self.sweep_at {
+            self.spaces.retain(|_, space| !space.userfault.has_ended());
+            self.sweep_at = (self.spaces.len() * 2).max(SWEEP_MIN);
+        }
         Ok(id)
     }
 
@@ -293,7 +307,8 @@ impl Served {
                 Event::Moved { from, to } => space.missing.rename(from, to),
                 Event::Forked(userfault) => {
                     let child = Space::new(userfault, space.missing.clone());
-                    if let Err(error) = self.add(child) {
+                    let held = guard::hold(&*self.guard, &child.userfault);
+                    if let Err(error) = held.and_then(|()| self.add(child)) {
                         tracing::error!(%error, "cannot serve a child's own child; it waits until it is killed");
                     }
                 }

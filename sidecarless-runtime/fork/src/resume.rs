@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child as Process, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ramet_sys::{CallError, Pidfd};
@@ -44,6 +44,7 @@ pub struct Host {
     zygote: Process,
     /// An order and its answer belong together.
     orders: Mutex<OwnedFd>,
+    guard: Arc<OwnedFd>,
 }
 
 /// A process that was forked from a descriptor.
@@ -158,7 +159,12 @@ impl Host {
             .map_err(|error| io::Error::new(error.kind(), format!("cannot start the zygote: {error}")))?;
         let (machine, vdso) = this_machine()?;
         let call_and_return = crate::capture::call_and_return_offset(&vdso);
-        Ok(Self { machine, call_and_return, zygote, orders: Mutex::new(orders) })
+        let (guard, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        // Nobody waits for the guard: it ends when it has nothing left to guard.
+        if let error @ ..=0 = zygote::order(&orders, &Order::Guard, &[theirs])? {
+            return Err(io::Error::from_raw_os_error(-error));
+        }
+        Ok(Self { machine, call_and_return, zygote, orders: Mutex::new(orders), guard: Arc::new(guard) })
     }
 
     /// Lets the zygote copy itself.

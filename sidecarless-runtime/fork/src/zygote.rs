@@ -17,7 +17,7 @@ use rustix::net::{
 use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 
-use crate::interpreter;
+use crate::{guard, interpreter};
 
 /// How many descriptors one message carries (the kernel's `SCM_MAX_FD` is 253).
 pub(crate) const DESCRIPTORS_PER_MESSAGE: usize = 250;
@@ -31,6 +31,8 @@ pub(crate) enum Order {
     /// The first process of a new PID namespace: it takes away what ends there, and the namespace ends with it
     /// (pid_namespaces(7)).
     Namespace,
+    /// What holds the children's faults when the host has ended.
+    Guard,
 }
 
 /// How a copy begins its program.
@@ -55,6 +57,7 @@ impl Order {
         match self {
             Self::Program(start) => start.fds as usize,
             Self::Namespace => 0,
+            Self::Guard => 1,
         }
     }
 }
@@ -107,7 +110,7 @@ pub fn run(orders: OwnedFd) -> io::Result<()> {
     loop {
         let Some((order, fds)) = next_order(&orders)? else { return Ok(()) };
         let numbers = match order {
-            Order::Program(_) => Numbers::Same,
+            Order::Program(_) | Order::Guard => Numbers::Same,
             Order::Namespace => Numbers::New,
         };
         let answer = match alone.copy_as_sibling(numbers) {
@@ -116,6 +119,7 @@ pub fn run(orders: OwnedFd) -> io::Result<()> {
                 match order {
                     Order::Program(start) => become_program(start, &fds),
                     Order::Namespace => become_first(&alone),
+                    Order::Guard => become_guard(&fds),
                 }
             }
             Ok(Copied::Old(pid)) => pid,
@@ -159,6 +163,12 @@ fn become_first(alone: &SingleThread) -> ! {
         Ok(()) => alone.reap_for_ever(),
         Err(_) => std::process::exit(126),
     }
+}
+
+/// In the copy: becomes the guard, which does not end with the host.
+fn become_guard(fds: &[OwnedFd]) -> ! {
+    let ended = set_parent_process_death_signal(None).map_err(io::Error::from).and_then(|()| guard::run(&fds[0]));
+    std::process::exit(i32::from(ended.is_err()))
 }
 
 /// In the copy: puts everything where the program expects it, and runs the program.

@@ -43,10 +43,10 @@ impl Target {
         Self::start(command)
     }
 
-    /// A C program with four threads.
-    fn threads() -> Self {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/threads.c");
-        let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("threads");
+    /// A program of the tests in C.
+    fn c(name: &str) -> Self {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs").join(name).with_extension("c");
+        let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         let mut compiler = Command::new("cc");
         compiler.args(["-O2", "-pthread", "-o"]).arg(&program).arg(source).arg("-lm");
         assert!(compiler.status().expect("a C compiler").success());
@@ -61,18 +61,18 @@ impl Target {
         self.folder.path().join(pid.to_string())
     }
 
+    /// What a process of the test has written, once it has.
+    fn said(&self, name: &str) -> (u64, String) {
+        let file = self.folder.path().join(name);
+        wait_until(&format!("{name} to be written"), || read(&file))
+    }
+
     /// Waits until a process has counted so far; its count and its sum.
     fn count_of(&self, pid: i32, at_least: u64) -> (u64, String) {
         let file = self.file(pid);
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
-            if let Some((count, sum)) = read(&file).filter(|(count, _)| *count >= at_least) {
-                return (count, sum);
-            }
-            assert!(Instant::now() < deadline, "process {pid} has not counted to {at_least}: {:?}", read(&file));
-            // tidy: a file of another process is waited for, with a deadline.
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        wait_until(&format!("process {pid} to count to {at_least}"), || {
+            read(&file).filter(|(count, _)| *count >= at_least)
+        })
     }
 }
 
@@ -80,6 +80,18 @@ impl Drop for Target {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+    }
+}
+
+fn wait_until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(found) = attempt() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        // tidy: another process is waited for, with a deadline.
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
@@ -120,8 +132,27 @@ fn a_python_process_goes_on_in_its_child() {
 /// Many times, because only sometimes a thread is just then where it is hard.
 #[test]
 fn threads_go_on_with_their_locks_and_numbers() {
-    let target = Target::threads();
+    let target = Target::c("threads");
     for _ in 0..20 {
         goes_on_in_its_child(&target);
     }
+}
+
+/// A child's own child is in no namespace of ours and outlives the host. What it does not have it does not get.
+#[test]
+fn a_killed_host_turns_no_missing_page_into_zeros() {
+    let target = Target::c("guarded");
+    let mut host = Command::new(env!("CARGO_BIN_EXE_ramet-fork-host"))
+        .args([env!("CARGO_BIN_EXE_ramet-fork-zygote"), &target.pid().to_string()])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("a host");
+    let (grandchild, _) = target.said("grandchild");
+    host.kill().expect("killed");
+    host.wait().expect("reaped");
+    fs::write(target.folder.path().join("go"), "").expect("a file");
+    let status = PathBuf::from(format!("/proc/{grandchild}"));
+    wait_until("the child's child to end", || (!status.exists()).then_some(()));
+    let verdict = read(&target.folder.path().join("verdict"));
+    assert_eq!(verdict, None, "it ended at the first page that it did not have");
 }

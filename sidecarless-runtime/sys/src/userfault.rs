@@ -8,6 +8,7 @@ use libc::c_ulong;
 
 use crate::call::CallError;
 use crate::memory::Range;
+use crate::pagemap::PAGE_BYTES;
 
 /// The faults of one address space. Reading events does not block.
 #[derive(Debug)]
@@ -59,6 +60,9 @@ pub enum Placed {
 const EVENTS_READ: usize = 16;
 const EVENT_BYTES: usize = 32;
 
+/// The last page that a process can map (x86-64, four levels of page tables).
+const ADDRESS_LAST: u64 = 0x7fff_ffff_e000;
+
 const UFFD_API: u64 = 0xaa;
 const EVENT_FORK: u64 = 1 << 1;
 const EVENT_REMAP: u64 = 1 << 2;
@@ -73,6 +77,7 @@ const UFFDIO_REGISTER: c_ulong = 0xc020_aa00;
 const UFFDIO_WAKE: c_ulong = 0x8010_aa02;
 const UFFDIO_COPY: c_ulong = 0xc028_aa03;
 const UFFDIO_ZEROPAGE: c_ulong = 0xc020_aa04;
+const UFFDIO_CONTINUE: c_ulong = 0xc020_aa07;
 const UFFDIO_POISON: c_ulong = 0xc020_aa08;
 const REGISTER_MODE_MISSING: u64 = 1;
 
@@ -178,6 +183,30 @@ impl Userfault {
     pub fn wake(&self, range: Range) -> Result<(), CallError> {
         let mut argument = RangeArgument { start: range.start, bytes: range.bytes };
         self.ioctl("ioctl(UFFDIO_WAKE)", UFFDIO_WAKE, &mut argument)
+    }
+
+    /// Whether the address space is no more. Nothing else tells of its end.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        // Of pages that are in a file's cache already: there are none up here, and this adds none.
+        let range = RangeArgument { start: ADDRESS_LAST, bytes: PAGE_BYTES };
+        let mut argument = FillArgument { range, mode: 0, filled: 0 };
+        let result = self.ioctl("ioctl(UFFDIO_CONTINUE)", UFFDIO_CONTINUE, &mut argument);
+        result.is_err_and(|error| error.source.raw_os_error() == Some(libc::ESRCH))
+    }
+
+    /// The same faults once more, for who is to keep them from becoming zeros when this is closed.
+    ///
+    /// # Errors
+    /// The operating system's: there are too many open files.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { file: self.file.try_clone()? })
+    }
+
+    /// Takes over faults that somebody else has begun with.
+    #[must_use]
+    pub fn adopt(fd: OwnedFd) -> Self {
+        Self { file: File::from(fd) }
     }
 
     /// Appends the events that have come. False: there were none.

@@ -48,7 +48,7 @@ impl Family {
         let warm = warm(&descriptor, source.as_mut())?;
         let news = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?;
         let theirs = news.try_clone()?;
-        let pager = Pager::new(source, &news)?;
+        let pager = Pager::new(source, Arc::clone(&host.guard), &news)?;
         let (told, receiver) = channel();
         let serve = move || {
             if let Err(error) = pager.run(&receiver, &theirs) {

@@ -16,6 +16,7 @@ use super::files::{self, Streams};
 use super::plan::Plan;
 use super::{Child, Heard, Host, Phases, ResumeError, STEP_TIMEOUT, TemplatePhases, control_pair, hear};
 use crate::descriptor::ForkDescriptor;
+use crate::guard;
 use crate::interpreter::FAILURE_BYTES;
 use crate::missing::{Missing, Origin};
 use crate::source::Learned;
@@ -95,7 +96,9 @@ impl Template {
         let order: Vec<BorrowedFd<'_>> = std::iter::once(theirs.as_fd()).chain(first).collect();
         zygote::send(&self.control, &[0], &order)?;
         drop(theirs);
-        serve(self.forked()?)?;
+        let userfault = self.forked()?;
+        guard::hold(&*host.guard, &userfault)?;
+        serve(userfault)?;
         let forked = Instant::now();
         // Without these it does not go on, so its faults are served by now.
         if !files.is_empty() {
