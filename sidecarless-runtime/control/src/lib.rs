@@ -2,10 +2,12 @@
 //!
 //! Reading order: [`socket`] carries a message and descriptors over a unix seqpacket socket, [`instance`] is the
 //! conversation of supervisor and function, [`gateway`] that of supervisor and gateway, [`admin`] that of the `ramet`
-//! command and the supervisor (JSON over HTTP on a unix socket).
+//! command and the supervisor (JSON over HTTP on a unix socket), [`fork`] that of the `ramet fork` command and whoever
+//! keeps seeds.
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod fork;
 pub mod gateway;
 pub mod instance;
 pub mod socket;

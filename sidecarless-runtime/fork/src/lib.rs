@@ -10,7 +10,9 @@
 pub mod capture;
 pub mod descriptor;
 pub mod machine;
+pub mod nursery;
 pub mod resume;
+pub mod seeds;
 pub mod source;
 pub mod validate;
 pub mod zygote;
@@ -24,5 +26,7 @@ mod program;
 
 pub use capture::{PrepareError, Prepared, Seed, prepare};
 pub use descriptor::ForkDescriptor;
+pub use nursery::Nursery;
 pub use resume::{Child, Family, Host, Phases, ResumeError, Streams};
+pub use seeds::{Handle, Held, Key, Seeds, Terms};
 pub use source::{LocalSource, PageSource};

@@ -11,6 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
 
 use ramet_sys::pagemap::PAGE_BYTES;
@@ -101,7 +102,7 @@ struct Lesson {
 /// Serves the children of one seed.
 pub(crate) struct Pager {
     source: Box<dyn PageSource>,
-    is_lost: bool,
+    lost: Arc<AtomicBool>,
     served: Served,
 }
 
@@ -143,7 +144,12 @@ impl Pager {
             parked: VecDeque::new(),
             lesson: None,
         };
-        Ok(Self { source, is_lost: false, served })
+        Ok(Self { source, lost: Arc::default(), served })
+    }
+
+    /// Comes to say that the seed is lost.
+    pub(crate) fn lost(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.lost)
     }
 
     /// Serves until nobody can send spaces any more.
@@ -188,7 +194,7 @@ impl Pager {
 
     fn end_lesson(&mut self) {
         let Some(lesson) = self.served.lesson.take() else { return };
-        if !self.is_lost
+        if !self.lost.load(Ordering::Relaxed)
             && !lesson.ranges.is_empty()
             && let Err(error) = self.source.teach(&lesson.ranges)
         {
@@ -216,7 +222,7 @@ impl Pager {
         let filled = match space.missing.origin(address) {
             (Origin::Zeros, _) => space.userfault.zero(page),
             // Who touches it ends, and never sees zeros.
-            (Origin::Seed(_), _) if self.is_lost => space.userfault.poison(page),
+            (Origin::Seed(_), _) if self.lost.load(Ordering::Relaxed) => space.userfault.poison(page),
             (Origin::Seed(from), bytes) => return self.ask(id, address, from, bytes),
         };
         self.served.note_filled(id, page, filled);
@@ -254,7 +260,7 @@ impl Pager {
     }
 
     fn lose(&mut self, error: &SourceError) {
-        if std::mem::replace(&mut self.is_lost, true) {
+        if self.lost.swap(true, Ordering::Relaxed) {
             return;
         }
         tracing::error!(%error, "the seed is lost: a child that touches a page it does not have gets SIGBUS");

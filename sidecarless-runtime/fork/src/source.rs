@@ -14,6 +14,7 @@ use ramet_sys::{CallError, Range};
 use rustix::event::{PollFd, PollFlags, poll};
 
 pub use self::local::LocalSource;
+use crate::seeds::Refusal;
 
 /// The most bytes that one read may bring.
 pub const READ_BYTES_MAX: u64 = 1 << 20;
@@ -28,6 +29,9 @@ pub enum SourceError {
     /// The seed is gone, or its memory is not what was prepared.
     #[error("the seed's memory cannot be read any more: {0}")]
     Gone(#[from] CallError),
+    /// The seed may not be read.
+    #[error("the seed is not to be read: {0}")]
+    Refused(#[from] Refusal),
     /// The caller asked for more than it may.
     #[error("a read of {bytes} bytes in {ranges} ranges with {reads} others is more than a source takes; split it")]
     TooMuch {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -29,6 +30,8 @@ pub struct Family {
     warm: Learned,
     /// Made for the first child.
     template: Mutex<Option<Template>>,
+    /// Whether the seed can be read no more.
+    lost: Arc<AtomicBool>,
     told: Option<Sender<News>>,
     news: OwnedFd,
     pager: Option<JoinHandle<()>>,
@@ -49,6 +52,7 @@ impl Family {
         let news = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?;
         let theirs = news.try_clone()?;
         let pager = Pager::new(source, Arc::clone(&host.guard), &news)?;
+        let lost = pager.lost();
         let (told, receiver) = channel();
         let serve = move || {
             if let Err(error) = pager.run(&receiver, &theirs) {
@@ -57,7 +61,7 @@ impl Family {
         };
         let pager = thread::Builder::new().name("ramet-pager".to_owned()).spawn(serve)?;
         let template = Mutex::default();
-        Ok(Self { host, descriptor, warm, template, told: Some(told), news, pager: Some(pager) })
+        Ok(Self { host, descriptor, warm, template, lost, told: Some(told), news, pager: Some(pager) })
     }
 
     /// Forks a child.
@@ -87,6 +91,12 @@ impl Family {
         child.phases.template = phases;
         *template = Some(made);
         Ok(child)
+    }
+
+    /// Whether the seed is known to be lost: its children have what they have, and new ones are of no use.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
     }
 
     fn tell(&self, news: News) -> io::Result<()> {

@@ -5,15 +5,25 @@ use std::os::fd::BorrowedFd;
 use ramet_sys::{ProcessMemory, Range};
 
 use super::{Learned, PageSource, SourceError, check_size};
+use crate::seeds::Reader;
 
 /// Reads the memory of a seed on this host.
 #[derive(Debug)]
 pub struct LocalSource {
-    memory: ProcessMemory,
+    memory: Memory,
     /// The reads that were begun: the token, and where among `ranges` its own end.
     begun: Vec<(u64, usize)>,
     ranges: Vec<Range>,
     pages: Vec<u8>,
+    learned: Learned,
+}
+
+#[derive(Debug)]
+enum Memory {
+    /// The caller's own seed.
+    Own(ProcessMemory),
+    /// A seed that is kept for others, too.
+    Granted(Reader),
 }
 
 impl LocalSource {
@@ -22,8 +32,15 @@ impl LocalSource {
     /// # Errors
     /// Without the right to read it.
     pub fn open(seed: i32) -> Result<Self, SourceError> {
-        let memory = ProcessMemory::open(seed)?;
-        Ok(Self { memory, begun: Vec::new(), ranges: Vec::new(), pages: Vec::new() })
+        Ok(Self::new(Memory::Own(ProcessMemory::open(seed)?), Learned::default()))
+    }
+
+    pub(crate) const fn granted(reader: Reader, learned: Learned) -> Self {
+        Self::new(Memory::Granted(reader), learned)
+    }
+
+    const fn new(memory: Memory, learned: Learned) -> Self {
+        Self { memory, begun: Vec::new(), ranges: Vec::new(), pages: Vec::new(), learned }
     }
 }
 
@@ -42,7 +59,10 @@ impl PageSource for LocalSource {
             let bytes: u64 = ranges.iter().map(|range| range.bytes).sum();
             self.pages.resize((bytes as usize).max(self.pages.len()), 0);
             let pages = &mut self.pages[..bytes as usize];
-            self.memory.read_ranges(ranges, pages)?;
+            match &self.memory {
+                Memory::Own(memory) => memory.read_ranges(ranges, pages)?,
+                Memory::Granted(reader) => reader.read(ranges, pages)?,
+            }
             each(token, pages);
             start = end;
         }
@@ -55,10 +75,13 @@ impl PageSource for LocalSource {
     }
 
     fn take_learned(&mut self) -> Learned {
-        Learned::default()
+        std::mem::take(&mut self.learned)
     }
 
-    fn teach(&mut self, _: &[Range]) -> Result<(), SourceError> {
-        Ok(())
+    fn teach(&mut self, ranges: &[Range]) -> Result<(), SourceError> {
+        match &self.memory {
+            Memory::Own(_) => Ok(()),
+            Memory::Granted(reader) => Ok(reader.seed().learn(ranges)?),
+        }
     }
 }

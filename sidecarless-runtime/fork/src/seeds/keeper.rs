@@ -1,0 +1,93 @@
+//! The thread that keeps a seed: a traced process belongs to the thread that traces it, and ends with it.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Weak};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::kept::Kept;
+use super::{Ending, Registry, SeedError};
+use crate::capture::{self, Prepared};
+
+/// A seed that was prepared, and who keeps it.
+pub(super) struct Begun {
+    pub(super) seed: Arc<Kept>,
+    pub(super) keeper: JoinHandle<()>,
+    pub(super) pause: Duration,
+    pub(super) prepare: Duration,
+}
+
+/// What the keeper says of its seed: it, and for how long the process was stopped.
+type Outcome = Result<(Arc<Kept>, Duration), SeedError>;
+
+/// Starts a thread that prepares a process and keeps the seed until it ends.
+pub(super) fn start(registry: Weak<Registry>, pid: i32, lease: Duration) -> Result<Begun, SeedError> {
+    let begin = Instant::now();
+    let (tell, told) = sync_channel(1);
+    let keep = move || keep(&registry, pid, lease, &tell);
+    let keeper = Builder::new().name("ramet-seed".to_owned()).spawn(keep).map_err(SeedError::Host)?;
+    let silent = || SeedError::Host(io::Error::other("the thread that prepares a seed has ended"));
+    let (seed, pause) = told.recv().map_err(|_| silent())??;
+    Ok(Begun { seed, keeper, pause, prepare: begin.elapsed() })
+}
+
+fn keep(registry: &Weak<Registry>, pid: i32, lease: Duration, tell: &SyncSender<Outcome>) {
+    let (prepared, seed, alive) = match prepare(pid, lease) {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            let _ = tell.send(Err(error));
+            return;
+        }
+    };
+    let pause = prepared.pause;
+    if tell.send(Ok((Arc::clone(&seed), pause))).is_err() {
+        return;
+    }
+    // What is described is encoded; only the process is kept.
+    let Prepared { seed: process, .. } = prepared;
+    let ending = wait_for_end(&seed, &alive);
+    // From here on nobody reads it.
+    drop(process);
+    tracing::debug!(handle = %seed.handle, %ending, "a seed has ended");
+    if let Some(registry) = registry.upgrade() {
+        registry.forget(&seed, ending);
+    }
+}
+
+fn prepare(pid: i32, lease: Duration) -> Result<(Prepared, Arc<Kept>, OwnedFd), SeedError> {
+    let prepared = capture::prepare(pid)?;
+    let alive = Pid::from_raw(prepared.seed.pid()).ok_or(Errno::SRCH);
+    let alive = alive.and_then(|seed| pidfd_open(seed, PidfdFlags::empty()));
+    let alive = alive.map_err(|error| SeedError::Host(error.into()))?;
+    let seed = Kept::new(pid, &prepared, Instant::now() + lease).map_err(SeedError::Host)?;
+    Ok((prepared, Arc::new(seed), alive))
+}
+
+/// Waits until somebody ends the seed, its process dies or its lease expires.
+fn wait_for_end(seed: &Kept, alive: &OwnedFd) -> Ending {
+    loop {
+        let left = seed.expires().saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).ok();
+        let mut events = [PollFd::from_borrowed_fd(seed.ended(), PollFlags::IN), PollFd::new(alive, PollFlags::IN)];
+        let ending = match poll(&mut events, timeout.as_ref()) {
+            Err(Errno::INTR) => continue,
+            // The lease may have been renewed meanwhile.
+            Ok(0) if seed.expires() > Instant::now() => continue,
+            Ok(0) => Ending::Expired,
+            Ok(_) if !events[1].revents().is_empty() => Ending::Died,
+            Ok(_) => Ending::Stopped,
+            Err(error) => {
+                tracing::error!(%error, "a seed cannot be watched; it ends");
+                Ending::Stopped
+            }
+        };
+        seed.end(ending);
+        return seed.ending().unwrap_or(ending);
+    }
+}

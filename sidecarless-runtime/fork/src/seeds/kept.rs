@@ -1,0 +1,258 @@
+//! One seed that is kept: who may read it, for how long, and what was learned about it.
+
+use std::collections::HashSet;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
+
+use ramet_sys::pagemap::PAGE_BYTES;
+use ramet_sys::{ProcessMemory, Range};
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::{Ending, Granted, Handle, Key, Refusal};
+use crate::capture::Prepared;
+use crate::source::Learned;
+
+/// How many pages are learned of a seed.
+pub const LEARNED_PAGES_MAX: usize = 1024;
+
+/// A seed, as those see it who read it. The process itself is its keeper's.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) handle: Handle,
+    pub(crate) key: Key,
+    /// The process that was prepared.
+    pub(super) parent: i32,
+    pub(super) name: String,
+    /// The process that is the seed.
+    pub(super) pid: i32,
+    /// The encoded descriptor.
+    pub(crate) descriptor: Arc<[u8]>,
+    pub(crate) granted: Granted,
+    pub(super) prepared: Instant,
+    memory: ProcessMemory,
+    /// Held by who reads, so that nobody reads what ends meanwhile, nor what may have taken its place.
+    life: RwLock<Life>,
+    /// Readable once it has ended.
+    ended: OwnedFd,
+    readers: AtomicU32,
+    links: AtomicU32,
+    /// When it was read last, in milliseconds after it was prepared.
+    last_read_ms: AtomicU64,
+    learned: Mutex<Touched>,
+}
+
+#[derive(Debug)]
+struct Life {
+    expires: Instant,
+    ended: Option<Ending>,
+}
+
+/// Pages in the order in which they were touched.
+#[derive(Debug, Default)]
+struct Touched {
+    order: Vec<u64>,
+    known: HashSet<u64>,
+}
+
+/// The right to read a seed, for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Reader(Arc<Kept>);
+
+/// A link from another host to a seed.
+#[derive(Debug)]
+pub(crate) struct Link(pub(crate) Arc<Kept>);
+
+impl Life {
+    fn check(&self, now: Instant) -> Result<(), Refusal> {
+        match self.ended {
+            Some(ending) => Err(Refusal::Ended(ending)),
+            None if self.expires <= now => Err(Refusal::Ended(Ending::Expired)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Kept {
+    pub(super) fn new(parent: i32, prepared: &Prepared, expires: Instant) -> io::Result<Self> {
+        let Prepared { seed, descriptor, .. } = prepared;
+        Ok(Self {
+            handle: Handle::random()?,
+            key: Key::random()?,
+            parent,
+            name: String::from_utf8_lossy(&descriptor.name).into_owned(),
+            pid: seed.pid(),
+            descriptor: descriptor.encode().into(),
+            granted: Granted::of(descriptor),
+            prepared: Instant::now(),
+            memory: ProcessMemory::open(seed.pid()).map_err(io::Error::other)?,
+            life: RwLock::new(Life { expires, ended: None }),
+            ended: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            readers: AtomicU32::new(0),
+            links: AtomicU32::new(0),
+            last_read_ms: AtomicU64::new(0),
+            learned: Mutex::default(),
+        })
+    }
+
+    fn life(&self) -> RwLockReadGuard<'_, Life> {
+        self.life.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it can be read.
+    pub(crate) fn check(&self) -> Result<(), Refusal> {
+        self.life().check(Instant::now())
+    }
+
+    /// When its lease ends.
+    pub(super) fn expires(&self) -> Instant {
+        self.life().expires
+    }
+
+    /// Why it has ended, if it has.
+    pub(super) fn ending(&self) -> Option<Ending> {
+        self.life().ended
+    }
+
+    pub(super) fn readers(&self) -> u32 {
+        self.readers.load(Ordering::Relaxed)
+    }
+
+    /// For how long nobody has read it, or since it was prepared.
+    pub(super) fn unread_for(&self) -> Duration {
+        self.prepared.elapsed().saturating_sub(Duration::from_millis(self.last_read_ms.load(Ordering::Relaxed)))
+    }
+
+    /// Lets the lease end later.
+    pub(super) fn renew(&self, expires: Instant) -> Result<Instant, Refusal> {
+        let mut life = self.life.write().unwrap_or_else(PoisonError::into_inner);
+        life.check(Instant::now())?;
+        life.expires = life.expires.max(expires);
+        Ok(life.expires)
+    }
+
+    /// Ends it: when this returns, nobody reads it any more. False: it had ended before.
+    pub(super) fn end(&self, ending: Ending) -> bool {
+        self.end_if(ending, || true)
+    }
+
+    /// The same, unless somebody may read it.
+    pub(super) fn end_if_idle(&self, ending: Ending) -> bool {
+        self.end_if(ending, || self.readers() == 0)
+    }
+
+    fn end_if(&self, ending: Ending, may: impl Fn() -> bool) -> bool {
+        let mut life = self.life.write().unwrap_or_else(PoisonError::into_inner);
+        if life.ended.is_some() || !may() {
+            return false;
+        }
+        life.ended = Some(ending);
+        // A counter that was never added to takes one.
+        let _ = rustix::io::write(&self.ended, &1_u64.to_ne_bytes());
+        true
+    }
+
+    /// Readable once it has ended.
+    pub(crate) fn ended(&self) -> BorrowedFd<'_> {
+        self.ended.as_fd()
+    }
+
+    /// Remembers what was touched first, as far as it is the seed's and there is room.
+    pub(crate) fn learn(&self, ranges: &[Range]) -> Result<(), Refusal> {
+        self.check()?;
+        if !ranges.iter().all(|range| self.granted.allows(*range)) {
+            return Err(Refusal::OutOfBounds);
+        }
+        let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
+        for range in ranges {
+            for page in (range.start..range.end()).step_by(PAGE_BYTES as usize) {
+                if learned.order.len() == LEARNED_PAGES_MAX {
+                    return Ok(());
+                }
+                if learned.known.insert(page) {
+                    learned.order.push(page);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What was learned, neighbours that were touched one after the other as one range.
+    pub(crate) fn learned_ranges(&self) -> Vec<Range> {
+        let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ranges: Vec<Range> = Vec::new();
+        for &start in &learned.order {
+            match ranges.last_mut() {
+                Some(last) if last.end() == start => last.bytes += PAGE_BYTES,
+                _ => ranges.push(Range { start, bytes: PAGE_BYTES }),
+            }
+        }
+        ranges
+    }
+}
+
+impl Reader {
+    /// Opens a grant, of which a seed has at most so many.
+    pub(crate) fn open(seed: &Arc<Kept>, readers_max: u32) -> Result<Self, Refusal> {
+        // Who ends an idle seed holds the lock: it sees this reader, or this reader sees the end.
+        let life = seed.life();
+        life.check(Instant::now())?;
+        add_below(&seed.readers, readers_max)?;
+        Ok(Self(Arc::clone(seed)))
+    }
+
+    /// Reads ranges one after the other into one buffer of their length.
+    pub(crate) fn read(&self, ranges: &[Range], into: &mut [u8]) -> Result<(), Refusal> {
+        let seed = &*self.0;
+        let life = seed.life();
+        life.check(Instant::now())?;
+        if !ranges.iter().all(|range| seed.granted.allows(*range)) {
+            return Err(Refusal::OutOfBounds);
+        }
+        seed.memory.read_ranges(ranges, into).map_err(|_| Refusal::Unreadable)?;
+        let after = seed.prepared.elapsed().as_millis();
+        seed.last_read_ms.store(u64::try_from(after).unwrap_or(u64::MAX), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// What was learned, with its bytes.
+    pub(crate) fn learned(&self) -> Result<Learned, Refusal> {
+        let ranges = self.0.learned_ranges();
+        let bytes: u64 = ranges.iter().map(|range| range.bytes).sum();
+        let mut pages = vec![0; bytes as usize];
+        self.read(&ranges, &mut pages)?;
+        Ok(Learned { ranges, pages })
+    }
+
+    pub(crate) fn seed(&self) -> &Kept {
+        &self.0
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.0.readers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Link {
+    /// Counts a link, of which a seed has at most so many.
+    pub(crate) fn open(seed: Arc<Kept>, links_max: u32) -> Result<Self, Refusal> {
+        seed.check()?;
+        add_below(&seed.links, links_max)?;
+        Ok(Self(seed))
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.0.links.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn add_below(count: &AtomicU32, max: u32) -> Result<(), Refusal> {
+    let more = |count| (count < max).then_some(count + 1);
+    count.try_update(Ordering::Relaxed, Ordering::Relaxed, more).map(drop).map_err(|_| Refusal::Busy)
+}
