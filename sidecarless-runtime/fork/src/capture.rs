@@ -25,8 +25,8 @@ use ramet_sys::{CallError, ProcessMemory, Range};
 use self::inject::Injection;
 use self::status::Status;
 use crate::descriptor::{
-    Area, AreaKind, ForkDescriptor, GeneralRegisters, Layout, MappedFile, PageRun, Rseq, SignalAction, SignalStack,
-    Thread,
+    Area, AreaKind, Credentials, ForkDescriptor, GeneralRegisters, Layout, MappedFile, PageRun, Rseq, SignalAction,
+    SignalStack, Thread,
 };
 use crate::machine::Machine;
 
@@ -563,6 +563,12 @@ pub(crate) fn this_machine() -> io::Result<(Machine, Vec<u8>)> {
     ProcessMemory::open(this).and_then(|memory| memory.read(vdso.start, &mut code)).map_err(io::Error::other)?;
     let vvar_bytes = special(b"[vvar").map(|line| line.range.bytes).sum();
     Ok((Machine::this(&code, vvar_bytes), code))
+}
+
+/// Who this process is.
+pub(crate) fn this_process() -> io::Result<Credentials> {
+    let status = Status::parse(&fs::read("/proc/self/status")?).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(status.credentials)
 }
 
 /// Neighbouring ranges as one.

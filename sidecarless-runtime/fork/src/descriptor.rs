@@ -69,12 +69,29 @@ pub struct Credentials {
     pub groups: [u32; 4],
     /// Supplementary groups.
     pub supplementary: Vec<u32>,
-    /// Effective capabilities.
-    pub capabilities: u64,
+    /// What it may do of what only root may (capabilities(7)).
+    pub capabilities: Capabilities,
+    /// How root is treated (`SECBIT_…`).
+    pub secure_bits: u32,
     /// `no_new_privs`.
     pub no_new_privileges: bool,
     /// The mode of seccomp: 0 none, 2 a filter.
     pub seccomp: u32,
+}
+
+/// The sets of capabilities; bit 0 is capability 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capabilities {
+    /// What counts now.
+    pub effective: u64,
+    /// What may count.
+    pub permitted: u64,
+    /// What may be had from an executed file that allows it.
+    pub inheritable: u64,
+    /// What an executed file may give.
+    pub bounding: u64,
+    /// What is kept when a file is executed.
+    pub ambient: u64,
 }
 
 /// What may be done with an area's bytes: the bits of mmap(2)'s `prot`.
@@ -274,9 +291,10 @@ pub enum OpenFileKind {
         /// `EFD_SEMAPHORE`.
         semaphore: bool,
     },
-    /// A terminal: the one that the child is given takes its place.
+    /// A terminal: what the child is given takes its place.
     Terminal,
-    /// A socket; it is closed in the child.
+    /// A socket. As a standard stream it is replaced by what the child is given; elsewhere one whose other end has
+    /// closed takes its number, so that this never comes to mean another file.
     Socket,
     /// What cannot be carried; the name says what it is.
     Other {

@@ -27,6 +27,6 @@ mod program;
 pub use capture::{PrepareError, Prepared, Seed, prepare};
 pub use descriptor::ForkDescriptor;
 pub use nursery::Nursery;
-pub use resume::{Child, Family, Host, Phases, ResumeError, Streams};
+pub use resume::{Child, Family, Given, Host, Phases, ResumeError};
 pub use seeds::{Handle, Held, Key, Seeds, Terms};
 pub use source::{LocalSource, PageSource};

@@ -14,7 +14,7 @@ use ramet_sys::End;
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 
 use crate::descriptor::ForkDescriptor;
-use crate::resume::{Child, Family, Host, Phases, ResumeError, Streams};
+use crate::resume::{Child, Family, Given, Host, Phases, ResumeError};
 use crate::source::PageSource;
 
 /// For how long a template is kept that nobody asks for.
@@ -122,7 +122,7 @@ impl<K: Clone + Eq + Hash + Send + 'static> Nursery<K> {
     pub fn child<E: From<NurseryError>>(
         &self,
         seed: &K,
-        streams: &Streams,
+        given: &Given,
         reach: impl FnOnce() -> Result<(ForkDescriptor, Box<dyn PageSource>), E>,
     ) -> Result<Born, E> {
         let expected = Expected::register(&self.ward, seed)?;
@@ -149,7 +149,7 @@ impl<K: Clone + Eq + Hash + Send + 'static> Nursery<K> {
                 }
             }
         };
-        let child = family.child(streams).map_err(NurseryError::from)?;
+        let child = family.child(given).map_err(NurseryError::from)?;
         let born = Born { pid: child.pid, phases: child.phases, reached };
         expected.arrive(child).map_err(|error| NurseryError::from(ResumeError::from(error)))?;
         Ok(born)

@@ -20,6 +20,9 @@ pub(crate) struct Operation {
 
 const _: () = assert!(size_of::<Operation>() == OPERATION_BYTES);
 
+/// Where in an operation its arguments are.
+const ARGUMENTS_OFFSET: u64 = 16;
+
 const CALL: u64 = 0;
 const FINISH: u64 = 1;
 const JUMP: u64 = 2;
@@ -69,6 +72,17 @@ enum Branch {
     Jump { at: usize, to: Label },
     /// If it gives 0.
     OnZero { at: usize, to: Label },
+    /// A copy whose bytes become an argument of another one.
+    Argument { at: usize, of: Label, argument: u64 },
+}
+
+/// An argument of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Argument {
+    /// It is known.
+    Word(u64),
+    /// It will be the word at an address.
+    At(u64),
 }
 
 impl Program {
@@ -101,6 +115,32 @@ impl Program {
         operation.number = number.cast_unsigned();
         operation.check = NO_ERROR;
         operation
+    }
+
+    /// The same, with arguments that are only known when it comes to it.
+    pub(crate) fn call_with(
+        &mut self,
+        meaning: &'static str,
+        number: libc::c_long,
+        arguments: &[Argument],
+    ) -> &mut Operation {
+        let later = |argument: &&Argument| matches!(argument, Argument::At(_));
+        let call = Label(self.operations.len() + arguments.iter().filter(later).count());
+        let mut words = [0; 6];
+        for (index, argument) in arguments.iter().enumerate() {
+            match *argument {
+                Argument::Word(word) => words[index] = word,
+                Argument::At(address) => {
+                    self.branches.push(Branch::Argument {
+                        at: self.operations.len(),
+                        of: call,
+                        argument: index as u64,
+                    });
+                    self.copy(0, address, size_of::<u64>() as u64);
+                }
+            }
+        }
+        self.call(meaning, number, &words)
     }
 
     /// Copies bytes from one address to another.
@@ -163,6 +203,9 @@ impl Program {
         for branch in &self.branches {
             match *branch {
                 Branch::Jump { at, to } => operations[at].arguments[0] = address(to),
+                Branch::Argument { at, of, argument } => {
+                    operations[at].arguments[0] = address(of) + ARGUMENTS_OFFSET + argument * size_of::<u64>() as u64;
+                }
                 Branch::OnZero { at, to } => {
                     operations[at].on_zero = address(to);
                     operations[at].arguments[5] = self.start;

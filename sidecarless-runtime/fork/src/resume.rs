@@ -6,6 +6,7 @@
 
 mod family;
 mod files;
+mod identity;
 mod plan;
 mod template;
 
@@ -23,14 +24,15 @@ use rustix::net::sockopt::set_socket_passcred;
 use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType};
 use rustix::net::{recvmsg, socketpair};
 
-use crate::capture::this_machine;
+use self::identity::Rights;
+use crate::capture::{this_machine, this_process};
 use crate::interpreter::FAILURE_BYTES;
 use crate::machine::{Machine, MachineError};
 use crate::source::SourceError;
 use crate::zygote::{self, Order};
 
 pub use self::family::Family;
-pub use self::files::Streams;
+pub use self::files::Given;
 
 /// How long a process may take for a step that depends on nobody else.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,6 +41,7 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Host {
     machine: Machine,
+    rights: Rights,
     /// How far into the vdso there is a way to make a last system call.
     call_and_return: Option<u64>,
     zygote: Process,
@@ -117,6 +120,20 @@ pub enum ResumeError {
         /// What it is.
         name: String,
     },
+    /// The host is another user and may not change that.
+    #[error("the child would be user {there}; this host is user {here} and may not make another's; resume it as root")]
+    User {
+        /// Who the host is.
+        here: u32,
+        /// Who the child would be.
+        there: u32,
+    },
+    /// The process may do what its host may not.
+    #[error("the process has capabilities that this host has not ({lacking:#x}); resume it with more privilege")]
+    Capabilities {
+        /// Which; bit 0 is capability 0.
+        lacking: u64,
+    },
     /// Something else cannot be carried.
     #[error("the process cannot be resumed: {0}")]
     Unfit(&'static str),
@@ -164,7 +181,8 @@ impl Host {
         if let error @ ..=0 = zygote::order(&orders, &Order::Guard, &[theirs])? {
             return Err(io::Error::from_raw_os_error(-error));
         }
-        Ok(Self { machine, call_and_return, zygote, orders: Mutex::new(orders), guard: Arc::new(guard) })
+        let rights = Rights::of(this_process()?);
+        Ok(Self { machine, rights, call_and_return, zygote, orders: Mutex::new(orders), guard: Arc::new(guard) })
     }
 
     /// Lets the zygote copy itself.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use std::sync::Arc;
 
-use ramet_fork::{Family, Host, LocalSource, Streams, prepare};
+use ramet_fork::{Family, Given, Host, LocalSource, prepare};
 use ramet_sys::End;
 
 /// A process that counts: it writes how far it has come, and the sum of its data, to a file with its number.
@@ -111,9 +111,9 @@ fn goes_on_in_its_child(target: &Target) {
     let (count, sum) = target.count_of(target.pid(), 1);
     let source = LocalSource::open(prepared.seed.pid()).expect("the seed");
     let family = Family::start(Arc::new(host()), prepared.descriptor, Box::new(source)).expect("a pager");
-    let streams = Streams::own().expect("streams");
+    let given = Given::own().expect("streams");
     for is_first in [true, false] {
-        let child = family.child(&streams).expect("resumed");
+        let child = family.child(&given).expect("resumed");
         assert_eq!(child.phases.template.is_some(), is_first, "the second one is a fork of the first one's template");
         eprintln!("pause {:?}, {:?}", prepared.pause, child.phases);
         let (_, childs_sum) = target.count_of(child.pid, count + 10);

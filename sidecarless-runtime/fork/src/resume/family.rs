@@ -13,7 +13,7 @@ use ramet_sys::pagemap::PAGE_BYTES;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::template::Template;
-use super::{Child, Host, ResumeError, Streams};
+use super::{Child, Given, Host, ResumeError};
 use crate::descriptor::ForkDescriptor;
 use crate::pager::{News, Pager, Space};
 use crate::source::{self, Learned, PageSource};
@@ -68,7 +68,7 @@ impl Family {
     ///
     /// # Errors
     /// Why not. No process is left behind.
-    pub fn child(&self, streams: &Streams) -> Result<Child, ResumeError> {
+    pub fn child(&self, given: &Given) -> Result<Child, ResumeError> {
         let mut template = self.template.lock().unwrap_or_else(PoisonError::into_inner);
         let (made, phases) = match template.take() {
             Some(template) => (template, None),
@@ -87,7 +87,7 @@ impl Family {
             })
         };
         // After an error nobody knows what the template still does, so the next child gets another one.
-        let mut child = made.fork(&self.host, &self.descriptor, streams, serve)?;
+        let mut child = made.fork(&self.host, &self.descriptor, given, serve)?;
         child.phases.template = phases;
         *template = Some(made);
         Ok(child)

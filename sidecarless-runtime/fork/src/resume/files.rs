@@ -6,8 +6,10 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
+use ramet_sys::User;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{Mode, OFlags, SeekFrom, seek};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -30,43 +32,44 @@ pub(super) fn mapped(descriptor: &ForkDescriptor) -> Result<Vec<File>, ResumeErr
     descriptor.mapped_files.iter().map(open).collect()
 }
 
-/// Whether a child has the file, too.
-pub(super) const fn is_carried(file: &OpenFile) -> bool {
-    !matches!(file.kind, OpenFileKind::Socket)
+/// What a child is given by its host in place of what it cannot have from the forked process.
+#[derive(Debug)]
+pub struct Given {
+    /// In place of a terminal, a pipe or a socket that the forked process had as a standard stream.
+    pub streams: [OwnedFd; 3],
+    /// Who it is to be: without other groups and without capabilities. `None`: who the forked process was.
+    pub user: Option<User>,
 }
 
-/// What a child has in place of the terminal or the pipes that the forked process had as its standard streams.
-#[derive(Debug)]
-pub struct Streams(pub [OwnedFd; 3]);
-
-impl Streams {
-    /// Those of this process.
+impl Given {
+    /// The streams of this process.
     ///
     /// # Errors
     /// The operating system's: there are too many open files.
     pub fn own() -> io::Result<Self> {
         let input = io::stdin().as_fd().try_clone_to_owned()?;
         let output = io::stdout().as_fd().try_clone_to_owned()?;
-        Ok(Self([input, output, io::stderr().as_fd().try_clone_to_owned()?]))
+        Ok(Self { streams: [input, output, io::stderr().as_fd().try_clone_to_owned()?], user: None })
     }
 }
 
 /// Opens again what a child has open, in the order of the descriptor.
-pub(super) fn open(descriptor: &ForkDescriptor, streams: &Streams) -> Result<Vec<OwnedFd>, ResumeError> {
+pub(super) fn open(descriptor: &ForkDescriptor, given: &Given) -> Result<Vec<OwnedFd>, ResumeError> {
     let mut pipes = HashMap::new();
-    let carried = descriptor.files.iter().filter(|file| is_carried(file));
-    carried.map(|file| open_one(file, streams, &mut pipes)).collect()
+    descriptor.files.iter().map(|file| open_one(file, given, &mut pipes)).collect()
 }
 
 fn open_one(
     file: &OpenFile,
-    Streams(streams): &Streams,
+    given: &Given,
     pipes: &mut HashMap<u64, (OwnedFd, OwnedFd)>,
 ) -> Result<OwnedFd, ResumeError> {
     let flags = OFlags::from_bits_retain(file.flags);
-    let stream = usize::try_from(file.fd).ok().and_then(|fd| streams.get(fd));
+    let stream = usize::try_from(file.fd).ok().and_then(|fd| given.streams.get(fd));
     let opened = match &file.kind {
-        OpenFileKind::Terminal | OpenFileKind::Pipe { .. } if let Some(stream) = stream => stream.try_clone()?,
+        OpenFileKind::Terminal | OpenFileKind::Pipe { .. } | OpenFileKind::Socket if let Some(stream) = stream => {
+            stream.try_clone()?
+        }
         OpenFileKind::Path { path, identity, position } => open_path(file, path, *identity, *position)?,
         // An end whose other end is in another process finds that closed.
         OpenFileKind::Pipe { id } => {
@@ -90,10 +93,17 @@ fn open_one(
             counter
         }
         OpenFileKind::Terminal => return Err(cannot_carry(file, b"a terminal")),
-        OpenFileKind::Socket => return Err(cannot_carry(file, b"a socket")),
+        OpenFileKind::Socket => dead_socket(flags)?,
         OpenFileKind::Other { name } => return Err(cannot_carry(file, name)),
     };
     Ok(opened)
+}
+
+/// A socket whose other end has closed: reading from it comes to the end, writing to it fails.
+fn dead_socket(flags: OFlags) -> io::Result<OwnedFd> {
+    let (socket, _) = UnixStream::pair()?;
+    socket.set_nonblocking(flags.contains(OFlags::NONBLOCK))?;
+    Ok(socket.into())
 }
 
 fn open_path(

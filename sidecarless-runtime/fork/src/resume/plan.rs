@@ -15,7 +15,7 @@ use ramet_sys::Range;
 use ramet_sys::pagemap::PAGE_BYTES;
 
 use super::ResumeError;
-use super::files::is_carried;
+use super::identity::{Identity, Rights};
 use crate::descriptor::{Area, AreaKind, ForkDescriptor, Layout, Thread};
 use crate::frame::frame;
 use crate::missing::{Missing, Origin};
@@ -67,6 +67,7 @@ struct Planner<'d> {
     /// The numbers of the files that a child has open, ascending, and whether they are closed on exec.
     open: Vec<(RawFd, u64)>,
     first_fd: RawFd,
+    rights: &'d Rights,
     call_and_return: u64,
     restorer: u64,
     missing: Missing,
@@ -74,11 +75,14 @@ struct Planner<'d> {
 }
 
 impl Plan {
-    /// Plans a template and its children, which are given the files that [`super::files::is_carried`] names.
-    pub(crate) fn new(descriptor: &ForkDescriptor, call_and_return: Option<u64>) -> Result<Self, ResumeError> {
+    /// Plans a template and its children.
+    pub(super) fn new(
+        descriptor: &ForkDescriptor,
+        call_and_return: Option<u64>,
+        rights: &Rights,
+    ) -> Result<Self, ResumeError> {
         let on_exec = |flags: u32| u64::from(flags & libc::O_CLOEXEC.cast_unsigned());
-        let carried = descriptor.files.iter().filter(|file| is_carried(file));
-        let open: Vec<_> = carried.map(|file| (file.fd, on_exec(file.flags))).collect();
+        let open: Vec<_> = descriptor.files.iter().map(|file| (file.fd, on_exec(file.flags))).collect();
         let first_fd = open.last().map_or(0, |(fd, _)| fd + 1).max(FIRST_FD_MIN);
         let vdso = descriptor.areas.iter().find(|area| area.kind == AreaKind::Vdso).map_or(0, |area| area.start);
         let restorer = descriptor.signal_return;
@@ -87,6 +91,7 @@ impl Plan {
             descriptor,
             open,
             first_fd,
+            rights,
             call_and_return,
             restorer,
             missing: Missing::default(),
@@ -113,8 +118,9 @@ impl Planner<'_> {
 
         self.become_template(&mut main, place)?;
         self.fork_children(&mut main);
+        let identity = Identity::take(&mut main, self.number(CONTROL_FD));
         self.take_files(&mut main);
-        let programs = self.become_child(&mut main, place, main_bytes)?;
+        let programs = self.become_child(&mut main, place, main_bytes, identity)?;
 
         let mut image = main.image();
         if image.len() as u64 > main_bytes {
@@ -220,8 +226,15 @@ impl Planner<'_> {
     }
 
     /// Starts the threads, and goes on where the forked process was.
-    fn become_child(&self, main: &mut Program, place: Range, main_bytes: u64) -> Result<Vec<Program>, ResumeError> {
-        let threads = &self.descriptor.threads;
+    fn become_child(
+        &self,
+        main: &mut Program,
+        place: Range,
+        main_bytes: u64,
+        identity: Identity,
+    ) -> Result<Vec<Program>, ResumeError> {
+        let ForkDescriptor { threads, credentials, .. } = self.descriptor;
+        identity.become_user(main, self.rights, credentials);
         let mut programs = Vec::with_capacity(threads.len());
         let mut gates = Vec::with_capacity(threads.len());
         for (thread, index) in threads[1..].iter().zip(0..) {
@@ -229,6 +242,8 @@ impl Planner<'_> {
             let mut program = Program::new(start);
             let (arrived, gate) = (program.data(&[0; 4]), program.data(&[0; 4]));
             let (one, number) = (program.data(&1_u32.to_ne_bytes()), program.data(&[0; 8]));
+            // Before any thread is the process's own, none may do more than the process may.
+            identity.copy_into(&mut program).give_up_rest(&mut program, self.rights, credentials);
             // From here on it needs nothing that the main thread gives up.
             program.copy(arrived, one, 4);
             program.call("telling the main thread", SYS_futex, &[arrived, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0]);
@@ -244,13 +259,16 @@ impl Planner<'_> {
         for (arrived, _) in &gates {
             main.call("waiting for a thread", SYS_futex, &[*arrived, FUTEX_WAIT_PRIVATE, 0, 0, 0, 0]).or_not();
         }
+        // A change of user has made it forget.
+        self.end_with_host(main);
+        identity.give_up_rest(main, self.rights, credentials);
+        let byte = main.data(&[1]);
+        main.call("telling its host", SYS_write, &[self.number(CONTROL_FD), byte, 1]);
+        main.call("closing what is not its own", SYS_close_range, &[self.first_fd as u64, u64::from(u32::MAX), 0]);
         for (_, gate) in gates {
             main.copy(gate, one, 4);
             main.call("letting a thread go", SYS_futex, &[gate, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0]);
         }
-        let byte = main.data(&[1]);
-        main.call("telling its host", SYS_write, &[self.number(CONTROL_FD), byte, 1]);
-        main.call("closing what is not its own", SYS_close_range, &[self.first_fd as u64, u64::from(u32::MAX), 0]);
         self.leave(main, &threads[0], main_bytes)?;
         Ok(programs)
     }
@@ -272,13 +290,19 @@ impl Planner<'_> {
         let ForkDescriptor { areas, signals, threads, .. } = self.descriptor;
         let open = self.open.len() * 2;
         let overlays: usize = areas.iter().map(|area| area.own.len()).sum();
-        let operations =
-            FIXED_OPERATIONS + areas.len() * AREA_OPERATIONS + overlays + signals.len() + open + threads.len() * 9;
+        let operations = FIXED_OPERATIONS
+            + Identity::OPERATIONS
+            + areas.len() * AREA_OPERATIONS
+            + overlays
+            + signals.len()
+            + open
+            + threads.len() * 9;
         let frame = self.descriptor.threads[0].extended_state.len() + 1024;
         let data = frame
             + signals.len() * 64
             + threads.len() * 256
             + self.open.len() * 8
+            + self.descriptor.credentials.supplementary.len() * 4
             + self.descriptor.layout.auxiliary.len() * 8
             + 8192;
         Program::bytes_for(operations, data)

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use ramet_sys::{End, Pidfd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use super::files::{self, Streams};
+use super::files::{self, Given};
 use super::plan::Plan;
 use super::{Child, Heard, Host, Phases, ResumeError, STEP_TIMEOUT, TemplatePhases, control_pair, hear};
 use crate::descriptor::ForkDescriptor;
@@ -37,7 +37,7 @@ impl Template {
         let start = Instant::now();
         let (control, theirs) = control_pair()?;
         let mapped = files::mapped(descriptor)?;
-        let plan = Plan::new(descriptor, host.call_and_return)?;
+        let plan = Plan::new(descriptor, host.call_and_return, &host.rights)?;
         let memory = File::from(memfd_create("ramet-program", MemfdFlags::CLOEXEC).map_err(io::Error::from)?);
         (&memory).write_all(&plan.image)?;
         let own = [memory.as_fd(), theirs.as_fd()].into_iter();
@@ -84,12 +84,13 @@ impl Template {
         &self,
         host: &Host,
         descriptor: &ForkDescriptor,
-        streams: &Streams,
+        given: &Given,
         serve: impl FnOnce(Userfault) -> io::Result<()>,
     ) -> Result<Child, ResumeError> {
         let start = Instant::now();
         let (control, theirs) = control_pair()?;
-        let files = files::open(descriptor, streams)?;
+        let identity = host.rights.identity(&descriptor.credentials, given)?;
+        let files = files::open(descriptor, given)?;
         let opened = Instant::now();
         let namespace = if self.plan.is_numbered { Some(host.namespace()?) } else { None };
         let first = namespace.as_ref().map(|namespace| namespace.first.as_fd());
@@ -101,6 +102,7 @@ impl Template {
         serve(userfault)?;
         let forked = Instant::now();
         // Without these it does not go on, so its faults are served by now.
+        zygote::send(&control, &identity, &[] as &[OwnedFd])?;
         if !files.is_empty() {
             zygote::send(&control, &[0], &files)?;
         }

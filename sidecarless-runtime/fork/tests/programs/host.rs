@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::process::Command;
 use std::sync::Arc;
 
-use ramet_fork::{Family, Host, LocalSource, Streams, prepare};
+use ramet_fork::{Family, Given, Host, LocalSource, prepare};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [_, zygote, pid] = args_os().collect::<Vec<_>>().try_into().map_err(|_| "usage: host ZYGOTE PID")?;
@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let source = LocalSource::open(prepared.seed.pid())?;
     let host = Arc::new(Host::start(Command::new(zygote))?);
     let family = Family::start(host, prepared.descriptor, Box::new(source))?;
-    let child = family.child(&Streams::own()?)?;
+    let child = family.child(&Given::own()?)?;
     writeln!(io::stdout(), "{}", child.pid)?;
     let _ = io::stdin().read(&mut [0])?;
     Ok(())

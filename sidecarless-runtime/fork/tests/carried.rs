@@ -1,0 +1,110 @@
+//! What a child has of the process that was forked, and what it is given instead.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+use ramet_fork::Given;
+use ramet_sys::User;
+
+#[path = "programs/target.rs"]
+mod target;
+
+use self::target::Target;
+
+/// Who a process is, as the kernel tells the test.
+fn status(pid: i32, key: &str) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+    let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(":\t"));
+    line.unwrap_or_else(|| panic!("no {key} in {status}")).trim().to_owned()
+}
+
+#[test]
+fn a_child_is_given_streams_in_place_of_sockets() {
+    let (ours, theirs) = UnixStream::pair().expect("a pair");
+    let target = Target::start_with(|command| {
+        command.stdin(std::os::fd::OwnedFd::from(theirs));
+    });
+    let (mut given_ours, given_theirs) = UnixStream::pair().expect("a pair");
+    let mut given = Given::own().expect("streams");
+    given.streams[0] = given_theirs.into();
+    let child = target.fork().child_given(&given);
+    drop(given);
+    given_ours.write_all(b"to the child").expect("sent");
+    assert_eq!(child.tell("import os\nos.read(0, 100)"), "b'to the child'");
+    child.tell("os.write(0, b'from it')");
+    let mut answer = [0; 7];
+    given_ours.read_exact(&mut answer).expect("an answer");
+    assert_eq!(&answer, b"from it");
+    (&ours).write_all(b"to the parent").expect("sent");
+    assert_eq!(target.tell("import os\nos.read(0, 100)"), "b'to the parent'");
+}
+
+#[test]
+fn a_sockets_number_is_a_dead_sockets_in_the_child() {
+    let target = Target::start();
+    target.tell("import socket, os\na, b = socket.socketpair()\na.sendall(b'not for the child')");
+    let child = target.fork().child();
+    assert_eq!(child.tell("b.recv(100)"), "b''");
+    assert!(child.tell("a.send(b'x', socket.MSG_NOSIGNAL)").contains("BrokenPipeError"));
+    assert_ne!(child.tell("os.open('/dev/null', os.O_RDONLY) in (a.fileno(), b.fileno())"), "True");
+    assert_eq!(target.tell("b.recv(100)"), "b'not for the child'");
+}
+
+#[test]
+fn a_child_is_the_user_that_its_host_says() {
+    let target = Target::start();
+    target
+        .tell("import os, threading\nthread = threading.Thread(target=lambda: threading.Event().wait(), daemon=True)");
+    let alone = target.fork();
+    target.tell("thread.start()");
+    for forked in [alone, target.fork()] {
+        let mut given = Given::own().expect("streams");
+        given.user = Some(User { uid: 20_001, gid: 20_002 });
+        let child = forked.child_given(&given);
+        assert_eq!(
+            child.tell("os.getresuid(), os.getresgid(), os.getgroups()"),
+            "((20001, 20001, 20001), (20002, 20002, 20002), [])"
+        );
+        let every_thread = "[line.split()[1:] for task in os.listdir('/proc/self/task') \
+             for line in open(f'/proc/self/task/{task}/status') if line.startswith(('Uid', 'CapEff', 'CapPrm'))]";
+        let threads = child.tell(every_thread);
+        assert!(!threads.contains("'0'") && threads.contains("'0000000000000000'"), "{threads}");
+        assert!(child.tell("os.setuid(0)").contains("PermissionError"));
+        assert_eq!(forked.child().tell("os.geteuid()"), "0");
+    }
+}
+
+#[test]
+fn a_child_is_who_the_forked_process_was() {
+    let target = Target::start();
+    target.tell(
+        "import os, ctypes\nlibc = ctypes.CDLL(None)\nlibc.prctl(8, 1)\n\
+         os.setgroups([7, 9])\nos.setresgid(33, 34, 35)\n\
+         os.setresuid(1001, 1002, 1003)",
+    );
+    // `CAP_NET_BIND_SERVICE`, permitted, inheritable and ambient.
+    target.tell(
+        "header = (ctypes.c_uint * 2)(0x20080522, 0)\n\
+         data = (ctypes.c_uint * 6)(1 << 10, 1 << 10 | 1 << 8, 1 << 10, 0, 0, 0)\n\
+         libc.capset(header, data), libc.prctl(47, 2, 10, 0, 0), libc.prctl(24, 12), libc.prctl(38, 1, 0, 0, 0)",
+    );
+    let child = target.fork().child();
+    assert_eq!(child.tell("1"), "1");
+    for key in [
+        "Uid",
+        "Gid",
+        "Groups",
+        "CapInh",
+        "CapPrm",
+        "CapEff",
+        "CapBnd",
+        "CapAmb",
+        "NoNewPrivs",
+        "Umask",
+        "SigIgn",
+        "Seccomp",
+    ] {
+        assert_eq!(status(child.child.pid, key), status(target.pid(), key), "{key}");
+    }
+    assert_eq!(status(child.child.pid, "CapAmb"), "0000000000000400");
+}
