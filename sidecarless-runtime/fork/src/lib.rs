@@ -5,6 +5,7 @@
 //! [`validate`] what must hold of one from a peer, [`machine`] what two hosts must have in common. [`mod@resume`] makes
 //! a process of it: a copy of the [`zygote`] runs a `program` in the `interpreter` and goes on from a signal `frame`;
 //! the `pager` gives it what is `missing` from a [`source`]; a `guard` sees that the end of all this is no zeros.
+//! [`seeds`] are kept for others, whom a [`server`] lets read them; `wire` is how they speak.
 #![deny(unsafe_code)]
 
 pub mod capture;
@@ -13,6 +14,7 @@ pub mod machine;
 pub mod nursery;
 pub mod resume;
 pub mod seeds;
+pub mod server;
 pub mod source;
 pub mod validate;
 pub mod zygote;
@@ -23,10 +25,12 @@ mod interpreter;
 mod missing;
 mod pager;
 mod program;
+mod wire;
 
 pub use capture::{PrepareError, Prepared, Seed, prepare};
 pub use descriptor::ForkDescriptor;
 pub use nursery::Nursery;
 pub use resume::{Child, Family, Given, Host, Phases, ResumeError};
 pub use seeds::{Handle, Held, Key, Seeds, Terms};
-pub use source::{LocalSource, PageSource};
+pub use server::PageServer;
+pub use source::{LocalSource, PageSource, TcpSource};

@@ -4,17 +4,22 @@
 //! nobody else waiting. A read that fails ends the source: the seed is lost for who reads it, and pages that were not
 //! read are never taken to be something else.
 
+pub mod tcp;
+
 mod local;
 
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use ramet_sys::{CallError, Range};
 use rustix::event::{PollFd, PollFlags, poll};
 
 pub use self::local::LocalSource;
+pub use self::tcp::TcpSource;
 use crate::seeds::Refusal;
+use crate::wire::WireError;
 
 /// The most bytes that one read may bring.
 pub const READ_BYTES_MAX: u64 = 1 << 20;
@@ -42,6 +47,15 @@ pub enum SourceError {
         /// How many reads are under way.
         reads: usize,
     },
+    /// The connection to the seed's host has ended.
+    #[error("the link to the seed's host is lost: {0}")]
+    Link(io::Error),
+    /// The seed's host does not answer.
+    #[error("the seed's host has not answered for {0:?}")]
+    Silent(Duration),
+    /// What came is not what the seed's host has sent, or makes no sense.
+    #[error("what the seed's host says is of no use: {0}")]
+    Wire(#[from] WireError),
     /// Waiting for answers failed.
     #[error("cannot wait for pages: {0}")]
     Wait(io::Error),

@@ -34,9 +34,6 @@ pub enum Refusal {
     /// It has as many readers as it may have.
     #[error("the seed has as many readers as it may have; try again later")]
     Busy,
-    /// The read names no grant that is open.
-    #[error("the read names no open grant")]
-    NoGrant,
     /// Not all of it may be read.
     #[error("the range is not all of the seed's own pages")]
     OutOfBounds,
@@ -46,4 +43,7 @@ pub enum Refusal {
     /// The kernel did not give its bytes.
     #[error("the seed's pages cannot be read")]
     Unreadable,
+    /// What was said to the seed's host makes no sense to it.
+    #[error("the seed's host was told what makes no sense to it")]
+    Senseless,
 }

@@ -1,0 +1,137 @@
+//! How a reader is let in: both sides prove that they know the key, and what the reader needs comes in one answer.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use ramet_sys::Range;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::{CONNECT_TIMEOUT, ConnectError};
+use crate::seeds::{Handle, Key, LEARNED_PAGES_MAX, random};
+use crate::server::keep_alive;
+use crate::source::Learned;
+use crate::wire::{
+    self, CHALLENGE_BYTES, Challenge, Filled, Hello, Inbox, Kind, PROOF_BYTES, Role, WELCOME_BYTES_MAX, WireError,
+};
+
+/// What a reader is given.
+pub(super) struct Welcome {
+    pub(super) descriptor: Vec<u8>,
+    pub(super) learned: Learned,
+    /// What came after it.
+    pub(super) inbox: Inbox,
+}
+
+/// Why one is not let in, without who.
+enum Failure {
+    Link(io::Error),
+    Wire(WireError),
+    Refused(crate::seeds::Refusal),
+    Impostor,
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Link(error)
+    }
+}
+
+impl From<WireError> for Failure {
+    fn from(error: WireError) -> Self {
+        Self::Wire(error)
+    }
+}
+
+/// Proves the knowledge of the key, and wants the same.
+pub(super) fn greet(
+    stream: &TcpStream,
+    address: SocketAddr,
+    handle: Handle,
+    key: &Key,
+) -> Result<Welcome, ConnectError> {
+    converse(stream, handle, key).map_err(|failure| match failure {
+        Failure::Link(source) => ConnectError::Link { address, source },
+        Failure::Wire(source) => ConnectError::Wire { address, source },
+        Failure::Refused(refusal) => ConnectError::Refused { address, refusal },
+        Failure::Impostor => ConnectError::Impostor(address),
+    })
+}
+
+fn converse(mut stream: &TcpStream, handle: Handle, key: &Key) -> Result<Welcome, Failure> {
+    let deadline = Instant::now() + CONNECT_TIMEOUT;
+    stream.set_nonblocking(true)?;
+    keep_alive(stream.as_fd())?;
+    let hello = Hello { handle, nonce: random()? };
+    // The first bytes into an empty socket are taken whole.
+    stream.write_all(&hello.encode())?;
+    let challenge = Challenge::decode(hello, &receive::<CHALLENGE_BYTES>(stream, deadline)?)?;
+    stream.write_all(&challenge.proof(key, Role::Client))?;
+
+    let mut inbox = Inbox::new(WELCOME_BYTES_MAX);
+    loop {
+        wait(stream, false, deadline)?;
+        if inbox.fill(&mut stream)? == Filled::End {
+            return Err(Failure::Link(io::ErrorKind::UnexpectedEof.into()));
+        }
+        let Some(frame) = inbox.next()? else { continue };
+        let (descriptor, learned) = match frame.kind {
+            Kind::Welcome => welcome(frame.payload, &challenge, key)?,
+            Kind::Error => return Err(Failure::Refused(wire::decode_refusal(frame.payload)?)),
+            _ => return Err(WireError::Senseless("an answer of another kind").into()),
+        };
+        return Ok(Welcome { descriptor, learned, inbox });
+    }
+}
+
+/// Reads the first answer, if who gives it knows the key.
+fn welcome(payload: &[u8], challenge: &Challenge, key: &Key) -> Result<(Vec<u8>, Learned), Failure> {
+    const SENSELESS: WireError = WireError::Senseless("a welcome that ends too soon");
+    let (proof, rest) = payload.split_first_chunk::<PROOF_BYTES>().ok_or(SENSELESS)?;
+    if !challenge.is_proof(key, Role::Server, proof) {
+        return Err(Failure::Impostor);
+    }
+    let (descriptor_bytes, rest) = rest.split_first_chunk().ok_or(SENSELESS)?;
+    let (ranges_count, rest) = rest.split_first_chunk().ok_or(SENSELESS)?;
+    let ranges_bytes = (u32::from_le_bytes(*ranges_count) as usize).saturating_mul(size_of::<Range>());
+    let (ranges_came, rest) = rest.split_at_checked(ranges_bytes).ok_or(SENSELESS)?;
+    let descriptor_bytes = u32::from_le_bytes(*descriptor_bytes) as usize;
+    let (descriptor, pages_came) = rest.split_at_checked(descriptor_bytes).ok_or(SENSELESS)?;
+    let mut ranges = Vec::new();
+    wire::ranges(ranges_came, &mut ranges)?;
+    let bytes = ranges.iter().fold(0_u64, |sum, range| sum.saturating_add(range.bytes));
+    if bytes > LEARNED_PAGES_MAX as u64 * ramet_sys::pagemap::PAGE_BYTES {
+        return Err(WireError::Senseless("more learned pages than there may be").into());
+    }
+    let mut scratch = Vec::new();
+    let pages = wire::restore(pages_came, bytes as usize, &mut scratch)?.to_vec();
+    Ok((descriptor.to_vec(), Learned { ranges, pages }))
+}
+
+fn receive<const N: usize>(mut stream: &TcpStream, deadline: Instant) -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    let mut come = 0;
+    while come < N {
+        match stream.read(&mut bytes[come..]) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => come += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait(stream, false, deadline)?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(bytes)
+}
+
+/// Waits until there is something to receive, or room to send if that is wanted.
+pub(super) fn wait(stream: &TcpStream, to_send: bool, deadline: Instant) -> io::Result<()> {
+    let events = if to_send { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+    let left = deadline.saturating_duration_since(Instant::now());
+    let timeout = Timespec::try_from(left).ok();
+    match poll(&mut [PollFd::new(stream, events)], timeout.as_ref()) {
+        Ok(0) => Err(io::Error::new(io::ErrorKind::TimedOut, "it does not answer")),
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
