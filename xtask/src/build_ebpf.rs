@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use toolchain::Toolchain;
 
+pub(crate) use clean::cache as cache_folder;
+
 /// The object's file name.
 const OBJECT_NAME: &str = "ramet.bpf.o";
 /// The Rust target of BPF on little-endian machines.

@@ -9,10 +9,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Something the build needs: Debian's package, and a command that succeeds where it is there.
-struct Need {
-    package: &'static str,
-    probe: &'static [&'static str],
+/// Something that is needed: Debian's package, and a command that succeeds where it is there.
+#[derive(Debug)]
+pub(crate) struct Need {
+    pub(crate) package: &'static str,
+    pub(crate) probe: &'static [&'static str],
 }
 
 /// libbpf, the second loader that the tests compare with, is compiled from source against these.
@@ -25,26 +26,31 @@ const NEEDS: [Need; 4] = [
 
 /// Makes sure that the workspace can be compiled.
 pub(crate) fn ensure_build_packages(install: Install) -> Result<()> {
-    let missing = missing();
+    ensure_packages("the build", &NEEDS, install)
+}
+
+/// Makes sure that everything is there that `who` needs.
+pub(crate) fn ensure_packages(who: &str, needs: &[Need], install: Install) -> Result<()> {
+    let missing = missing(needs);
     if missing.is_empty() {
         return Ok(());
     }
     let names = missing.join(", ");
     ensure!(
         install == Install::Allowed && can_install(),
-        "the build needs {names}; on Debian, run as root: {}",
+        "{who} needs {names}; on Debian, run as root: {}",
         install_command(&missing)
     );
-    eprintln!("installing what the build needs from Debian: {names}");
+    eprintln!("installing what {who} needs from Debian: {names}");
     install_packages(&missing)
 }
 
-fn missing() -> Vec<&'static str> {
+fn missing(needs: &[Need]) -> Vec<&'static str> {
     let is_missing = |need: &&Need| {
         let (program, arguments) = need.probe.split_first().unwrap_or((&"false", &[]));
         !says_yes(Command::new(program).args(arguments))
     };
-    NEEDS.iter().filter(is_missing).map(|need| need.package).collect()
+    needs.iter().filter(is_missing).map(|need| need.package).collect()
 }
 
 /// Whether [`install_packages`] would work: on Debian, as root.

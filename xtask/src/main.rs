@@ -9,6 +9,7 @@ mod debian;
 mod demo;
 mod test;
 mod tidy;
+mod vm;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
@@ -33,6 +34,8 @@ enum Verb {
     Ci,
     /// Run the thumbnail chain on a node of its own and measure it
     Demo(demo::Args),
+    /// Run a command in an emulated guest with another kernel and a soft-RoCE device
+    Vm(vm::Args),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +55,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Tidy(args) => tidy::run(&args, &verbs())?,
         Verb::Test(args) => return test::run(&args),
         Verb::Demo(args) => demo::run(&args)?,
+        Verb::Vm(args) => return Ok(vm::run(&args)),
         Verb::Ci => return ci::run(&verbs()),
     }
     Ok(ExitCode::SUCCESS)

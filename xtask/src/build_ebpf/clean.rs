@@ -32,7 +32,7 @@ pub(super) fn cargo_home() -> Option<PathBuf> {
 }
 
 /// ramet's cache folder.
-pub(super) fn cache() -> Option<PathBuf> {
+pub(crate) fn cache() -> Option<PathBuf> {
     let base = folder("XDG_CACHE_HOME").or_else(|| Some(env::home_dir()?.join(".cache")))?;
     Some(base.join("ramet"))
 }
