@@ -3,6 +3,8 @@
 //! Each rule is a function over [`fabric::Fabric`]; the macro at the end makes one test of each rule and source.
 
 mod fabric;
+#[path = "../programs/patterned.rs"]
+mod patterned;
 mod rules;
 
 macro_rules! conformance {

@@ -11,7 +11,8 @@ use ramet_fork::source::{READ_BYTES_MAX, READ_RANGES_MAX, READS_MAX, SourceError
 use ramet_fork::{PageSource, source};
 use ramet_sys::Range;
 
-use crate::fabric::{Fabric, GROUPS, OWN, PAGE_BYTES, PATIENCE, collect, pattern, read};
+use crate::fabric::{Fabric, GROUPS, PATIENCE, collect, read};
+use crate::patterned::{OWN, PAGE_BYTES, pattern};
 
 pub(crate) fn every_page_is_what_it_was(fabric: &Fabric) {
     let mut source = fabric.open();
@@ -199,7 +200,8 @@ pub(crate) fn a_server_that_stops_says_so(fabric: &Fabric) {
 enum Harm {
     Cut,
     Stop,
-    Change,
+    /// One byte of all that comes at once, first about so far behind its beginning.
+    Change(usize),
 }
 
 /// A link that becomes harmful when it is told to.
@@ -231,15 +233,13 @@ impl Proxy {
 
 fn pass_on(mut server: TcpStream, mut client: TcpStream, harm: Harm, told: &AtomicBool) {
     let mut bytes = vec![0; 1 << 16];
-    let mut passed = 0_u64;
     while let Ok(count @ 1..) = server.read(&mut bytes) {
         if told.load(Ordering::Relaxed) {
             match harm {
                 Harm::Cut => break,
                 Harm::Stop => continue,
-                Harm::Change => bytes[(passed % count as u64) as usize] ^= 0x10,
+                Harm::Change(at) => bytes[at % count] ^= 0x10,
             }
-            passed = passed.wrapping_mul(31).wrapping_add(17);
         }
         if client.write_all(&bytes[..count]).is_err() {
             break;
@@ -268,8 +268,8 @@ pub(crate) fn a_link_that_falls_silent_is_noticed(fabric: &Fabric) {
 }
 
 pub(crate) fn a_link_that_changes_bytes_gives_no_wrong_byte(fabric: &Fabric) {
-    for _ in 0..20 {
-        let error = harmed(fabric, Harm::Change);
+    for round in 0..20 {
+        let error = harmed(fabric, Harm::Change(round * 7919));
         assert!(matches!(error, SourceError::Wire(_) | SourceError::Silent(_)), "{error}");
     }
 }
