@@ -29,8 +29,10 @@ const ALLOWED: &[(&str, Uses)] = &[
     ("ramet-control", Only(&["ramet-dataplane", "ramet-common"])),
     // Processes and sandboxes, whatever runs in them.
     ("ramet-sys", Only(&[])),
+    // Reads of memory, whoever's. Small, because it is unsafe.
+    ("ramet-rdma", Only(&[])),
     // It knows processes, pages and hosts, and no chains: usable on any process.
-    ("ramet-fork", Only(&["ramet-sys"])),
+    ("ramet-fork", Only(&["ramet-sys", "ramet-rdma"])),
     // Text in, validated types out: testable without a node.
     ("ramet-manifest", Only(&[])),
     // Joining a node is a control conversation; after it there is only the data plane.

@@ -13,11 +13,13 @@ const LICENCE: &str = "MIT OR Apache-2.0";
 /// Files that a release needs.
 const REQUIRED: [&str; 3] = ["CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE"];
 /// The crates that may have unsafe code, with what they need it for.
-const UNSAFE_CRATES: [&str; 4] = [
+const UNSAFE_CRATES: [&str; 5] = [
     // Memory that other processes map.
     "ramet-shm",
     // Between fork and exec there is no safe function.
     "ramet-sys",
+    // A C library, and a device that writes to memory.
+    "ramet-rdma",
     // The kernel's pointers and helpers.
     "ramet-ebpf",
     // A page of assembly that turns one process into another. The rest of the crate denies it.
