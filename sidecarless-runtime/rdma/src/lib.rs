@@ -11,9 +11,9 @@
 //! rdma-core 44 tell of reads by soft-RoCE before their data is there. `ibv_fork_init` is never called: it would keep
 //! registered pages from being forked.
 //!
-//! What a peer may read is checked by the device, not here. Of soft-RoCE this is known: the one of Linux 6.18, paging on
-//! demand, takes a range that ends at the very end of the addresses for one of the region's. It is for trying things
-//! out, among peers that trust each other.
+//! What a peer may read is checked by the device, not here. Of soft-RoCE this is known: the one of Linux 6.18, paging
+//! on demand, takes a range that ends at the very end of the addresses for one of the region's. It is for trying
+//! things out, among peers that trust each other.
 //!
 //! # Invariants that SAFETY comments name
 //!
