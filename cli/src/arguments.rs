@@ -6,12 +6,14 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::fork::ForkCommand;
+
 const EXIT_CODES: &str = "Exit codes:
   0  done
   1  failed; the message says why
   2  wrong arguments, or a manifest or settings file with errors: nothing was changed
-  3  no such function, chain or instance
-  4  no node answers on the socket
+  3  no such function, chain, instance, process or seed
+  4  neither a node nor, for `fork`, `ramet fork serve` answers on the socket
   5  `check`: the node would not run, or not with the transport that was asked for";
 
 /// Function chains over shared memory and eBPF, without sidecars.
@@ -61,6 +63,11 @@ pub(crate) enum Command {
     Logs(Logs),
     /// Say what this machine offers, which transport would be used, and why
     Check(Check),
+    /// Fork a running process into new ones, here or on another host
+    Fork {
+        #[command(subcommand)]
+        what: ForkCommand,
+    },
     /// Measure chains beside other ways to run them
     Bench {
         #[command(subcommand)]
@@ -94,6 +101,9 @@ pub(crate) struct InternalArguments {
 pub(crate) enum InternalCommand {
     /// The gateway process; started by the supervisor
     Gateway,
+    /// What the processes of forks are copies of; started by whoever keeps seeds
+    #[command(name = ramet_runtime::keeper::ZYGOTE_COMMAND)]
+    Zygote,
     /// A server that a benchmark compares with; started by `bench`
     #[command(name = ramet_bench::PEER_COMMAND)]
     BenchPeer(ramet_bench::PeerOptions),

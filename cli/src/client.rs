@@ -41,6 +41,11 @@ impl Node {
         Ok(Self { socket })
     }
 
+    /// Where it answers.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     /// Asks and reads the answer as JSON.
     pub(crate) async fn ask<T: DeserializeOwned>(
         &self,

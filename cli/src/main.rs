@@ -1,4 +1,4 @@
-//! The `ramet` command: run a node, apply chains to it, look at it, measure it.
+//! The `ramet` command: run a node, apply chains to it, look at it, fork processes, measure it all.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "a command line program answers on standard output")]
 
@@ -8,6 +8,7 @@ mod check;
 mod client;
 mod delete;
 mod exit;
+mod fork;
 mod invoke;
 mod logs;
 mod objects;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
 fn run_internal(arguments: InternalArguments) -> Result<(), Failure> {
     match arguments.command {
         InternalCommand::Gateway => up::run_gateway(&arguments.node),
+        InternalCommand::Zygote => fork::run_zygote(),
         InternalCommand::BenchPeer(options) => Ok(ramet_bench::peer(options)?),
     }
 }
@@ -61,6 +63,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Invoke(options) => invoke::run(&node, &options),
         Command::Logs(options) => logs::run(&node, &options),
         Command::Check(options) => check::run(&node, &options),
+        Command::Fork { what } => fork::run(&node, &what),
         Command::Bench { what } => bench::run(&what),
         Command::Schema { of } => {
             let of = match of {

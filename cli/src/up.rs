@@ -79,7 +79,7 @@ pub(crate) fn transport(argument: TransportArgument) -> Transport {
     }
 }
 
-fn start_log(settings: LogSettings) {
+pub(crate) fn start_log(settings: LogSettings) {
     let level = match settings.level {
         LogLevel::Error => "error",
         LogLevel::Warn => "warn",

@@ -21,10 +21,6 @@ use crate::logs::{Filter, Logs, Reading};
 use crate::node::{Change, What};
 
 mod body;
-mod socket;
-
-pub(crate) use socket::AdminSocket;
-pub use socket::SocketError;
 
 /// The longest body of a request in bytes.
 const BODY_BYTES_MAX: usize = 16 << 20;

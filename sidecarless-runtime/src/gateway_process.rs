@@ -85,7 +85,7 @@ fn sandbox(settings: &NodeSettings) -> Sandbox {
 }
 
 /// The file of this program. Its path may name another one by now, or none.
-fn own_program() -> PathBuf {
+pub(crate) fn own_program() -> PathBuf {
     const SELF: &str = "/proc/self/exe";
     std::env::current_exe().ok().filter(|path| path.is_file()).unwrap_or_else(|| Path::new(SELF).to_owned())
 }

@@ -4,12 +4,14 @@
 //! node, one task that owns everything below and is told of everything by an `event`. `plan` says what a change needs;
 //! `domain`, `function`, `instance` and `gateway_process` are what there is, `program` and `process` start it, and
 //! `conversation` speaks to it. `transport` chooses the `dataplane`, whose lanes `links` keeps track of; `route`
-//! translates chains. `logs`, `metrics` and `admin` are for people; `ids`, `timers` and `listeners` are small tools.
+//! translates chains. `logs`, `metrics` and `admin` are for people, and so is [`mod@keeper`], which forks any process;
+//! `ids`, `timers`, `listeners` and `socket_file` are small tools.
 //!
 //! What is absent: locks, and periodic timers. A node to which nothing happens does nothing.
 #![forbid(unsafe_code)]
 
 pub mod check;
+pub mod keeper;
 pub mod up;
 
 mod node;
@@ -28,6 +30,7 @@ mod plan;
 mod process;
 mod program;
 mod route;
+mod socket_file;
 mod timers;
 mod transport;
 
@@ -36,16 +39,17 @@ mod logs;
 mod metrics;
 
 pub use check::{Item, Verdict, check};
+pub use keeper::{Keeper, KeeperError, KeeperSettings};
 pub use up::{UpError, up};
 
 /// What the errors of [`up()`] are made of.
 pub mod errors {
-    pub use crate::admin::SocketError;
     pub use crate::dataplane::DataPlaneError;
     pub use crate::gateway_process::TlsError;
     pub use crate::ids::NoRoom;
     pub use crate::listeners::ListenError;
     pub use crate::node::{EpochError, Interrupted};
     pub use crate::process::StartError;
+    pub use crate::socket_file::SocketError;
     pub use crate::transport::TransportError;
 }

@@ -4,17 +4,20 @@ use std::os::unix::net::UnixListener as StdUnixListener;
 use std::time::Duration;
 
 use ramet_manifest::{Desired, Errors, NodeSettings, Source};
+use rustix::net::SocketType;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::admin::{self, AdminSocket, SocketError};
+use crate::admin;
 use crate::event::{self, Event, Events};
+use crate::keeper::{Keeper, KeeperError, KeeperSettings};
 use crate::listeners::{ListenError, Listeners};
 use crate::logs::Logs;
 use crate::node::{EpochError, Node, Parts};
+use crate::socket_file::{SocketError, SocketFile};
 use crate::transport::{self, Findings, TransportError};
 
 /// How long the last answers on the admin socket may take to be read.
@@ -32,6 +35,9 @@ pub enum UpError {
     /// The admin socket cannot be made.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// Seeds of forks cannot be kept.
+    #[error(transparent)]
+    Keeper(#[from] KeeperError),
     /// An address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -52,7 +58,8 @@ pub enum UpError {
 pub fn up(settings: NodeSettings, sources: Vec<Source>) -> Result<(), UpError> {
     let desired = Desired::default().apply(&sources)?;
     raise_open_files();
-    let (socket, listener) = AdminSocket::bind(&settings.socket)?;
+    let (socket, listener) = SocketFile::bind(&settings.socket, SocketType::STREAM)?;
+    let keeper = Keeper::start(&KeeperSettings::of(&settings))?;
     let listeners = Listeners::bind(settings.listen, settings.gateway.workers, settings.admin)?;
     let choice = Findings::gather(settings.transport).choose(settings.transport)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -61,12 +68,13 @@ pub fn up(settings: NodeSettings, sources: Vec<Source>) -> Result<(), UpError> {
         let (events, inbox) = event::queue();
         let logs = Logs::start();
         forward_signals(&events)?;
-        let admin = Admin::serve(listener, &events, &logs)?;
+        let admin = Admin::serve(listener.into(), &events, &logs)?;
         let parts = Parts { settings, desired, choice, plane, listeners, logs, events, inbox };
         let ended = Node::new(parts).run().await;
         admin.finish().await;
         Ok(ended?)
     });
+    drop(keeper);
     drop(socket);
     // Tasks that read from children or serve the admin socket have nothing left to do.
     runtime.shutdown_background();
@@ -74,7 +82,7 @@ pub fn up(settings: NodeSettings, sources: Vec<Source>) -> Result<(), UpError> {
 }
 
 /// A node with many instances has many pipes and sockets. Children get limits of their own.
-fn raise_open_files() {
+pub(crate) fn raise_open_files() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
         tracing::warn!(%error, "cannot raise the limit of open files");

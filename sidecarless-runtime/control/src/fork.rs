@@ -1,5 +1,11 @@
 //! The conversation of the `ramet fork` command and the process that keeps seeds and children, over a unix seqpacket
-//! socket: one answer to each question. The socket's permissions are the access control.
+//! socket: one answer to each question.
+//!
+//! Who asked to hear of the children's ends is told of each after the answer to [`Question::Resume`], and asks nothing
+//! else on that connection but [`Question::End`]; when it closes the connection, its children are killed.
+//!
+//! The socket's permissions are the access control. Who is neither root nor the keeper's own user, and was let in all
+//! the same, may prepare processes of its own and see, renew and revoke their seeds.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -50,11 +56,13 @@ pub enum Question {
         /// For how long.
         lease: Duration,
     },
-    /// End a seed.
+    /// End one seed, or all.
     Revoke {
-        /// The seed.
-        handle: [u8; 16],
+        /// Which seed. `None`: all that the asker may revoke.
+        handle: Option<[u8; 16]>,
     },
+    /// Ask the children that this connection hears of to end (`SIGTERM`). There is no answer but their ends.
+    End,
 }
 
 /// Which children are to be made.
@@ -70,6 +78,28 @@ pub struct Resume {
     pub children: u32,
     /// How its pages come. `None`: the best way there is.
     pub source: Option<SourceKind>,
+    /// Which pages come.
+    pub pages: Pages,
+    /// For how long the children live.
+    pub life: Life,
+}
+
+/// Which pages of a seed come to its children.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pages {
+    /// Those that they touch.
+    Touched,
+    /// All, in the background, so that they need their seed no more.
+    All,
+}
+
+/// For how long children live, unless they end by themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Life {
+    /// As long as the keeper.
+    Keepers,
+    /// As long as the connection on which they were asked for, which hears of their ends.
+    Askers,
 }
 
 /// How the pages of a seed come to its children.
@@ -93,16 +123,36 @@ pub enum Answer {
     Resumed(Vec<Child>, Option<Problem>),
     /// All seeds, the oldest first.
     Seeds(Vec<Seed>),
-    /// It is done.
-    Done,
+    /// The lease lasts so long from now.
+    Renewed(Duration),
+    /// So many seeds were ended.
+    Revoked(u32),
+    /// A child has ended.
+    Ended {
+        /// Its number.
+        pid: i32,
+        /// How.
+        how: Ending,
+    },
     /// It was not done.
     Refused(Problem),
+}
+
+/// How a child has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ending {
+    /// With this code.
+    Exited(i32),
+    /// By this signal.
+    Signalled(i32),
+    /// By `SIGBUS`, after its seed was lost.
+    SeedLost,
 }
 
 /// Why something was not done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
-    /// Whether what was named is not there.
+    /// What sort of problem it is.
     pub kind: ProblemKind,
     /// What happened, why and what to do.
     pub detail: String,
@@ -113,6 +163,8 @@ pub struct Problem {
 pub enum ProblemKind {
     /// Nothing of that name is there.
     NotFound,
+    /// What was asked for makes no sense.
+    Invalid,
     /// Anything else.
     Failed,
 }

@@ -29,7 +29,7 @@ mod wire;
 
 pub use capture::{PrepareError, Prepared, Seed, prepare};
 pub use descriptor::ForkDescriptor;
-pub use nursery::Nursery;
+pub use nursery::{Hosts, Nursery};
 pub use resume::{Child, Family, Given, Host, Phases, ResumeError};
 pub use seeds::{Handle, Held, Key, Seeds, Terms};
 pub use server::PageServer;

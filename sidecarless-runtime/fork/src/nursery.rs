@@ -1,11 +1,15 @@
 //! The children of a host, of whatever seeds. Each is looked after until it ends; a seed's template is kept for the
 //! next child until nobody has asked for one for a while.
 
-use std::collections::HashMap;
+mod hosts;
+mod vigil;
+
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -14,8 +18,11 @@ use ramet_sys::End;
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 
 use crate::descriptor::ForkDescriptor;
-use crate::resume::{Child, Family, Given, Host, Phases, ResumeError};
+use crate::resume::{Child, Family, Given, Phases, ResumeError};
 use crate::source::PageSource;
+
+pub use self::hosts::Hosts;
+pub use self::vigil::{Ended, Vigil};
 
 /// For how long a template is kept that nobody asks for.
 const IDLE_MAX: Duration = Duration::from_secs(60);
@@ -67,7 +74,7 @@ pub struct Born {
 /// Looks after children, whose seeds are told apart by `K`. They end with it.
 #[derive(Debug)]
 pub struct Nursery<K> {
-    host: Arc<Host>,
+    hosts: Arc<Hosts>,
     ward: Arc<Ward<K>>,
     reaper: Option<JoinHandle<()>>,
 }
@@ -84,10 +91,20 @@ struct Ward<K> {
 #[derive(Debug)]
 struct Rooms<K> {
     families: HashMap<K, Arc<Slot>>,
-    children: HashMap<u64, (Child, Arc<Slot>)>,
+    children: HashMap<u64, Resident>,
     child_next: u64,
     /// Children that are being made.
     expected: usize,
+}
+
+/// A child that is looked after.
+#[derive(Debug)]
+struct Resident {
+    child: Child,
+    family: Arc<Family>,
+    vigil: Option<Arc<Vigil>>,
+    /// Its seed's family is wanted for as long as there are children.
+    _slot: Arc<Slot>,
 }
 
 /// A seed's family, once it was reached.
@@ -95,11 +112,11 @@ struct Rooms<K> {
 struct Slot(Mutex<Option<(Arc<Family>, Instant)>>);
 
 impl<K: Clone + Eq + Hash + Send + 'static> Nursery<K> {
-    /// Begins to look after children that the host makes.
+    /// Begins to look after children of hosts.
     ///
     /// # Errors
     /// The operating system's.
-    pub fn start(host: Host, bounds: Bounds) -> io::Result<Self> {
+    pub fn start(hosts: Arc<Hosts>, bounds: Bounds) -> io::Result<Self> {
         let end = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &end, epoll::EventData::new_u64(END), epoll::EventFlags::IN)?;
@@ -112,10 +129,10 @@ impl<K: Clone + Eq + Hash + Send + 'static> Nursery<K> {
             }
         };
         let reaper = thread::Builder::new().name("ramet-reaper".to_owned()).spawn(reap)?;
-        Ok(Self { host: Arc::new(host), ward, reaper: Some(reaper) })
+        Ok(Self { hosts, ward, reaper: Some(reaper) })
     }
 
-    /// Makes a child of a seed, which `reach` opens if nobody has.
+    /// Makes a child of a seed, which `reach` opens if nobody has. Its end is told to `vigil`.
     ///
     /// # Errors
     /// Why not. No process is left behind.
@@ -123,36 +140,51 @@ impl<K: Clone + Eq + Hash + Send + 'static> Nursery<K> {
         &self,
         seed: &K,
         given: &Given,
+        vigil: Option<&Arc<Vigil>>,
         reach: impl FnOnce() -> Result<(ForkDescriptor, Box<dyn PageSource>), E>,
     ) -> Result<Born, E> {
         let expected = Expected::register(&self.ward, seed)?;
-        let mut reached = None;
-        let (family, _) = {
-            // Only who wants a child of the same seed waits.
-            let mut slot = expected.slot.lock();
-            if let Some((family, _)) = slot.take_if(|(family, _)| family.is_lost()) {
-                tracing::info!("a seed was lost; it is reached anew");
-                drop(family);
-            }
-            match &mut *slot {
-                Some(known) => {
-                    known.1 = Instant::now();
-                    known.clone()
-                }
-                none => {
-                    let start = Instant::now();
-                    let (descriptor, source) = reach()?;
-                    let family = Family::start(Arc::clone(&self.host), descriptor, source);
-                    let family = Arc::new(family.map_err(NurseryError::from)?);
-                    reached = Some(start.elapsed());
-                    none.insert((family, Instant::now())).clone()
-                }
-            }
-        };
+        let (family, reached) = self.family(&expected.slot, reach)?;
         let child = family.child(given).map_err(NurseryError::from)?;
         let born = Born { pid: child.pid, phases: child.phases, reached };
-        expected.arrive(child).map_err(|error| NurseryError::from(ResumeError::from(error)))?;
+        let arrived = expected.arrive(child, family, vigil.cloned());
+        arrived.map_err(|error| NurseryError::from(ResumeError::from(error)))?;
         Ok(born)
+    }
+
+    /// The family of a seed, and how long it took to reach it, if nobody had.
+    fn family<E: From<NurseryError>>(
+        &self,
+        slot: &Slot,
+        reach: impl FnOnce() -> Result<(ForkDescriptor, Box<dyn PageSource>), E>,
+    ) -> Result<(Arc<Family>, Option<Duration>), E> {
+        // Only who wants a child of the same seed waits.
+        let mut slot = slot.lock();
+        if let Some((family, _)) = slot.take_if(|(family, _)| !family.is_fertile()) {
+            tracing::info!("a seed was lost, or its children's host; it is reached anew");
+            drop(family);
+        }
+        if let Some((family, used)) = &mut *slot {
+            *used = Instant::now();
+            return Ok((Arc::clone(family), None));
+        }
+        let start = Instant::now();
+        let (descriptor, source) = reach()?;
+        let host = self.hosts.host().map_err(|error| NurseryError::from(ResumeError::from(error)))?;
+        let family = Arc::new(Family::start(host, descriptor, source).map_err(NurseryError::from)?);
+        *slot = Some((Arc::clone(&family), Instant::now()));
+        Ok((family, Some(start.elapsed())))
+    }
+
+    /// Makes those of these children that have not ended end.
+    pub fn end(&self, pids: &HashSet<i32>, how: End) {
+        let rooms = self.ward.rooms();
+        for Resident { child, .. } in rooms.children.values().filter(|one| pids.contains(&one.child.pid)) {
+            // Until it is taken away its descriptor names nobody else.
+            if let Err(error) = child.pidfd.signal(how) {
+                tracing::error!(pid = child.pid, %error, "a child cannot be signalled");
+            }
+        }
     }
 
     /// How many children there are.
@@ -171,10 +203,10 @@ impl<K> Drop for Nursery<K> {
         }
         let mut rooms = self.ward.rooms();
         // They need their pages until they have ended.
-        for (child, _) in rooms.children.values() {
+        for Resident { child, .. } in rooms.children.values() {
             let _ = child.pidfd.signal(End::Kill);
         }
-        for (child, _) in rooms.children.values() {
+        for Resident { child, .. } in rooms.children.values() {
             let _ = child.pidfd.wait();
         }
         rooms.children.clear();
@@ -229,7 +261,7 @@ impl<'w, K: Clone + Eq + Hash> Expected<'w, K> {
 }
 
 impl<K> Expected<'_, K> {
-    fn arrive(self, child: Child) -> io::Result<()> {
+    fn arrive(self, child: Child, family: Arc<Family>, vigil: Option<Arc<Vigil>>) -> io::Result<()> {
         let mut rooms = self.ward.rooms();
         let id = rooms.child_next;
         rooms.child_next += 1;
@@ -239,7 +271,7 @@ impl<K> Expected<'_, K> {
             let _ = child.pidfd.wait();
             return Err(errno.into());
         }
-        rooms.children.insert(id, (child, Arc::clone(&self.slot)));
+        rooms.children.insert(id, Resident { child, family, vigil, _slot: Arc::clone(&self.slot) });
         Ok(())
     }
 }
@@ -285,15 +317,23 @@ impl<K> Ward<K> {
     }
 
     fn bury(&self, id: u64) {
-        let Some((child, slot)) = self.rooms().children.remove(&id) else { return };
-        let lost = slot.lock().as_ref().is_some_and(|(family, _)| family.is_lost());
+        let Some(Resident { child, family, vigil, .. }) = self.rooms().children.remove(&id) else { return };
         let pid = child.pid;
-        match child.pidfd.wait() {
-            Ok(status) if status.signal() == Some(rustix::process::Signal::BUS.as_raw()) && lost => {
-                tracing::warn!(pid, "a child has ended by SIGBUS: its seed was lost before it had all of its memory");
+        let status = match child.pidfd.wait() {
+            Ok(status) => status,
+            Err(error) => {
+                tracing::error!(pid, %error, "a child that has ended cannot be reaped");
+                ExitStatus::default()
             }
-            Ok(status) => tracing::info!(pid, %status, "a child has ended"),
-            Err(error) => tracing::error!(pid, %error, "a child that has ended cannot be reaped"),
+        };
+        let is_seed_lost = family.is_lost() && status.signal() == Some(rustix::process::Signal::BUS.as_raw());
+        if is_seed_lost {
+            tracing::warn!(pid, "a child has ended by SIGBUS: its seed was lost before it had all of its memory");
+        } else {
+            tracing::debug!(pid, %status, "a child has ended");
+        }
+        if let Some(vigil) = vigil {
+            vigil.hear(Ended { pid, status, is_seed_lost });
         }
     }
 }

@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ramet_sys::{CallError, Pidfd};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::set_socket_passcred;
 use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType};
 use rustix::net::{recvmsg, socketpair};
@@ -183,6 +184,16 @@ impl Host {
         }
         let rights = Rights::of(this_process()?);
         Ok(Self { machine, rights, call_and_return, zygote, orders: Mutex::new(orders), guard: Arc::new(guard) })
+    }
+
+    /// Whether its zygote and its guard are there: nobody but the host ends them, and without them there are no more
+    /// children.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ends = [PollFd::new(&*orders, PollFlags::empty()), PollFd::new(&*self.guard, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        matches!(poll(&mut ends, Some(&now)), Ok(0))
     }
 
     /// Lets the zygote copy itself.

@@ -32,7 +32,8 @@ impl ByteCount {
     }
 
     /// The count that `text` writes, or `None` where it writes none or one beyond 2⁶⁴.
-    pub(crate) fn from_text(text: &str) -> Option<Self> {
+    #[must_use]
+    pub fn from_text(text: &str) -> Option<Self> {
         let (digits, unit) = split_number(text)?;
         let factor = if unit.is_empty() { 1 } else { BYTE_UNITS.iter().find(|(name, _)| *name == unit)?.1 };
         digits.checked_mul(factor).map(Self)
@@ -93,7 +94,8 @@ impl JsonSchema for ByteCount {
 }
 
 /// The duration that `text` writes: numbers with units, largest unit first, each at most once.
-pub(crate) fn duration_from_text(text: &str) -> Option<Duration> {
+#[must_use]
+pub fn duration_from_text(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut units = DURATION_UNITS.iter();
     let mut micros = 0_u64;

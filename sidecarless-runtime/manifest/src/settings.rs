@@ -22,6 +22,8 @@ mod load;
 pub const ENVIRONMENT_PREFIX: &str = "RAMET_";
 /// The variable with the settings file's path, which is for the caller to read.
 pub const ENVIRONMENT_CONFIG: &str = "RAMET_CONFIG";
+/// The variable with a seed's key, which is `ramet fork resume`'s and no setting.
+pub const ENVIRONMENT_FORK_KEY: &str = "RAMET_FORK_KEY";
 /// Variables with this prefix are for tests and no settings.
 pub const ENVIRONMENT_TEST_PREFIX: &str = "RAMET_TEST_";
 /// The most gateway workers.
@@ -30,6 +32,12 @@ pub const WORKERS_MAX: u32 = 64;
 pub const CONNECTIONS_MAX: u32 = 1 << 20;
 /// The least and the most bytes of a request's head.
 pub const HEADER_BYTES: std::ops::RangeInclusive<u64> = 1 << 10..=64 << 10;
+/// The most seeds.
+pub const SEEDS_MAX: u32 = 4096;
+/// The least and the most memory of all seeds.
+pub const SEEDS_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 50;
+/// The longest that a seed's lease can be allowed to be.
+pub const LEASE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The lowest and the highest [`NodeSettings::uid_base`]: no system user below, room for every function above.
 pub const UID_BASE: std::ops::RangeInclusive<u32> = 1000..=4_294_900_000;
 
@@ -60,6 +68,9 @@ pub struct NodeSettings {
     /// `1Mi`. The default takes 96 MiB.
     #[schemars(default)]
     pub pool: PoolSizes,
+    /// The processes of this host that wait as seeds to be forked.
+    #[schemars(with = "Option<ForkSettings>")]
+    pub fork: ForkSettings,
     /// What is logged, and how.
     #[schemars(default)]
     pub log: LogSettings,
@@ -124,6 +135,25 @@ pub struct GatewaySettings {
     #[serde(serialize_with = "serialize_duration")]
     #[schemars(with = "DurationText", default = "default::drain_timeout")]
     pub drain_timeout: Duration,
+}
+
+/// How many processes are kept as seeds, and where they are read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct ForkSettings {
+    /// Where other hosts read seeds: address and port. Port 0 is any.
+    #[schemars(with = "crate::schema::Address", default = "default::fork_listen")]
+    pub listen: SocketAddr,
+    /// The memory that all seeds together may hold on to; a new one takes the place of idle ones. At least 1Mi.
+    #[schemars(default = "default::fork_memory")]
+    pub memory: ByteCount,
+    /// The most seeds.
+    #[schemars(range(min = 1, max = SEEDS_MAX), default = "default::fork_seeds")]
+    pub seeds: u32,
+    /// The longest lease that a seed can have. 1s to 720h.
+    #[serde(serialize_with = "serialize_duration")]
+    #[schemars(with = "DurationText", default = "default::fork_lease_max")]
+    pub lease_max: Duration,
 }
 
 /// What is logged, and how.
@@ -210,6 +240,12 @@ impl NodeSettings {
                 drain_timeout: default::drain_timeout(),
             },
             pool: PoolSizes::default(),
+            fork: ForkSettings {
+                listen: default::fork_listen(),
+                memory: default::fork_memory(),
+                seeds: default::fork_seeds(),
+                lease_max: default::fork_lease_max(),
+            },
             log: LogSettings::default(),
             uid_base: default::uid_base(),
         }
@@ -269,6 +305,22 @@ mod default {
 
     pub(super) const fn drain_timeout() -> Duration {
         Duration::from_secs(30)
+    }
+
+    pub(super) fn fork_listen() -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, 0).into()
+    }
+
+    pub(super) const fn fork_memory() -> ByteCount {
+        ByteCount::new(4 << 30)
+    }
+
+    pub(super) const fn fork_seeds() -> u32 {
+        64
+    }
+
+    pub(super) const fn fork_lease_max() -> Duration {
+        Duration::from_secs(24 * 3600)
     }
 
     pub(super) const fn uid_base() -> u32 {

@@ -99,6 +99,12 @@ impl Family {
         self.lost.load(Ordering::Relaxed)
     }
 
+    /// Whether there can be children: neither the seed nor the host is lost.
+    #[must_use]
+    pub fn is_fertile(&self) -> bool {
+        !self.is_lost() && self.host.is_alive()
+    }
+
     fn tell(&self, news: News) -> io::Result<()> {
         let gone = || io::Error::other("the pager has ended");
         self.told.as_ref().ok_or_else(gone)?.send(news).map_err(|_| gone())?;

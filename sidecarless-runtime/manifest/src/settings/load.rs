@@ -5,8 +5,9 @@ use std::path::{Path as FilePath, PathBuf};
 use std::time::Duration;
 
 use super::{
-    CONNECTIONS_MAX, ENVIRONMENT_CONFIG, ENVIRONMENT_PREFIX, ENVIRONMENT_TEST_PREFIX, GatewaySettings, HEADER_BYTES,
-    LogFormat, LogLevel, LogSettings, NodeSettings, Surroundings, TlsSettings, Transport, UID_BASE, WORKERS_MAX,
+    CONNECTIONS_MAX, ENVIRONMENT_CONFIG, ENVIRONMENT_FORK_KEY, ENVIRONMENT_PREFIX, ENVIRONMENT_TEST_PREFIX,
+    ForkSettings, GatewaySettings, HEADER_BYTES, LEASE_MAX, LogFormat, LogLevel, LogSettings, NodeSettings,
+    SEEDS_BYTES, SEEDS_MAX, Surroundings, TlsSettings, Transport, UID_BASE, WORKERS_MAX,
 };
 use crate::decode::{self, At, Fields, pool, scalar};
 use crate::errors::Errors;
@@ -44,7 +45,8 @@ pub(super) fn settings(
 /// Lays the variables that are settings over the file's fields. An empty variable is as good as none.
 fn overlay(root: &mut Node, environment: impl IntoIterator<Item = (String, String)>, report: &mut Report) {
     for (name, text) in environment {
-        let ignored = name == ENVIRONMENT_CONFIG || name.starts_with(ENVIRONMENT_TEST_PREFIX);
+        let is_other = [ENVIRONMENT_CONFIG, ENVIRONMENT_FORK_KEY].contains(&name.as_str());
+        let ignored = is_other || name.starts_with(ENVIRONMENT_TEST_PREFIX);
         let Some(rest) = name.strip_prefix(ENVIRONMENT_PREFIX).filter(|_| !ignored && !text.is_empty()) else {
             continue;
         };
@@ -90,6 +92,9 @@ fn node(
             .get("gateway", report, |at, report| gateway(at, report, &default.gateway))
             .unwrap_or_else(|| default.gateway.clone()),
         pool: fields.get("pool", report, pool::pool_sizes).unwrap_or_default(),
+        fork: fields
+            .get("fork", report, |at, report| fork(at, report, &default.fork))
+            .unwrap_or_else(|| default.fork.clone()),
         log: fields.get("log", report, log).unwrap_or_default(),
         uid_base: fields
             .get("uid_base", report, |at, report| scalar::whole(at, report, UID_BASE))
@@ -131,6 +136,25 @@ fn gateway(at: At<'_>, report: &mut Report, default: &GatewaySettings) -> Option
         max_connections: connections.unwrap_or(default.max_connections),
         drain_timeout,
     })
+}
+
+fn fork(at: At<'_>, report: &mut Report, default: &ForkSettings) -> Option<ForkSettings> {
+    let mut fields = Fields::of(at, report, "a table")?;
+    let leases = Duration::from_secs(1)..=LEASE_MAX;
+    let settings = ForkSettings {
+        listen: fields.get("listen", report, address).unwrap_or(default.listen),
+        memory: fields
+            .get("memory", report, |at, report| scalar::bytes(at, report, SEEDS_BYTES))
+            .unwrap_or(default.memory),
+        seeds: fields
+            .get("seeds", report, |at, report| scalar::whole(at, report, 1..=SEEDS_MAX))
+            .unwrap_or(default.seeds),
+        lease_max: fields
+            .get("lease_max", report, |at, report| scalar::duration(at, report, leases.clone()))
+            .unwrap_or(default.lease_max),
+    };
+    fields.end(report);
+    Some(settings)
 }
 
 fn tls(at: At<'_>, report: &mut Report, base_dir: Option<&FilePath>) -> Option<TlsSettings> {

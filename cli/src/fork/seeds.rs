@@ -1,0 +1,131 @@
+//! `prepare`, `list`, `renew` and `revoke`.
+
+use std::time::Duration;
+
+use ramet_control::admin::Instance;
+use ramet_control::fork::{self, Answer, Question};
+use ramet_fork::Handle;
+use serde::Serialize;
+
+use super::arguments::{Prepare, Renew, Revoke, Target};
+use super::question::{Keeper, unexpected};
+use super::{expiry, key};
+use crate::arguments::{Format, NodeArguments};
+use crate::client::{Node, block_on};
+use crate::exit::Failure;
+use crate::output;
+
+/// A seed that was prepared, as programs read it.
+#[derive(Serialize)]
+struct Prepared {
+    address: String,
+    handle: String,
+    key: String,
+    expires: String,
+    pause_us: u128,
+    prepare_us: u128,
+    descriptor_bytes: u64,
+}
+
+/// A seed as programs read it.
+#[derive(Serialize)]
+struct Row {
+    handle: String,
+    /// The process that was forked.
+    parent: i32,
+    name: String,
+    /// The process that is the seed.
+    pid: i32,
+    age_seconds: u64,
+    lease_left_seconds: u64,
+    expires: String,
+    bytes: u64,
+    readers: u32,
+}
+
+/// `ramet fork prepare`.
+pub(super) fn prepare(node: &NodeArguments, options: &Prepare) -> Result<(), Failure> {
+    let pid = match options.process {
+        Target::Process(pid) => pid,
+        Target::Instance(id) => process_of(node, id)?,
+    };
+    let question = Question::Prepare { pid, lease: options.lease };
+    let Answer::Prepared(prepared) = Keeper::reach(node)?.ask(&question, &[])? else { return Err(unexpected()) };
+    let prepared = Prepared {
+        address: prepared.address.to_string(),
+        handle: Handle::from_bytes(prepared.handle).to_string(),
+        key: key::digits(&prepared.key),
+        expires: expiry::in_universal_time(prepared.lease),
+        pause_us: prepared.pause.as_micros(),
+        prepare_us: prepared.prepare.as_micros(),
+        descriptor_bytes: prepared.descriptor_bytes,
+    };
+    output::value(options.output.output, &prepared)
+}
+
+/// The process of an instance.
+fn process_of(node: &NodeArguments, id: u32) -> Result<i32, Failure> {
+    let node = Node::of(node)?;
+    let instances: Vec<Instance> = block_on(node.ask("GET", "/v1/instances", None::<&()>))?;
+    let instance = instances.iter().find(|instance| instance.id == id);
+    let pid = instance.and_then(|instance| i32::try_from(instance.pid).ok());
+    let none = || Failure::NotFound(format!("there is no instance {id}; `ramet get instances` lists those there are"));
+    pid.ok_or_else(none)
+}
+
+/// `ramet fork list`.
+pub(super) fn list(node: &NodeArguments, format: Format) -> Result<(), Failure> {
+    let Answer::Seeds(seeds) = Keeper::reach(node)?.ask(&Question::List, &[])? else { return Err(unexpected()) };
+    let rows: Vec<Row> = seeds.into_iter().map(row).collect();
+    let header = ["HANDLE", "PARENT", "NAME", "SEED", "AGE", "LEASE LEFT", "BYTES", "READERS"];
+    output::rows(format, &rows, &header, |row| {
+        vec![
+            row.handle.clone(),
+            row.parent.to_string(),
+            // Any process names itself as it likes.
+            row.name.escape_debug().to_string(),
+            row.pid.to_string(),
+            format!("{}s", row.age_seconds),
+            format!("{}s", row.lease_left_seconds),
+            row.bytes.to_string(),
+            row.readers.to_string(),
+        ]
+    })
+}
+
+fn row(seed: fork::Seed) -> Row {
+    Row {
+        handle: Handle::from_bytes(seed.handle).to_string(),
+        parent: seed.parent,
+        name: seed.name,
+        pid: seed.pid,
+        age_seconds: seed.age.as_secs(),
+        lease_left_seconds: seed.lease_left.as_secs(),
+        expires: expiry::in_universal_time(seed.lease_left),
+        bytes: seed.bytes,
+        readers: seed.readers,
+    }
+}
+
+/// `ramet fork renew`.
+pub(super) fn renew(node: &NodeArguments, options: &Renew) -> Result<(), Failure> {
+    let Renew { handle, lease } = *options;
+    let question = Question::Renew { handle: handle.to_bytes(), lease };
+    let Answer::Renewed(left) = Keeper::reach(node)?.ask(&question, &[])? else { return Err(unexpected()) };
+    output::line(&format!("seed {handle} is kept until {}", expiry::in_universal_time(rounded(left))))
+}
+
+/// A lease's end is told to the second, and what is left of it a moment later is as good.
+const fn rounded(left: Duration) -> Duration {
+    Duration::from_secs(left.as_secs() + if left.subsec_millis() >= 500 { 1 } else { 0 })
+}
+
+/// `ramet fork revoke`.
+pub(super) fn revoke(node: &NodeArguments, options: &Revoke) -> Result<(), Failure> {
+    let question = Question::Revoke { handle: options.handle.map(Handle::to_bytes) };
+    let Answer::Revoked(count) = Keeper::reach(node)?.ask(&question, &[])? else { return Err(unexpected()) };
+    match options.handle {
+        Some(handle) => output::line(&format!("seed {handle} revoked")),
+        None => output::line(&format!("{count} seeds revoked")),
+    }
+}

@@ -1,0 +1,145 @@
+//! Children that somebody asked for: all of them, or those that could be made and why there are no more.
+
+use std::collections::HashSet;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use ramet_control::fork::{self, Answer, CHILDREN_MAX, Life, Problem, ProblemKind, Resume, SourceKind};
+use ramet_control::socket::ControlSocket;
+use ramet_fork::nursery::{Born, NurseryError, Vigil};
+use ramet_fork::source::tcp::{self, ConnectError};
+use ramet_fork::{ForkDescriptor, Given, Handle, Key, PageSource};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::asker::Asker;
+use super::conversation::{forbidden, problem, unread};
+use super::{Kept, SeedName};
+
+/// Makes children for one asker.
+pub(super) struct Births<'k> {
+    kept: &'k Kept,
+    socket: &'k ControlSocket,
+    asker: Asker,
+}
+
+/// Children that were made.
+pub(super) struct Made {
+    pub(super) pids: HashSet<i32>,
+    /// What hears of their ends, where they live as long as their asker.
+    pub(super) vigil: Option<Arc<Vigil>>,
+}
+
+/// Why there is no child.
+struct NoChild(Problem);
+
+impl From<NurseryError> for NoChild {
+    fn from(error: NurseryError) -> Self {
+        Self(problem(ProblemKind::Failed, error))
+    }
+}
+
+type Reached = (ForkDescriptor, Box<dyn PageSource>);
+
+impl<'k> Births<'k> {
+    pub(super) const fn new(kept: &'k Kept, socket: &'k ControlSocket, asker: Asker) -> Self {
+        Self { kept, socket, asker }
+    }
+
+    /// Makes children until there are enough, one cannot be made, or the asker has gone.
+    pub(super) fn make(&self, resume: Resume, fds: Vec<OwnedFd>) -> Result<(Answer, Made), Problem> {
+        if !self.asker.is_trusted() {
+            return Err(forbidden(self.asker.forbidden("make children of seeds")));
+        }
+        let invalid = |why: &str| problem(ProblemKind::Invalid, why);
+        let streams: [OwnedFd; 3] = fds.try_into().map_err(|_| invalid("a resume comes with three descriptors"))?;
+        if resume.children == 0 || resume.children > CHILDREN_MAX {
+            return Err(invalid(&format!("1 to {CHILDREN_MAX} children can be asked for")));
+        }
+        let given = Given { streams, user: None };
+        let vigil = match resume.life {
+            Life::Askers => Some(Arc::new(Vigil::new().map_err(|error| problem(ProblemKind::Failed, error))?)),
+            Life::Keepers => None,
+        };
+        let mut made = Made { pids: HashSet::new(), vigil };
+        let (mut children, mut failure) = (Vec::new(), None);
+        let key = Key::from_bytes(resume.key.0);
+        for _ in 0..resume.children {
+            if self.has_gone() {
+                break;
+            }
+            match self.child(&resume, &key, &given, made.vigil.as_ref()) {
+                Ok(born) => {
+                    made.pids.insert(born.pid);
+                    children.push(told(&born));
+                }
+                Err(NoChild(problem)) if children.is_empty() => return Err(problem),
+                Err(NoChild(problem)) => {
+                    failure = Some(problem);
+                    break;
+                }
+            }
+        }
+        Ok((Answer::Resumed(children, failure), made))
+    }
+
+    fn child(&self, resume: &Resume, key: &Key, given: &Given, vigil: Option<&Arc<Vigil>>) -> Result<Born, NoChild> {
+        let handle = Handle::from_bytes(resume.handle);
+        let source = self.source(resume, handle, key);
+        if source == SourceKind::Local {
+            // A family that was reached before its seed has ended would not know yet.
+            self.kept.seeds.check(handle, key).map_err(|refusal| NoChild(unread(refusal)))?;
+        }
+        let name = SeedName { address: resume.address, handle, key: key.fingerprint(), source };
+        self.kept.nursery.child(&name, given, vigil, || self.reach(&name, key).map_err(NoChild))
+    }
+
+    /// The way that was asked for, or the best that there is.
+    fn source(&self, resume: &Resume, handle: Handle, key: &Key) -> SourceKind {
+        let best = || if self.kept.seeds.check(handle, key).is_ok() { SourceKind::Local } else { SourceKind::Tcp };
+        resume.source.unwrap_or_else(best)
+    }
+
+    fn reach(&self, name: &SeedName, key: &Key) -> Result<Reached, Problem> {
+        match name.source {
+            SourceKind::Local => {
+                let (descriptor, source) = self.kept.seeds.open_local(name.handle, key).map_err(unread)?;
+                let descriptor = ForkDescriptor::decode(&descriptor);
+                Ok((descriptor.map_err(|error| problem(ProblemKind::Failed, error))?, Box::new(source)))
+            }
+            SourceKind::Tcp => {
+                let (descriptor, source) = tcp::connect(name.address, name.handle, key).map_err(unreached)?;
+                Ok((descriptor, Box::new(source)))
+            }
+            SourceKind::Rdma => {
+                Err(problem(ProblemKind::Failed, "this build reads no seeds by RDMA; use --source tcp"))
+            }
+        }
+    }
+
+    /// Whether the asker has closed its end.
+    fn has_gone(&self) -> bool {
+        let mut end = [PollFd::new(self.socket, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        matches!(poll(&mut end, Some(&now)), Ok(1..))
+    }
+}
+
+fn unreached(error: ConnectError) -> Problem {
+    match &error {
+        ConnectError::Refused { refusal, .. } => Problem { detail: error.to_string(), ..unread(*refusal) },
+        _ => problem(ProblemKind::Failed, error),
+    }
+}
+
+fn told(born: &Born) -> fork::Child {
+    let phases = &born.phases;
+    let first = phases.template.map(|template| fork::First {
+        connect: born.reached.unwrap_or_default(),
+        plan: template.plan,
+        copy: template.copy,
+        map: template.map,
+        register: template.register,
+        push: template.push,
+    });
+    fork::Child { pid: born.pid, first, open: phases.open, fork: phases.fork, start: phases.start }
+}

@@ -1,0 +1,154 @@
+//! The unix sockets on which people's commands are answered: one process per path, and nobody else's business.
+
+use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, chmod};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with};
+use rustix::process::umask;
+
+/// How many may wait to be let in.
+const BACKLOG: i32 = 128;
+
+/// A socket for commands cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// Somebody answers there.
+    #[error(
+        "another node is running, or `ramet fork serve`: it answers on {}; stop it, or set `socket` to another path",
+        .0.display()
+    )]
+    InUse(PathBuf),
+    /// Something is there that is no socket.
+    #[error("{} exists and is no socket; remove it, or set `socket` to another path", .0.display())]
+    NoSocket(PathBuf),
+    /// A system call failed.
+    #[error("cannot make the socket {}: {call} failed: {source}; `socket` sets another path", path.display())]
+    System {
+        /// The socket's path.
+        path: PathBuf,
+        /// The call.
+        call: &'static str,
+        /// The reason.
+        source: io::Error,
+    },
+}
+
+/// The bound socket; its file goes with it.
+#[derive(Debug)]
+pub(crate) struct SocketFile {
+    path: PathBuf,
+    identity: Identity,
+}
+
+/// Inode and time of change: an inode alone may be another file's by now.
+type Identity = (u64, i64, i64);
+
+fn identity(path: &Path) -> io::Result<Identity> {
+    let file = std::fs::symlink_metadata(path)?;
+    Ok((file.ino(), file.ctime(), file.ctime_nsec()))
+}
+
+impl SocketFile {
+    /// Binds a socket, with its folder where that is missing, and listens without blocking. Only this process's user
+    /// may connect.
+    pub(crate) fn bind(path: &Path, kind: SocketType) -> Result<(Self, OwnedFd), SocketError> {
+        let system = |call| move |source: io::Error| SocketError::System { path: path.to_owned(), call, source };
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            let made = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(folder);
+            made.map_err(system("mkdir"))?;
+        }
+        let socket = open(kind).map_err(system("socket"))?;
+        let address = SocketAddrUnix::new(path).map_err(|errno| system("bind")(errno.into()))?;
+        clear_stale(path, kind)?;
+        // The file must never be there with more rights than it keeps.
+        let before = umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
+        let bound = bind(&socket, &address);
+        umask(before);
+        bound.map_err(|errno| system("bind")(errno.into()))?;
+        chmod(path, Mode::RUSR | Mode::WUSR).map_err(io::Error::from).map_err(system("chmod"))?;
+        listen(&socket, BACKLOG).map_err(|errno| system("listen")(errno.into()))?;
+        let identity = identity(path).map_err(system("stat"))?;
+        Ok((Self { path: path.to_owned(), identity }, socket))
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Somebody may have put another node's socket there meanwhile.
+        if identity(&self.path).is_ok_and(|found| found == self.identity) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn open(kind: SocketType) -> io::Result<OwnedFd> {
+    Ok(socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?)
+}
+
+/// Removes the socket of a process that is gone.
+fn clear_stale(path: &Path, kind: SocketType) -> Result<(), SocketError> {
+    let system = |call| move |source: io::Error| SocketError::System { path: path.to_owned(), call, source };
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(system("stat")(error)),
+        Ok(file) if !file.file_type().is_socket() => return Err(SocketError::NoSocket(path.to_owned())),
+        Ok(_) => {}
+    }
+    let socket = open(kind).map_err(system("socket"))?;
+    let address = SocketAddrUnix::new(path).map_err(|errno| system("connect")(errno.into()))?;
+    match connect(&socket, &address) {
+        // One that cannot let in more is there, and so is one that speaks otherwise.
+        Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => Err(SocketError::InUse(path.to_owned())),
+        Err(Errno::CONNREFUSED) => {
+            tracing::info!(path = %path.display(), "removing the socket of a process that is gone");
+            std::fs::remove_file(path).map_err(system("unlink"))
+        }
+        Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(system("connect")(errno.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_living_node_keeps_its_socket_and_a_dead_one_does_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("new/ramet.sock");
+        let (socket, listener) = SocketFile::bind(&path, SocketType::STREAM).expect("bound");
+        let mode = std::fs::metadata(&path).expect("the file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(matches!(SocketFile::bind(&path, SocketType::STREAM), Err(SocketError::InUse(_))));
+        drop(listener);
+        let (newer, _listener) = SocketFile::bind(&path, SocketType::STREAM).expect("the old one is stale");
+        drop(socket);
+        assert!(path.exists(), "it is another one's by now");
+        drop(newer);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn one_that_is_spoken_to_otherwise_is_alive_too() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("ramet.sock.fork");
+        let (_socket, listener) = SocketFile::bind(&path, SocketType::SEQPACKET).expect("bound");
+        assert!(matches!(SocketFile::bind(&path, SocketType::STREAM), Err(SocketError::InUse(_))));
+        drop(listener);
+        SocketFile::bind(&path, SocketType::STREAM).expect("the old one is stale");
+    }
+
+    #[test]
+    fn what_is_no_socket_is_left_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        std::fs::write(&path, "precious").expect("written");
+        assert!(matches!(SocketFile::bind(&path, SocketType::STREAM), Err(SocketError::NoSocket(_))));
+        assert!(path.exists());
+    }
+}
