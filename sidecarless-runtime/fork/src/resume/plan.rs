@@ -394,19 +394,18 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Registers from the first to the last page of an area that is its own. What is between and not is zeros.
+    /// Registers the whole of an area that has pages of its own; the others are zeros. A part alone would be a mapping
+    /// of its own in the kernel's eyes, and mremap(2) does not take two.
     fn register_own(&mut self, area: &Area) {
-        let (Some(first), Some(last)) = (area.own.first(), area.own.last()) else { return };
-        let start = area.start + u64::from(first.first) * PAGE_BYTES;
-        let end = area.start + (u64::from(last.first) + u64::from(last.pages)) * PAGE_BYTES;
-        let hull = Range::new(start, end);
-        self.missing.set(hull, Origin::Zeros);
+        if area.own.is_empty() {
+            return;
+        }
         for own in area.own_ranges() {
             self.missing.set(own, Origin::Seed(own.start));
         }
         match self.registered.last_mut() {
-            Some(last) if last.end() == hull.start => last.bytes += hull.bytes,
-            _ => self.registered.push(hull),
+            Some(last) if last.end() == area.start => last.bytes += area.bytes,
+            _ => self.registered.push(area.range()),
         }
     }
 

@@ -1,0 +1,157 @@
+//! What a child does with its memory gives what it gives after a plain fork: the same program does the same after
+//! either, and what it finds in its memory is compared, every byte of it.
+
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child as Process, Command, Stdio};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use ramet_fork::{Family, Given, Host, LocalSource, prepare};
+use ramet_sys::End;
+
+/// How long a process may take for one case.
+const CASE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A process with memory that waits until it is forked.
+struct Target {
+    process: Process,
+    folder: tempfile::TempDir,
+}
+
+impl Target {
+    /// Starts one that has prepared a case. What `variant` means is the case's to know.
+    fn start(case: &str, variant: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut command = Command::new(program());
+        command.args([case, variant]).arg(folder.path()).stdin(Stdio::null());
+        let target = Self { process: command.spawn().expect("a target"), folder };
+        let ready = target.file("all", "ready");
+        wait_until("the target to be ready", || ready.exists().then_some(()));
+        target
+    }
+
+    fn pid(&self) -> i32 {
+        self.process.id().cast_signed()
+    }
+
+    fn file(&self, of: impl std::fmt::Display, what: &str) -> PathBuf {
+        self.folder.path().join(format!("{of}.{what}"))
+    }
+
+    /// Has a process do something, and what it said once that is done.
+    fn tell(&self, pid: i32, what: &str) -> String {
+        fs::write(self.file(pid, what), "").expect("an order");
+        let (end, said) = (self.file(pid, "end"), self.file(pid, "said"));
+        let deadline = Instant::now() + CASE_TIMEOUT;
+        while !end.exists() {
+            let so_far = || fs::read_to_string(&said).unwrap_or_default();
+            assert!(Instant::now() < deadline, "process {pid} does not come to an end; it said:\n{}", so_far());
+            assert!(end.exists() || !has_ended(pid), "process {pid} ended too early; it said:\n{}", so_far());
+            // tidy: another process is waited for, with a deadline.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        fs::read_to_string(said).expect("what it said")
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The program of all cases, which is compiled once. Its name is that of its sources, so that nobody replaces one that
+/// somebody runs.
+fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs");
+        let is_part = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| name.starts_with("memory"))
+        };
+        let entries = fs::read_dir(folder).expect("the programs").map(|entry| entry.expect("one").path());
+        let mut parts: Vec<_> = entries.filter(is_part).collect();
+        parts.sort();
+        let mut hasher = DefaultHasher::new();
+        parts.iter().map(|part| fs::read(part).expect("a source")).collect::<Vec<_>>().hash(&mut hasher);
+        let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("memory-{:016x}", hasher.finish()));
+        if !program.exists() {
+            let mine = program.with_extension(std::process::id().to_string());
+            let sources = parts.iter().filter(|part| part.extension().is_some_and(|extension| extension == "c"));
+            let mut compiler = Command::new("cc");
+            compiler.args(["-O2", "-Wall", "-Wextra", "-pthread", "-o"]).arg(&mine).args(sources);
+            assert!(compiler.status().expect("a C compiler").success());
+            match fs::hard_link(&mine, &program) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                result => result.expect("the program"),
+            }
+            fs::remove_file(mine).expect("its other name");
+        }
+        program
+    })
+}
+
+/// Whether a process is none any more, or waits to be reaped.
+fn has_ended(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.map_or(true, |stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')))
+}
+
+fn wait_until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + CASE_TIMEOUT;
+    loop {
+        if let Some(found) = attempt() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        // tidy: another process is waited for, with a deadline.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Runs a case after a fork from outside, twice, and after a plain one.
+fn is_as_after_a_local_fork(case: &str, variant: &str) {
+    let target = Target::start(case, variant);
+    let prepared = prepare(target.pid()).expect("prepared");
+    let source = LocalSource::open(prepared.seed.pid()).expect("the seed");
+    let host = Host::start(Command::new(env!("CARGO_BIN_EXE_ramet-fork-zygote"))).expect("a host");
+    let family = Family::start(Arc::new(host), prepared.descriptor, Box::new(source)).expect("a family");
+    let mut said = Vec::new();
+    // The second one has from the beginning what the first one touched.
+    for _ in 0..2 {
+        let child = family.child(&Given::own().expect("streams")).expect("a child");
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| target.tell(child.pid, "act")));
+        child.pidfd.signal(End::Kill).expect("killed");
+        child.pidfd.wait().expect("reaped");
+        said.push(result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+    }
+    let local = target.tell(target.pid(), "fork");
+    assert!(!local.is_empty(), "{case} says something");
+    for said in said {
+        assert_eq!(said, local, "{case} {variant}: left after a fork from outside, right after a plain one");
+    }
+}
+
+macro_rules! cases {
+    ($($test:ident: $case:literal,)*) => {
+        $(#[test] fn $test() { is_as_after_a_local_fork($case, ""); })*
+    };
+}
+
+cases! {
+    memory_grows_elsewhere: "grow",
+    memory_grows_that_was_touched_in_part: "grow-half",
+    memory_grows_where_it_is: "grow-in-place",
+    memory_shrinks_and_grows_with_zeros: "shrink-and-grow",
+    memory_moves_over_other_memory: "move-over-another",
+    a_part_of_memory_moves: "move-a-part",
+    memory_moves_there_and_back: "move-there-and-back",
+    two_places_are_exchanged: "exchange",
+    memory_moves_and_its_place_stays: "move-and-leave-the-place",
+    memory_moves_before_it_is_forked_again: "move-before-a-fork",
+}
