@@ -8,6 +8,7 @@ mod inject;
 mod maps;
 mod status;
 mod vdso;
+mod visit;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -32,6 +33,7 @@ use crate::machine::Machine;
 
 pub(crate) use self::files::identity;
 pub(crate) use self::vdso::call_and_return_offset;
+pub(crate) use self::visit::Visit;
 
 /// How often the threads of a target are listed anew while it makes more of them.
 const LISTINGS_MAX: u32 = 64;
@@ -46,6 +48,8 @@ const RED_ZONE_BYTES: u64 = 128;
 pub struct Seed {
     tracee: Tracee,
     memory: ProcessMemory,
+    /// Where there is an instruction `syscall`.
+    instruction: u64,
 }
 
 /// A seed, what it is, and what it took.
@@ -152,8 +156,8 @@ pub fn prepare(pid: i32) -> Result<Prepared, PrepareError> {
     let tracee = Tracee::inherited(seed_pid);
     tracee.wait_until_asked()?;
     tracee.end_with_tracer()?;
-    let seed = Seed { memory: ProcessMemory::open(seed_pid)?, tracee };
-    let descriptor = seed.describe(vdso_start + offset, threads)?;
+    let seed = Seed { memory: ProcessMemory::open(seed_pid)?, tracee, instruction: vdso_start + offset };
+    let descriptor = seed.describe(threads)?;
     Ok(Prepared { seed, descriptor, pause })
 }
 
@@ -311,7 +315,7 @@ impl Seed {
         &self.memory
     }
 
-    fn describe(&self, instruction: u64, threads: Vec<Thread>) -> Result<ForkDescriptor, PrepareError> {
+    fn describe(&self, threads: Vec<Thread>) -> Result<ForkDescriptor, PrepareError> {
         let pid = self.pid();
         let failed = |source| PrepareError::Proc { pid, source };
         let read = |file| status::read(pid, file).map_err(failed);
@@ -323,7 +327,7 @@ impl Seed {
         let directory = fs::read_link(format!("/proc/{pid}/cwd")).map_err(failed)?;
 
         let mut threads = threads;
-        let signals = self.ask(instruction, &status, &mut layout, &mut threads)?;
+        let signals = self.ask(&status, &mut layout, &mut threads)?;
         let (areas, mapped_files) = self.areas(&lines)?;
         let vdso = areas.iter().find(|area| area.kind == AreaKind::Vdso).map(Area::range);
         let mut vdso_code = vec![0; vdso.map_or(0, |range| range.bytes as usize)];
@@ -349,14 +353,13 @@ impl Seed {
     /// What only the process itself can find out.
     fn ask(
         &self,
-        instruction: u64,
         status: &Status,
         layout: &mut Layout,
         threads: &mut [Thread],
     ) -> Result<Vec<SignalAction>, PrepareError> {
         const ANSWER_BYTES: usize = 64;
         let registers = self.tracee.registers()?;
-        let injection = Injection::begin(&self.tracee, registers, instruction)?;
+        let injection = Injection::begin(&self.tracee, registers, self.instruction)?;
         // Answers are written where nothing lives, and what was there comes back: the seed stays what it was.
         let room = (registers.rsp - RED_ZONE_BYTES - ANSWER_BYTES as u64) & !0xf;
         let mut before = [0; ANSWER_BYTES];

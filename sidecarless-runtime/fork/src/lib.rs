@@ -32,5 +32,5 @@ pub use descriptor::ForkDescriptor;
 pub use nursery::{Hosts, Nursery};
 pub use resume::{Child, Family, Given, Host, Phases, ResumeError};
 pub use seeds::{Handle, Held, Key, Seeds, Terms};
-pub use server::PageServer;
-pub use source::{LocalSource, PageSource, TcpSource};
+pub use server::{Agent, PageServer};
+pub use source::{LocalSource, PageSource, RdmaSource, TcpSource};

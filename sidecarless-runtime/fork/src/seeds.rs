@@ -4,10 +4,12 @@
 //! readers. A seed ends when its lease does, when it is revoked, when its process is killed, and when it is idle and
 //! its memory is needed for another; from that moment on no byte of it is read.
 
+mod errands;
 mod granted;
 mod keeper;
 mod kept;
 mod refusal;
+mod registered;
 mod secret;
 
 use std::collections::{HashMap, VecDeque};
@@ -23,6 +25,7 @@ pub use self::granted::Granted;
 pub use self::kept::LEARNED_PAGES_MAX;
 pub(crate) use self::kept::{Kept, Link, Reader};
 pub use self::refusal::{Ending, Refusal};
+pub(crate) use self::registered::{Offer, PIN_BYTES, RegisterError, Registered, large_parts};
 pub(crate) use self::secret::random;
 pub use self::secret::{Handle, KEY_BYTES, Key, NoHandle};
 

@@ -5,6 +5,7 @@
 //! connections are few, one for all children of a seed on a host, and a thread that waits for one socket answers
 //! soonest.
 
+mod direct;
 mod door;
 mod session;
 
@@ -20,6 +21,7 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::sockopt;
 
+pub use self::direct::Agent;
 use self::door::Door;
 use crate::seeds::{Kept, Refusal, Seeds};
 
@@ -38,13 +40,16 @@ pub(crate) const DEAD_AFTER: Duration = Duration::from_secs(5);
 
 /// Another way to read seeds, which is agreed upon over the connection: only who knows the key gets here.
 pub(crate) trait Means: Send + Sync {
-    /// Answers a reader's request, and gives what the reader's right to read is bound to: it is dropped when the
+    /// Answers a reader's request, and may give what the reader's right to read is bound to: it is dropped when the
     /// connection ends, or before, when the seed ends.
     ///
     /// # Errors
     /// The connection ends with this.
-    fn set_up(&self, seed: &Arc<Kept>, request: &[u8]) -> Result<(Vec<u8>, Box<dyn Send>), Refusal>;
+    fn set_up(&self, seed: &Arc<Kept>, request: &[u8]) -> Result<(Vec<u8>, Option<Bound>), Refusal>;
 }
+
+/// What a reader's right to read by other means is bound to.
+pub(crate) type Bound = Box<dyn Send>;
 
 /// Tells all threads of a server to end.
 struct Stop {
@@ -69,15 +74,15 @@ impl PageServer {
         Self::start_with(listener, seeds, None)
     }
 
-    /// The same, and offers another way to read them.
+    /// The same, and lets readers that have an RDMA device read by themselves.
     ///
     /// # Errors
     /// The operating system's.
-    pub(crate) fn start_with(
-        listener: TcpListener,
-        seeds: Arc<Seeds>,
-        means: Option<Arc<dyn Means>>,
-    ) -> io::Result<Self> {
+    pub fn start_with_agent(listener: TcpListener, seeds: Arc<Seeds>, agent: Agent) -> io::Result<Self> {
+        Self::start_with(listener, seeds, Some(Arc::new(agent)))
+    }
+
+    fn start_with(listener: TcpListener, seeds: Arc<Seeds>, means: Option<Arc<dyn Means>>) -> io::Result<Self> {
         let address = listener.local_addr()?;
         listener.set_nonblocking(true)?;
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;

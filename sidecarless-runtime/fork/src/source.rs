@@ -4,6 +4,7 @@
 //! nobody else waiting. A read that fails ends the source: the seed is lost for who reads it, and pages that were not
 //! read are never taken to be something else.
 
+pub mod rdma;
 pub mod tcp;
 
 mod local;
@@ -17,6 +18,7 @@ use ramet_sys::{CallError, Range};
 use rustix::event::{PollFd, PollFlags, poll};
 
 pub use self::local::LocalSource;
+pub use self::rdma::RdmaSource;
 pub use self::tcp::TcpSource;
 use crate::seeds::Refusal;
 use crate::wire::WireError;

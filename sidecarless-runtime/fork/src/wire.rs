@@ -16,6 +16,8 @@
 //! The key never travels. A checksum is on every frame, so that a link that damages bytes is an error and no wrong
 //! page. It does not keep out who can change them on purpose: a network in which others can write needs a tunnel.
 
+pub(crate) mod direct;
+
 mod elided;
 mod inbox;
 

@@ -80,6 +80,8 @@ pub struct Reader {
     under_way: VecDeque<Read>,
     pieces: usize,
     posted: u64,
+    /// Whether the channel tells of the next completion, or has told of one since it was last drained.
+    is_armed: bool,
     buffer: Buffer,
 }
 
@@ -100,7 +102,8 @@ impl Reader {
         let buffer = Buffer::new(&domain, buffer_bytes)?;
         let pair = QueuePair::new(&domain, address, Role::Reads(PIECES_MAX as u32), random_number()?)?;
         let local = *pair.local();
-        Ok(Self { pair: Some(pair), local, under_way: VecDeque::new(), pieces: 0, posted: 0, buffer })
+        let under_way = VecDeque::new();
+        Ok(Self { pair: Some(pair), local, under_way, pieces: 0, posted: 0, is_armed: false, buffer })
     }
 
     /// What the peer must know.
@@ -179,11 +182,12 @@ impl Reader {
         ibv_sge { addr: self.buffer.address(piece.to), length: piece.bytes, lkey: self.buffer.key() }
     }
 
-    /// Tells of the reads that are done, in the order in which they were begun, without waiting.
+    /// Tells of some of the reads that are done, in the order in which they were begun, without waiting. How many they
+    /// were: if none, there are none.
     ///
     /// # Errors
     /// One failed, and with it all that were not told of, and the connection.
-    pub fn poll(&mut self, mut done: impl FnMut(u64)) -> Result<(), ReadError> {
+    pub fn poll(&mut self, mut done: impl FnMut(u64)) -> Result<usize, ReadError> {
         let Self { pair, under_way, pieces, .. } = self;
         let pair = pair.as_mut().ok_or(ReadError::Ended)?;
         let mut outcome = Ok(());
@@ -199,28 +203,39 @@ impl Reader {
                 None => outcome = Err(failure(status)),
             }
         });
-        let outcome = taken.map_err(ReadError::from).and(outcome);
+        let outcome = taken.map_err(ReadError::from).and_then(|taken| outcome.map(|()| taken));
         if outcome.is_err() {
             self.end();
         }
         outcome
     }
 
-    /// Lets [`readiness`](Self::readiness) tell of the next completion. One that came before this is not told of:
-    /// poll once more afterwards.
+    /// Tells of all reads that are done, like [`poll`](Self::poll), and lets [`readiness`](Self::readiness) tell of the
+    /// next one.
     ///
     /// # Errors
-    /// The connection has ended.
-    pub fn arm(&mut self) -> Result<(), ReadError> {
-        let pair = self.pair.as_mut().ok_or(ReadError::Ended)?;
-        let armed = pair.completions.drain().and_then(|_| pair.completions.arm());
-        armed.map_err(|error| {
-            self.end();
-            error.into()
-        })
+    /// The same.
+    pub fn take(&mut self, mut done: impl FnMut(u64)) -> Result<(), ReadError> {
+        loop {
+            while self.poll(&mut done)? > 0 {}
+            let pair = self.pair.as_mut().ok_or(ReadError::Ended)?;
+            let told = pair.completions.drain();
+            let armed = match told {
+                // Nothing was told since, so that the next will be.
+                Ok(false) if self.is_armed => return Ok(()),
+                Ok(_) => pair.completions.arm(),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = armed {
+                self.end();
+                return Err(error.into());
+            }
+            // What came before it was armed is not told of.
+            self.is_armed = true;
+        }
     }
 
-    /// Readable once a read was completed after [`arm`](Self::arm). None: the connection has ended.
+    /// Readable once a read was completed after [`take`](Self::take). None: the connection has ended.
     #[must_use]
     pub fn readiness(&self) -> Option<BorrowedFd<'_>> {
         self.pair.as_ref().map(|pair| pair.completions.as_fd())

@@ -89,6 +89,18 @@ impl Tracee {
         self.request("ptrace(PTRACE_SETOPTIONS)", libc::PTRACE_SETOPTIONS, libc::PTRACE_O_EXITKILL as usize)
     }
 
+    /// Lets a thread that [ends with its tracer](Self::end_with_tracer) make every system call, whatever its filters
+    /// forbid: they might kill it for one that it is made to do.
+    ///
+    /// # Errors
+    /// ptrace's: `EPERM` without `CAP_SYS_ADMIN`.
+    pub fn suspend_filters(&self) -> Result<(), CallError> {
+        /// Not in libc (linux/ptrace.h).
+        const PTRACE_O_SUSPEND_SECCOMP: usize = 1 << 21;
+        let options = libc::PTRACE_O_EXITKILL as usize | PTRACE_O_SUSPEND_SECCOMP;
+        self.request("ptrace(PTRACE_SETOPTIONS)", libc::PTRACE_SETOPTIONS, options)
+    }
+
     /// Asks the thread to stop.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -51,7 +51,9 @@ fn keep(registry: &Weak<Registry>, pid: i32, lease: Duration, tell: &SyncSender<
     }
     // What is described is encoded; only the process is kept.
     let Prepared { seed: process, .. } = prepared;
-    let ending = wait_for_end(&seed, &alive);
+    let ending = wait_for_end(&seed, &process, &alive);
+    seed.errands().end();
+    drop(seed.registered.lock().unwrap_or_else(PoisonError::into_inner).take());
     // From here on nobody reads it.
     drop(process);
     tracing::debug!(handle = %seed.handle, %ending, "a seed has ended");
@@ -69,18 +71,24 @@ fn prepare(pid: i32, lease: Duration) -> Result<(Prepared, Arc<Kept>, OwnedFd), 
     Ok((prepared, Arc::new(seed), alive))
 }
 
-/// Waits until somebody ends the seed, its process dies or its lease expires.
-fn wait_for_end(seed: &Kept, alive: &OwnedFd) -> Ending {
+/// Waits until somebody ends the seed, its process dies or its lease expires; meanwhile it does what it is asked to.
+fn wait_for_end(seed: &Kept, process: &capture::Seed, alive: &OwnedFd) -> Ending {
     loop {
         let left = seed.expires().saturating_duration_since(Instant::now());
         let timeout = Timespec::try_from(left).ok();
-        let mut events = [PollFd::from_borrowed_fd(seed.ended(), PollFlags::IN), PollFd::new(alive, PollFlags::IN)];
+        let ended = PollFd::from_borrowed_fd(seed.ended(), PollFlags::IN);
+        let asked = PollFd::from_borrowed_fd(seed.errands().asked(), PollFlags::IN);
+        let mut events = [ended, PollFd::new(alive, PollFlags::IN), asked];
         let ending = match poll(&mut events, timeout.as_ref()) {
             Err(Errno::INTR) => continue,
             // The lease may have been renewed meanwhile.
             Ok(0) if seed.expires() > Instant::now() => continue,
             Ok(0) => Ending::Expired,
             Ok(_) if !events[1].revents().is_empty() => Ending::Died,
+            Ok(_) if events[0].revents().is_empty() => {
+                seed.errands().run(process);
+                continue;
+            }
             Ok(_) => Ending::Stopped,
             Err(error) => {
                 tracing::error!(%error, "a seed cannot be watched; it ends");

@@ -11,8 +11,10 @@ use ramet_sys::pagemap::PAGE_BYTES;
 use ramet_sys::{ProcessMemory, Range};
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::errands::Errands;
+use super::registered::Registered;
 use super::{Ending, Granted, Handle, Key, Refusal};
-use crate::capture::Prepared;
+use crate::capture::{self, Prepared};
 use crate::source::Learned;
 
 /// How many pages are learned of a seed.
@@ -42,6 +44,10 @@ pub(crate) struct Kept {
     /// When it was read last, in milliseconds after it was prepared.
     last_read_ms: AtomicU64,
     learned: Mutex<Touched>,
+    /// What its keeper is to do with the process.
+    errands: Errands,
+    /// What of it is registered with a device, by its keeper and nobody else.
+    pub(crate) registered: Mutex<Option<Registered>>,
 }
 
 #[derive(Debug)]
@@ -94,6 +100,8 @@ impl Kept {
             links: AtomicU32::new(0),
             last_read_ms: AtomicU64::new(0),
             learned: Mutex::default(),
+            errands: Errands::new()?,
+            registered: Mutex::default(),
         })
     }
 
@@ -133,7 +141,8 @@ impl Kept {
         Ok(life.expires)
     }
 
-    /// Ends it: when this returns, nobody reads it any more. False: it had ended before.
+    /// Ends it: when this returns, nobody reads it any more but by a device, and nobody at all once its keeper has
+    /// ended. False: it had ended before.
     pub(super) fn end(&self, ending: Ending) -> bool {
         self.end_if(ending, || true)
     }
@@ -152,6 +161,22 @@ impl Kept {
         // A counter that was never added to takes one.
         let _ = rustix::io::write(&self.ended, &1_u64.to_ne_bytes());
         true
+    }
+
+    /// Lets its keeper do something with the process, and waits for it.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub(crate) fn with_process<T: Send + 'static>(
+        &self,
+        errand: impl FnOnce(&capture::Seed) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        self.check()?;
+        self.errands.send(errand).ok_or_else(|| Refusal::Ended(self.ending().unwrap_or(Ending::Stopped)))
+    }
+
+    pub(super) const fn errands(&self) -> &Errands {
+        &self.errands
     }
 
     /// Readable once it has ended.

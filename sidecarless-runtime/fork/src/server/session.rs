@@ -10,7 +10,7 @@ use ramet_sys::Range;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::door::refuse;
-use super::{Means, SEND_TIMEOUT, Stop};
+use super::{Bound, Means, SEND_TIMEOUT, Stop};
 use crate::seeds::{Ending, Link, Reader, Refusal};
 use crate::source::{READ_BYTES_MAX, READ_RANGES_MAX};
 use crate::wire::{self, Elided, Filled, Frame, Inbox, Kind, PROOF_BYTES, REQUEST_BYTES_MAX, WireError};
@@ -26,7 +26,7 @@ pub(super) struct Session {
     reader: Reader,
     means: Option<Arc<dyn Means>>,
     /// What was set up over this connection.
-    bound: Vec<Box<dyn Send>>,
+    bound: Vec<Bound>,
     stop: Arc<Stop>,
     room: Room,
 }
@@ -176,7 +176,7 @@ impl Session {
         let answer = match &self.means {
             Some(means) if self.bound.len() < BOUND_MAX => {
                 let (answer, bound) = means.set_up(&self.link.0, request)?;
-                self.bound.push(bound);
+                self.bound.extend(bound);
                 answer
             }
             Some(_) => return Err(Refusal::TooMuch.into()),

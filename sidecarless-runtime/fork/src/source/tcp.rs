@@ -5,7 +5,7 @@ mod greeting;
 use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -83,6 +83,9 @@ pub struct TcpSource {
     sent: usize,
     /// The reads that are under way, and how many bytes each brings.
     reads: HashMap<u64, u64>,
+    /// How many requests about another way to read are under way, and the answers to them.
+    asked: usize,
+    told: Vec<(u64, Vec<u8>)>,
     /// When something came last, or was asked for when nothing was under way.
     heard: Instant,
     is_timed: bool,
@@ -118,6 +121,8 @@ impl TcpSource {
             outgoing: Vec::new(),
             sent: 0,
             reads: HashMap::new(),
+            asked: 0,
+            told: Vec::new(),
             heard: Instant::now(),
             is_timed: false,
             scratch: Vec::new(),
@@ -147,6 +152,32 @@ impl TcpSource {
                 Some(_) => return Err(WireError::Senseless("an answer to what was not asked").into()),
             }
         }
+    }
+
+    /// The same without waiting, while reads may be under way. The answer will be among what was [told](Self::told).
+    pub(super) fn ask(&mut self, token: u64, request: &[u8]) -> Result<(), SourceError> {
+        if self.is_idle() {
+            self.heard = Instant::now();
+        }
+        self.asked += 1;
+        wire::push_frame(&mut self.outgoing, Kind::SetUp, token, request);
+        self.flush()?;
+        self.watch_time()
+    }
+
+    /// The answers that have come to what was asked.
+    pub(super) fn told(&mut self) -> Vec<(u64, Vec<u8>)> {
+        std::mem::take(&mut self.told)
+    }
+
+    /// Whether it waits for nothing.
+    pub(super) fn is_idle(&self) -> bool {
+        self.reads.is_empty() && self.asked == 0
+    }
+
+    /// The addresses of both ends: ours, and the seed's host's.
+    pub(super) fn ends(&self) -> io::Result<(IpAddr, IpAddr)> {
+        Ok((self.stream.local_addr()?.ip(), self.stream.peer_addr()?.ip()))
     }
 
     /// Sends what the socket takes now.
@@ -187,7 +218,7 @@ impl TcpSource {
     /// Lets the clock ring when the answers are overdue. It is set only when it has rung or was not set, not for
     /// every read.
     fn watch_time(&mut self) -> Result<(), SourceError> {
-        if self.is_timed || self.reads.is_empty() {
+        if self.is_timed || self.is_idle() {
             return Ok(());
         }
         let left = ANSWER_TIMEOUT.saturating_sub(self.heard.elapsed());
@@ -214,7 +245,7 @@ impl TcpSource {
 impl PageSource for TcpSource {
     fn begin(&mut self, token: u64, ranges: &[Range]) -> Result<(), SourceError> {
         let bytes = check_size(ranges, self.reads.len())?;
-        if self.reads.is_empty() {
+        if self.is_idle() {
             self.heard = Instant::now();
         }
         self.reads.insert(token, bytes);
@@ -234,13 +265,17 @@ impl PageSource for TcpSource {
                 Ok(Filled::End) => return Err(ended()),
                 Err(error) => return Err(SourceError::Link(error)),
             }
-            let Self { inbox, reads, scratch, .. } = self;
+            let Self { inbox, reads, asked, told, scratch, .. } = self;
             while let Some(frame) = inbox.next()? {
                 match frame.kind {
                     Kind::Pages => {
                         const UNASKED: WireError = WireError::Senseless("an answer to what was not asked");
                         let bytes = reads.remove(&frame.token).ok_or(UNASKED)?;
                         each(frame.token, wire::restore(frame.payload, bytes as usize, scratch)?);
+                    }
+                    Kind::SetUp if *asked > 0 => {
+                        *asked -= 1;
+                        told.push((frame.token, frame.payload.to_vec()));
                     }
                     Kind::Error => return Err(wire::decode_refusal(frame.payload)?.into()),
                     _ => return Err(WireError::Senseless("an answer of another kind").into()),

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ramet_fork::seeds::Limits;
-use ramet_fork::source::{SourceError, tcp};
-use ramet_fork::{Held, PageServer, PageSource, Seeds, Terms};
+use ramet_fork::source::{SourceError, rdma, tcp};
+use ramet_fork::{Agent, Held, PageServer, PageSource, Seeds, Terms};
+use ramet_rdma::{Device, OpenError};
 use ramet_sys::Range;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -22,6 +23,7 @@ const LEASE: Duration = Duration::from_secs(600);
 pub(crate) enum Way {
     Local,
     Tcp,
+    Rdma,
 }
 
 /// A seed of a target and everything it takes to read it.
@@ -41,13 +43,41 @@ pub(crate) fn tcp() -> Option<Fabric> {
     Some(Fabric::new(Way::Tcp))
 }
 
+/// Without a device there is nothing to test; in a guest there is one.
+pub(crate) fn rdma() -> Option<Fabric> {
+    match device() {
+        Ok(_) => Some(Fabric::new(Way::Rdma)),
+        Err(error) => {
+            assert!(std::env::var_os("RAMET_VM_DEVICE").is_none(), "{error}");
+            eprintln!("skipped: {error}");
+            None
+        }
+    }
+}
+
+fn device() -> Result<Device, OpenError> {
+    Device::open(std::env::var("RAMET_VM_DEVICE").ok().as_deref())
+}
+
 impl Fabric {
     fn new(way: Way) -> Self {
         let target = Target::start(GROUPS);
         let seeds = Arc::new(Seeds::new(Limits::default()));
         let held = seeds.prepare(target.pid(), Terms { lease: LEASE }).expect("prepared");
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
-        let server = PageServer::start(listener, Arc::clone(&seeds)).expect("a server");
+        let host = match way {
+            // A device is reached where the host is.
+            Way::Rdma => std::env::var("RAMET_VM_ADDRESS").unwrap_or_else(|_| "127.0.0.1".to_owned()),
+            _ => "127.0.0.1".to_owned(),
+        };
+        let listener = TcpListener::bind((host, 0)).expect("a listener");
+        let server = match way {
+            Way::Rdma => {
+                let agent = Agent::new(device().expect("a device"));
+                PageServer::start_with_agent(listener, Arc::clone(&seeds), agent)
+            }
+            _ => PageServer::start(listener, Arc::clone(&seeds)),
+        };
+        let server = server.expect("a server");
         Self { seeds, server: Mutex::new(Some(server)), target, held, way }
     }
 
@@ -65,6 +95,10 @@ impl Fabric {
         match self.way {
             Way::Local => Box::new(self.seeds.open_local(held.handle, &held.key).expect("the seed").1),
             Way::Tcp => Box::new(tcp::connect(self.address(), held.handle, &held.key).expect("the seed").1),
+            Way::Rdma => {
+                let device = device().expect("a device");
+                Box::new(rdma::connect(&device, self.address(), held.handle, &held.key).expect("the seed").1)
+            }
         }
     }
 
