@@ -126,6 +126,13 @@ pub(crate) enum Bench {
         #[command(flatten)]
         output: OutputArgument,
     },
+    /// Forks of a running process, beside `os.fork` and a fresh process
+    Fork {
+        #[command(flatten)]
+        options: ramet_bench::ForkOptions,
+        #[command(flatten)]
+        output: OutputArgument,
+    },
 }
 
 #[derive(Debug, Args)]

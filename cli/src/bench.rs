@@ -1,6 +1,6 @@
-//! `bench`: ramet beside other ways to run a chain.
+//! `bench`: ramet beside other ways to do the same.
 
-use ramet_bench::ChainOptions;
+use ramet_bench::{ChainOptions, ForkOptions};
 
 use crate::arguments::{Bench, Format};
 use crate::exit::Failure;
@@ -10,6 +10,15 @@ use crate::output;
 pub(crate) fn run(what: &Bench) -> Result<(), Failure> {
     match what {
         Bench::Chain { options, output } => chain(options, output.output),
+        Bench::Fork { options, output } => fork(options, output.output),
+    }
+}
+
+fn fork(options: &ForkOptions, format: Format) -> Result<(), Failure> {
+    let report = ramet_bench::fork(options)?;
+    match format {
+        Format::Table => output::line(report.to_string().trim_end()),
+        Format::Json | Format::Yaml => output::value(format, &report),
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`options`] is what can be asked; [`report`] is what comes out, with [`statistics`] and [`machine`];
 //! `rounds` is the run and `idle` the other measurement; `system` starts what is measured, of `process`es, some of
-//! which are [`peer`]s; `load` is the client, over `wire`, the HTTP that it reads.
+//! which are [`peer`]s; `load` is the client, over `wire`, the HTTP that it reads. [`mod@fork`] is another benchmark,
+//! of forks of a running process.
 #![forbid(unsafe_code)]
 
 pub mod options;
@@ -14,6 +15,8 @@ pub mod machine;
 mod idle;
 mod rounds;
 
+pub mod fork;
+
 mod load;
 mod peer;
 mod process;
@@ -23,6 +26,7 @@ mod wire;
 use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
+pub use fork::{ForkOptions, ForkReport, fork};
 pub use options::{ChainOptions, System};
 pub use peer::{PEER_COMMAND, PeerOptions, peer};
 pub use report::Report;

@@ -149,7 +149,7 @@ fn bounded(number: Option<u64>, range: std::ops::RangeInclusive<u64>) -> Result<
 }
 
 /// A number, alone or with a unit: `100`, `64Ki`, `64KiB`, `1Mi`, `1MiB`.
-fn bytes(text: &str) -> Option<u64> {
+pub(crate) fn bytes(text: &str) -> Option<u64> {
     let digits = text.trim_end_matches(|character: char| !character.is_ascii_digit());
     let factor = match &text[digits.len()..] {
         "" | "B" => 1,

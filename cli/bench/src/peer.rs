@@ -5,6 +5,7 @@ mod http_hop;
 
 use std::ffi::OsString;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -48,6 +49,10 @@ enum Role {
         #[arg(long)]
         body: String,
     },
+    /// What the children of the benchmark of forks are copies of
+    Zygote,
+    /// What keeps the seeds of that benchmark, and serves their pages
+    SeedKeeper,
     /// Another program, in the place of this process, that gets SIGTERM when its parent ends
     Run {
         /// The parent
@@ -69,6 +74,8 @@ pub fn peer(options: PeerOptions) -> anyhow::Result<()> {
         Role::Fixed { listen, status, content_type, body } => {
             fixed::serve(&bind(listen)?, status, &content_type, body.into())
         }
+        Role::Zygote => Ok(ramet_fork::zygote::run(std::io::stdin().as_fd().try_clone_to_owned()?)?),
+        Role::SeedKeeper => crate::fork::keeper::serve(),
         Role::Run { parent, command } => run(parent, &command),
     }
 }

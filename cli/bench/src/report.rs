@@ -1,6 +1,6 @@
 //! What a run found: ratios first, because they survive a change of machine better than the numbers.
 
-mod table;
+pub(crate) mod table;
 
 use std::fmt;
 

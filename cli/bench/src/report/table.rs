@@ -94,12 +94,12 @@ fn rows(report: &ChainReport) -> String {
     table.trim_fmt()
 }
 
-fn spread(spread: &Spread, decimals: usize, unit: &str) -> String {
+pub(crate) fn spread(spread: &Spread, decimals: usize, unit: &str) -> String {
     format!("{:.decimals$}{unit} ({:.decimals$}–{:.decimals$})", spread.median, spread.min, spread.max)
 }
 
 /// A table whose columns from `text_columns` on are numbers.
-fn table(header: &[&str], text_columns: usize) -> Table {
+pub(crate) fn table(header: &[&str], text_columns: usize) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header.to_vec());
@@ -109,7 +109,7 @@ fn table(header: &[&str], text_columns: usize) -> Table {
     table
 }
 
-fn machine(f: &mut fmt::Formatter<'_>, machine: &Machine) -> fmt::Result {
+pub(crate) fn machine(f: &mut fmt::Formatter<'_>, machine: &Machine) -> fmt::Result {
     let [one, five, fifteen] = machine.load_average;
     writeln!(
         f,

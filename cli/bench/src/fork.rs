@@ -1,0 +1,54 @@
+//! `ramet bench fork`: a running process is forked, and its children answer; beside `os.fork` and a fresh process.
+//!
+//! Reading order: `rounds` is the run; `python` the process, with its `data`; `host` the children's side and `keeper`
+//! the seeds'; [`report`] is what comes out.
+
+pub mod options;
+pub mod report;
+
+pub(crate) mod keeper;
+
+mod data;
+mod host;
+mod line;
+mod python;
+mod rounds;
+mod table;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::anyhow;
+
+pub use self::options::ForkOptions;
+pub use self::report::ForkReport;
+
+/// Measures what `options` ask for, as [`crate::chain`] does.
+///
+/// # Errors
+/// The run was interrupted, or something that was started answered wrongly or not at all.
+pub fn fork(options: &ForkOptions) -> anyhow::Result<ForkReport> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let (options, seen) = (options.clone(), Arc::clone(&interrupted));
+    // Children end with the thread that starts their host, and tokio's own come and go.
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let run = std::thread::Builder::new().name("ramet-bench-fork".to_owned()).spawn(move || {
+        let _ = tell.send(rounds::measure(&options, &seen));
+    })?;
+    let gone = || anyhow!("the measurement has failed; the reason is above");
+    let outcome = runtime.block_on(async {
+        tokio::pin!(told);
+        tokio::select! {
+            biased;
+            interrupted_by = crate::interruption() => {
+                interrupted.store(true, Ordering::Relaxed);
+                let _ = told.await;
+                Err(interrupted_by)
+            }
+            outcome = &mut told => outcome.unwrap_or_else(|_| Err(gone())),
+        }
+    });
+    let _ = run.join();
+    outcome
+}

@@ -1,0 +1,232 @@
+//! The children's host, and how it comes by a seed.
+
+use std::fs::File;
+use std::ops::Range;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use ramet_fork::seeds::Limits;
+use ramet_fork::source::{self, PageSource};
+use ramet_fork::{Child, Family, ForkDescriptor, Given, Host, Phases, Seeds, Terms};
+use ramet_sys::End;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::keeper::{Keeper, Prepared};
+use super::line::Line;
+use super::options::ForkSystem;
+use super::python::{Sum, Target, check};
+use crate::process::THIS_PROGRAM;
+
+/// Longer than any run.
+const LEASE: Duration = Duration::from_secs(3600);
+/// A host opens some files for each child, and so does who holds their faults.
+const FILES_PER_CHILD: u64 = 4;
+const FILES_SPARE: u64 = 512;
+
+/// How long the first child of a seed may be quiet before it is told what it touched.
+const LESSON_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Both sides of a fork.
+#[derive(Debug)]
+pub(super) struct Sides {
+    host: Arc<Host>,
+    /// Seeds of this process: those that are read on the same host.
+    seeds: Arc<Seeds>,
+    keeper: Keeper,
+}
+
+/// A seed and the way to it.
+#[derive(Debug)]
+pub(super) enum Seed {
+    Local { seeds: Arc<Seeds>, held: ramet_fork::Held },
+    Tcp(Prepared),
+}
+
+/// A child that has answered. It ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Answered {
+    child: Child,
+    line: Line,
+}
+
+/// How long it took until a child had answered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Latency {
+    pub(super) total: Duration,
+    /// To the seed and back with its descriptor, if the host did not have it.
+    pub(super) reach: Option<Duration>,
+    pub(super) phases: Phases,
+    /// From the child's first instruction to its answer.
+    pub(super) answer: Duration,
+}
+
+impl Sides {
+    pub(super) fn start(children: u32) -> anyhow::Result<Self> {
+        allow_files(u64::from(children) * FILES_PER_CHILD + FILES_SPARE);
+        let mut zygote = Command::new(THIS_PROGRAM);
+        zygote.args([crate::PEER_COMMAND, "zygote"]);
+        let host = Arc::new(Host::start(zygote).context("cannot start a host of children")?);
+        Ok(Self { host, seeds: Arc::new(Seeds::new(Limits::default())), keeper: Keeper::start()? })
+    }
+
+    /// Prepares the process; for how long that was stopped.
+    pub(super) fn prepare(&mut self, system: ForkSystem, target: &Target) -> anyhow::Result<Seed> {
+        match system {
+            ForkSystem::RametLocal => {
+                let held = self.seeds.prepare(target.pid(), Terms { lease: LEASE })?;
+                Ok(Seed::Local { seeds: Arc::clone(&self.seeds), held })
+            }
+            ForkSystem::RametTcp => Ok(Seed::Tcp(self.keeper.prepare(target.pid())?)),
+            ForkSystem::OsFork | ForkSystem::FreshPython => bail!("{system} has no seeds"),
+        }
+    }
+
+    pub(super) fn revoke(&mut self, seed: &Seed) -> anyhow::Result<()> {
+        match seed {
+            Seed::Local { seeds, held } => Ok(seeds.revoke(held.handle)?),
+            Seed::Tcp(prepared) => self.keeper.revoke(prepared),
+        }
+    }
+
+    /// The first child of a seed on a host that knows nothing of it: from the request to the answer.
+    pub(super) fn cold(&self, seed: &Seed, stretch: &Range<u64>) -> anyhow::Result<(Family, Answered, Latency)> {
+        let start = Instant::now();
+        let (line, given) = request(stretch)?;
+        let reaching = Instant::now();
+        let (descriptor, source) = seed.reach()?;
+        let reach = reaching.elapsed();
+        let family = Family::start(Arc::clone(&self.host), descriptor, source)?;
+        let (child, latency) = hear(start, Some(reach), &family, line, &given, stretch)?;
+        Ok((family, child, latency))
+    }
+}
+
+/// Another child of a seed.
+pub(super) fn warm(family: &Family, stretch: &Range<u64>) -> anyhow::Result<(Answered, Latency)> {
+    let start = Instant::now();
+    let (line, given) = request(stretch)?;
+    hear(start, None, family, line, &given, stretch)
+}
+
+/// Many children at the same time: how long until all have answered.
+pub(super) fn crowd(family: &Family, stretches: &[Range<u64>]) -> anyhow::Result<(Vec<Answered>, Duration)> {
+    let start = Instant::now();
+    let mut children = Vec::with_capacity(stretches.len());
+    for stretch in stretches {
+        let (line, given) = request(stretch)?;
+        children.push(Answered { child: family.child(&given)?, line });
+    }
+    let answers = children.iter_mut().map(|child| child.line.hear()).collect::<anyhow::Result<Vec<_>>>()?;
+    let took = start.elapsed();
+    answers.iter().zip(stretches).try_for_each(|(answer, stretch)| check(answer, stretch))?;
+    Ok((children, took))
+}
+
+/// A request that waits for the child that it is for.
+fn request(stretch: &Range<u64>) -> anyhow::Result<(Line, Given)> {
+    let (mut line, theirs) = Line::pair()?;
+    let nowhere = File::options().write(true).open("/dev/null")?;
+    line.say(Sum(stretch))?;
+    Ok((line, Given { streams: [theirs.try_clone()?, theirs, nowhere.into()], user: None }))
+}
+
+fn hear(
+    start: Instant,
+    reach: Option<Duration>,
+    family: &Family,
+    line: Line,
+    given: &Given,
+    stretch: &Range<u64>,
+) -> anyhow::Result<(Answered, Latency)> {
+    let child = family.child(given)?;
+    let born = Instant::now();
+    let phases = child.phases;
+    let mut answered = Answered { child, line };
+    let answer = answered.line.hear()?;
+    let (total, answer_time) = (start.elapsed(), born.elapsed());
+    check(&answer, stretch)?;
+    Ok((answered, Latency { total, reach, phases, answer: answer_time }))
+}
+
+impl Seed {
+    pub(super) fn pause(&self) -> Duration {
+        match self {
+            Self::Local { held, .. } => held.pause,
+            Self::Tcp(prepared) => prepared.pause,
+        }
+    }
+
+    pub(super) fn prepare(&self) -> Duration {
+        match self {
+            Self::Local { held, .. } => held.prepare,
+            Self::Tcp(prepared) => prepared.prepare,
+        }
+    }
+
+    pub(super) fn descriptor_bytes(&self) -> usize {
+        match self {
+            Self::Local { held, .. } => held.descriptor_bytes,
+            Self::Tcp(prepared) => prepared.descriptor_bytes,
+        }
+    }
+
+    fn reach(&self) -> anyhow::Result<(ForkDescriptor, Box<dyn PageSource>)> {
+        match self {
+            Self::Local { seeds, held } => {
+                let (descriptor, source) = seeds.open_local(held.handle, &held.key)?;
+                Ok((ForkDescriptor::decode(&descriptor)?, Box::new(source)))
+            }
+            Self::Tcp(prepared) => {
+                let (descriptor, source) = source::tcp::connect(prepared.address, prepared.handle(), &prepared.key())?;
+                Ok((descriptor, Box::new(source)))
+            }
+        }
+    }
+
+    /// Waits until the seed's host has been told what the first child touched.
+    pub(super) fn wait_until_learned(&self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + LESSON_PATIENCE;
+        while self.reach()?.1.take_learned().ranges.is_empty() {
+            if Instant::now() > deadline {
+                bail!("nothing was learned of what the first child touched");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+}
+
+impl Answered {
+    /// Asks it once more.
+    pub(super) fn check(&mut self, stretch: &Range<u64>) -> anyhow::Result<()> {
+        check(&self.line.ask(Sum(stretch))?, stretch)
+    }
+
+    /// Its share of the memory that it has.
+    pub(super) fn proportional_kib(&self) -> anyhow::Result<u64> {
+        let path = format!("/proc/{}/smaps_rollup", self.child.pid);
+        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+        let number = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        number.and_then(|number| number.parse().ok()).with_context(|| format!("{path} tells no proportional memory"))
+    }
+}
+
+impl Drop for Answered {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.pidfd.signal(End::Kill);
+        let _ = self.child.pidfd.wait();
+    }
+}
+
+/// Where it is not allowed a child will not be made, and that is told.
+fn allow_files(files: u64) {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current.is_some_and(|current| current < files) {
+        let wanted = maximum.map_or(files, |maximum| maximum.min(files));
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum });
+    }
+}

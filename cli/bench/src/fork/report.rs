@@ -1,0 +1,227 @@
+//! What a run found, and what was aimed at.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::options::{ForkOptions, ForkSystem};
+use super::rounds::Samples;
+use crate::machine::Machine;
+use crate::statistics::Spread;
+
+/// The outcome: `Display` is a table for people, `Serialize` the object for programs.
+#[derive(Clone, Debug, Serialize)]
+pub struct ForkReport {
+    /// Where.
+    pub machine: Machine,
+    /// How many rounds each median is of.
+    pub rounds: u32,
+    /// How much data the forked process has.
+    pub memory_bytes: u64,
+    /// How many children lived at a time.
+    pub children: u32,
+    /// One per measure and system.
+    pub rows: Vec<ForkRow>,
+    /// Where the time goes, step by step.
+    pub phases: Vec<PhaseRow>,
+    /// Each value is one system's divided by the other's, round by round.
+    pub ratios: Vec<ForkRatio>,
+    /// What was aimed at.
+    pub aims: Vec<Aim>,
+}
+
+/// The values of one measure of one system.
+#[derive(Clone, Debug, Serialize)]
+pub struct ForkRow {
+    /// What was measured.
+    pub measure: &'static str,
+    /// The system's name.
+    pub system: &'static str,
+    /// In what.
+    pub unit: &'static str,
+    /// The values of all rounds.
+    pub value: Spread,
+}
+
+/// How long a step takes.
+#[derive(Clone, Debug, Serialize)]
+pub struct PhaseRow {
+    /// Of what.
+    pub measure: &'static str,
+    /// The system's name.
+    pub system: &'static str,
+    /// Which step.
+    pub phase: &'static str,
+    /// The values of all rounds.
+    pub us: Spread,
+}
+
+/// One system against another.
+#[derive(Clone, Debug, Serialize)]
+pub struct ForkRatio {
+    /// What was measured.
+    pub measure: &'static str,
+    /// The system.
+    pub system: &'static str,
+    /// The other.
+    pub against: &'static str,
+    /// Below 1 the system is better.
+    pub value: Spread,
+}
+
+/// What was aimed at, and what was reached.
+#[derive(Clone, Debug, Serialize)]
+pub struct Aim {
+    /// What.
+    pub aim: &'static str,
+    /// The bound.
+    pub bound: f64,
+    /// Whether what is reached must be below it or above.
+    pub is_at_most: bool,
+    /// The median that was reached.
+    pub reached: f64,
+    /// Whether that is enough.
+    pub holds: bool,
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Measure {
+    /// For how long the forked process stands still.
+    Pause,
+    /// How long a prepare takes in all.
+    Prepare,
+    /// How long a descriptor is.
+    DescriptorBytes,
+    /// From the request to the answer of the first child ever.
+    First,
+    /// The same where nothing of the seed is on the host, and others had children of it.
+    Cold,
+    /// The same for a further child on the host.
+    Template,
+    /// How many children are made and have answered in a second.
+    ChildrenPerS,
+    /// Proportional memory of each.
+    ChildKib,
+    /// A step of one of these.
+    Phase { of: &'static str, phase: &'static str },
+}
+
+impl Measure {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Prepare => "prepare",
+            Self::DescriptorBytes => "descriptor",
+            Self::First => "first answer ever",
+            Self::Cold => "cold answer",
+            Self::Template => "template answer",
+            Self::ChildrenPerS => "children answered",
+            Self::ChildKib => "memory of a child",
+            Self::Phase { phase, .. } => phase,
+        }
+    }
+
+    const fn unit(self) -> &'static str {
+        match self {
+            Self::DescriptorBytes => "bytes",
+            Self::ChildrenPerS => "per second",
+            Self::ChildKib => "KiB (PSS)",
+            _ => "µs",
+        }
+    }
+}
+
+impl ForkReport {
+    pub(super) fn new(machine: Machine, options: &ForkOptions, samples: &Samples) -> Self {
+        let mut rows = Vec::new();
+        let mut phases = Vec::new();
+        for ((measure, system), values) in samples {
+            let Some(value) = Spread::of(values.iter().copied()) else { continue };
+            match *measure {
+                Measure::Phase { of, phase } => {
+                    phases.push(PhaseRow { measure: of, system: system.name(), phase, us: value });
+                }
+                _ => rows.push(ForkRow { measure: measure.name(), system: system.name(), unit: measure.unit(), value }),
+            }
+        }
+        Self {
+            machine,
+            rounds: options.rounds,
+            memory_bytes: options.memory,
+            children: options.children,
+            rows,
+            phases,
+            ratios: ratios(samples),
+            aims: aims(samples),
+        }
+    }
+}
+
+/// What is compared with what.
+const COMPARED: [(Measure, ForkSystem, Measure, ForkSystem); 8] = {
+    use ForkSystem::{FreshPython, OsFork, RametLocal, RametTcp};
+    use Measure::{Cold, Pause, Template};
+    [
+        (Pause, RametLocal, Pause, OsFork),
+        (Pause, RametTcp, Pause, OsFork),
+        (Cold, RametLocal, Cold, FreshPython),
+        (Cold, RametTcp, Cold, FreshPython),
+        (Template, RametLocal, Cold, OsFork),
+        (Template, RametTcp, Cold, OsFork),
+        (Template, RametLocal, Cold, FreshPython),
+        (Template, RametTcp, Cold, FreshPython),
+    ]
+};
+
+fn quotients(
+    samples: &Samples,
+    (measure, system): (Measure, ForkSystem),
+    (other, rival): (Measure, ForkSystem),
+) -> Option<Spread> {
+    let (ours, theirs) = (samples.get(&(measure, system))?, samples.get(&(other, rival))?);
+    Spread::of_quotients(ours.iter().copied(), theirs.iter().copied())
+}
+
+fn ratios(samples: &Samples) -> Vec<ForkRatio> {
+    let ratio = |&(measure, system, other, rival): &(Measure, ForkSystem, Measure, ForkSystem)| {
+        let value = quotients(samples, (measure, system), (other, rival))?;
+        Some(ForkRatio { measure: measure.name(), system: system.name(), against: rival.name(), value })
+    };
+    COMPARED.iter().filter_map(ratio).collect()
+}
+
+fn aims(samples: &Samples) -> Vec<Aim> {
+    use ForkSystem::{FreshPython, RametTcp};
+    let median = |measure| Some(Spread::of(samples.get(&(measure, RametTcp))?.iter().copied())?.median);
+    let at_most = |aim, bound, reached: Option<f64>| {
+        reached.map(|reached| Aim { aim, bound, is_at_most: true, reached, holds: reached <= bound })
+    };
+    let at_least = |aim, bound, reached: Option<f64>| {
+        reached.map(|reached| Aim { aim, bound, is_at_most: false, reached, holds: reached >= bound })
+    };
+    let quotient = |ours, theirs| quotients(samples, ours, theirs).map(|spread| spread.median);
+    let aims = [
+        at_most(
+            "pause, times that of os.fork",
+            1.2,
+            quotient((Measure::Pause, RametTcp), (Measure::Pause, ForkSystem::OsFork)),
+        ),
+        at_most("cold answer over tcp, µs", 2000.0, median(Measure::Cold)),
+        at_most("answer from a template over tcp, µs", 600.0, median(Measure::Template)),
+        at_least(
+            "a fresh Python's answer, times the cold one",
+            50.0,
+            quotient((Measure::Cold, FreshPython), (Measure::Cold, RametTcp)),
+        ),
+        at_least("children that have answered, per second", 1500.0, median(Measure::ChildrenPerS)),
+        at_most("memory of each of many children, KiB", 300.0, median(Measure::ChildKib)),
+    ];
+    aims.into_iter().flatten().collect()
+}
+
+impl fmt::Display for ForkReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        super::table::write(self, f)
+    }
+}
