@@ -3,6 +3,7 @@
 //! The target is stopped for as long as its own `fork` would take and the reading of its registers: one `clone` is
 //! injected into its first thread. Everything else is read from the copy, the *seed*.
 
+mod areas;
 mod files;
 mod inject;
 mod maps;
@@ -10,24 +11,20 @@ mod status;
 mod vdso;
 mod visit;
 
-use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt;
 use std::time::{Duration, Instant};
 
 use libc::{SYS_brk, SYS_clone, SYS_close_range, SYS_rt_sigaction, SYS_sigaltstack};
-use ramet_sys::pagemap::{PAGE_BYTES, Pagemap};
+use ramet_sys::pagemap::PAGE_BYTES;
 use ramet_sys::ptrace::{KernelSigaction, Registers, Stop, Tracee};
-use ramet_sys::{CallError, ProcessMemory, Range};
+use ramet_sys::{CallError, ProcessMemory};
 
 use self::inject::Injection;
 use self::status::Status;
 use crate::descriptor::{
-    Area, AreaKind, Credentials, ForkDescriptor, GeneralRegisters, Layout, MappedFile, PageRun, Rseq, SignalAction,
-    SignalStack, Thread,
+    Area, AreaKind, Credentials, ForkDescriptor, GeneralRegisters, Layout, Rseq, SignalAction, SignalStack, Thread,
 };
 use crate::machine::Machine;
 
@@ -407,65 +404,6 @@ impl Seed {
         Ok(signals)
     }
 
-    fn areas(&self, lines: &[maps::Line]) -> Result<(Vec<Area>, Vec<MappedFile>), PrepareError> {
-        let unfit = |reason| PrepareError::Unfit { pid: self.pid(), reason };
-        let mut areas = Vec::with_capacity(lines.len());
-        let mut mapped = MappedFiles { pid: self.pid(), files: Vec::new(), indices: HashMap::new() };
-        for line in lines {
-            let kind = match line.name.as_slice() {
-                b"[vsyscall]" => continue,
-                b"[vdso]" => AreaKind::Vdso,
-                name if name.starts_with(b"[vvar") => AreaKind::Vvar,
-                b"[stack]" => AreaKind::Stack,
-                _ if line.inode == 0 => AreaKind::Private,
-                name if line.shared && is_memory(name) => {
-                    AreaKind::SharedMemory { id: line.inode, offset: line.offset }
-                }
-                // A private mapping of memory that has no name any more.
-                name if is_memory(name) => AreaKind::Private,
-                _ if line.name.ends_with(b" (deleted)") && line.shared => {
-                    return Err(unfit("it shares a file that was deleted since"));
-                }
-                _ => mapped.kind(line),
-            };
-            let Range { start, bytes } = line.range;
-            areas.push(Area { start, bytes, protection: line.protection, kind, own: Vec::new() });
-        }
-        self.find_own_pages(&mut areas)?;
-        Ok((areas, mapped.files))
-    }
-
-    fn find_own_pages(&self, areas: &mut [Area]) -> Result<(), PrepareError> {
-        let has_own = |area: &&Area| match area.kind {
-            AreaKind::Private | AreaKind::Stack => true,
-            AreaKind::File { shared, .. } => !shared,
-            AreaKind::SharedMemory { .. } | AreaKind::Vdso | AreaKind::Vvar => false,
-        };
-        let ranges: Vec<Range> = areas.iter().filter(has_own).map(Area::range).collect();
-        let runs = Pagemap::open(self.pid())?.own_pages(&merged(&ranges))?;
-        let mut areas = areas.iter_mut().peekable();
-        for run in runs {
-            // A run may go on into the next area.
-            let mut start = run.start;
-            while start < run.end() {
-                let Some(area) = areas.peek_mut() else { return Ok(()) };
-                let range = area.range();
-                if range.end() <= start {
-                    areas.next();
-                    continue;
-                }
-                let from = start.max(range.start);
-                let to = run.end().min(range.end());
-                if from < to {
-                    let first = ((from - range.start) / PAGE_BYTES) as u32;
-                    area.own.push(PageRun { first, pages: ((to - from) / PAGE_BYTES) as u32 });
-                }
-                start = to.max(start + PAGE_BYTES);
-            }
-        }
-        Ok(())
-    }
-
     /// Where the process itself would end the handling of a signal.
     fn find_signal_return(&self, signals: &[SignalAction], areas: &[Area]) -> u64 {
         /// `mov rax, 15` and `syscall`, as glibc and musl write it.
@@ -523,39 +461,6 @@ impl Drop for Seed {
     }
 }
 
-/// The files that areas map, each once.
-struct MappedFiles {
-    pid: i32,
-    files: Vec<MappedFile>,
-    indices: HashMap<(u64, u64), Option<u32>>,
-}
-
-impl MappedFiles {
-    /// A file that can be mapped again; otherwise memory.
-    fn kind(&mut self, line: &maps::Line) -> AreaKind {
-        let index = *self.indices.entry((line.device, line.inode)).or_insert_with(|| {
-            let inside = OsStr::from_bytes(line.name.strip_prefix(b"/")?);
-            let path = Path::new("/proc").join(self.pid.to_string()).join("root").join(inside);
-            let identity = identity(&fs::metadata(path).ok()?);
-            if (identity.device, identity.inode) != (line.device, line.inode) {
-                return None;
-            }
-            self.files.push(MappedFile { path: line.name.clone(), identity });
-            u32::try_from(self.files.len() - 1).ok()
-        });
-        match index {
-            Some(file) => AreaKind::File { file, offset: line.offset, shared: line.shared },
-            None => AreaKind::Private,
-        }
-    }
-}
-
-fn is_memory(name: &[u8]) -> bool {
-    [&b"/dev/zero (deleted)"[..], b"/SYSV"].iter().any(|start| name.starts_with(start))
-        || name.starts_with(b"/memfd:")
-        || name.starts_with(b"anon_inode:")
-}
-
 /// The machine that this process runs on, and its vdso.
 pub(crate) fn this_machine() -> io::Result<(Machine, Vec<u8>)> {
     let lines = maps::parse(&fs::read("/proc/self/maps")?).ok_or(io::ErrorKind::InvalidData)?;
@@ -572,16 +477,4 @@ pub(crate) fn this_machine() -> io::Result<(Machine, Vec<u8>)> {
 pub(crate) fn this_process() -> io::Result<Credentials> {
     let status = Status::parse(&fs::read("/proc/self/status")?).ok_or(io::ErrorKind::InvalidData)?;
     Ok(status.credentials)
-}
-
-/// Neighbouring ranges as one.
-fn merged(ranges: &[Range]) -> Vec<Range> {
-    let mut merged: Vec<Range> = Vec::with_capacity(ranges.len());
-    for range in ranges {
-        match merged.last_mut() {
-            Some(last) if last.end() == range.start => last.bytes += range.bytes,
-            _ => merged.push(*range),
-        }
-    }
-    merged
 }

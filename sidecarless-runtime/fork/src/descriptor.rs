@@ -119,6 +119,8 @@ pub enum AreaKind {
     Private,
     /// The same, and it grows downwards when it is touched below (`MAP_GROWSDOWN`).
     Stack,
+    /// The same, and each fork begins with zeros there (`MADV_WIPEONFORK`).
+    Wiped,
     /// A file. Own pages are those that were changed in a private mapping.
     File {
         /// Index into `mapped_files`.

@@ -4,7 +4,8 @@
 //! Reading order: [`capture`] forks a process from outside and describes it; [`descriptor`] is that description,
 //! [`validate`] what must hold of one from a peer, [`machine`] what two hosts must have in common. [`mod@resume`] makes
 //! a process of it: a copy of the [`zygote`] runs a `program` in the `interpreter` and goes on from a signal `frame`;
-//! the `pager` gives it what is `missing` from a [`source`]; a `guard` sees that the end of all this is no zeros.
+//! its files are `mapped` again; the `pager` gives it what
+//! is `missing` from a [`source`]; a `guard` sees that the end of all this is no zeros.
 //! [`seeds`] are kept for others, whom a [`server`] lets read them; `wire` is how they speak.
 #![deny(unsafe_code)]
 
@@ -22,6 +23,7 @@ pub mod zygote;
 mod frame;
 mod guard;
 mod interpreter;
+mod mapped;
 mod missing;
 mod pager;
 mod program;

@@ -2,14 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use ramet_sys::Range;
+
+use crate::mapped::Beneath;
 
 /// Where the bytes of a range come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// From the seed's memory at this address and after.
     Seed(u64),
+    /// From a mapped file at this offset and after: what was over it was given up.
+    File(u32, u64),
     /// They are zeros.
     Zeros,
 }
@@ -18,6 +23,7 @@ impl Origin {
     const fn after(self, bytes: u64) -> Self {
         match self {
             Self::Seed(start) => Self::Seed(start + bytes),
+            Self::File(file, offset) => Self::File(file, offset + bytes),
             Self::Zeros => Self::Zeros,
         }
     }
@@ -33,9 +39,20 @@ struct Piece {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Missing {
     pieces: BTreeMap<u64, Piece>,
+    beneath: Arc<Beneath>,
 }
 
 impl Missing {
+    /// Nothing is missing yet.
+    pub(crate) fn over(beneath: Beneath) -> Self {
+        Self { pieces: BTreeMap::new(), beneath: Arc::new(beneath) }
+    }
+
+    /// What given up pages may come from.
+    pub(crate) fn beneath(&self) -> &Beneath {
+        &self.beneath
+    }
+
     /// Says where a range comes from, in place of what was said before.
     pub(crate) fn set(&mut self, range: Range, origin: Origin) {
         self.take(range);
@@ -54,6 +71,21 @@ impl Missing {
     pub(crate) fn rename(&mut self, from: Range, to: u64) {
         for (start, piece) in self.take(from) {
             self.set(Range { start: to + (start - from.start), bytes: piece.end - start }, piece.origin);
+        }
+    }
+
+    /// What the range held is given up: it is zeros now, or the file's that was beneath.
+    pub(crate) fn give_up(&mut self, range: Range) {
+        for (start, piece) in self.take(range) {
+            let file = match piece.origin {
+                // A piece is in one run of changed pages.
+                Origin::Seed(from) => self.beneath.file(from),
+                Origin::File(file, offset) => Some((file, offset)),
+                Origin::Zeros => None,
+            };
+            if let Some((file, offset)) = file {
+                self.set(Range::new(start, piece.end), Origin::File(file, offset));
+            }
         }
     }
 
@@ -99,9 +131,9 @@ mod tests {
     #[test]
     fn what_was_removed_is_zeros_and_its_neighbours_are_not() {
         let mut missing = seeded();
-        missing.set(Range::new(0x3000, 0x5000), Origin::Zeros);
+        missing.give_up(Range::new(0x3000, 0x5000));
         assert_eq!(missing.origin(0x2fff), (Origin::Seed(0x2fff), 1));
-        assert_eq!(missing.origin(0x3000), (Origin::Zeros, 0x2000));
+        assert_eq!(missing.origin(0x3000), (Origin::Zeros, 0));
         assert_eq!(missing.origin(0x5000), (Origin::Seed(0x5000), 0x4000));
         assert_eq!(missing.origin(0x9000), (Origin::Zeros, 0));
     }

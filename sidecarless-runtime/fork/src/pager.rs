@@ -221,6 +221,7 @@ impl Pager {
         let page = Range { start: address, bytes: PAGE_BYTES };
         let filled = match space.missing.origin(address) {
             (Origin::Zeros, _) => space.userfault.zero(page),
+            (Origin::File(file, offset), _) => give_from_file(space, page, file, offset),
             // Who touches it ends, and never sees zeros.
             (Origin::Seed(_), _) if self.lost.load(Ordering::Relaxed) => space.userfault.poison(page),
             (Origin::Seed(from), bytes) => return self.ask(id, address, from, bytes),
@@ -308,7 +309,7 @@ impl Served {
         for event in events {
             match event {
                 Event::Fault { address, .. } => self.faults.push_back((id, address & !(PAGE_BYTES - 1))),
-                Event::Removed(range) => space.missing.set(range, Origin::Zeros),
+                Event::Removed(range) => space.missing.give_up(range),
                 Event::Unmapped(range) => space.missing.forget(range),
                 Event::Moved { from, to } => space.missing.rename(from, to),
                 Event::Forked(userfault) => {
@@ -407,6 +408,19 @@ impl Lesson {
 
     const fn is_long(&self) -> bool {
         self.pages >= LESSON_PAGES_MAX || self.ranges.len() >= READ_RANGES_MAX
+    }
+}
+
+/// Gives a page of a file. Where the file has none any more the page is as lost as in a mapping of it.
+fn give_from_file(space: &Space, page: Range, file: u32, offset: u64) -> Result<Placed, CallError> {
+    let mut bytes = [0; PAGE_BYTES as usize];
+    match space.missing.beneath().read(file, offset, &mut bytes) {
+        Ok(true) => space.userfault.copy(page.start, &bytes),
+        Ok(false) => space.userfault.poison(page),
+        Err(error) => {
+            tracing::error!(%error, "a page of a file is lost: a child that touches it gets SIGBUS");
+            space.userfault.poison(page)
+        }
     }
 }
 

@@ -37,6 +37,12 @@ impl Pidfd {
         Ok(Self { fd: pidfd_open(pid, PidfdFlags::empty())?, pid })
     }
 
+    /// Its number, which is its own until it is reaped.
+    #[must_use]
+    pub const fn pid(&self) -> i32 {
+        self.pid.as_raw_pid()
+    }
+
     /// Asks or makes the process end. One that has ended already is no error.
     ///
     /// # Errors

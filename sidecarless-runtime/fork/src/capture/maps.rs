@@ -20,6 +20,22 @@ pub(super) fn parse(text: &[u8]) -> Option<Vec<Line>> {
     text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(line).collect()
 }
 
+/// Where the mappings begin that forks wipe, from the text of `/proc/PID/smaps`.
+pub(super) fn wiped(text: &[u8]) -> Vec<u64> {
+    let mut start = None;
+    let mut found = Vec::new();
+    for line in text.split(|byte| *byte == b'\n') {
+        if let Some(flags) = line.strip_prefix(b"VmFlags:") {
+            if flags.split(|byte| *byte == b' ').any(|flag| flag == b"wf") {
+                found.extend(start);
+            }
+        } else if let Some(mapping) = self::line(line) {
+            start = Some(mapping.range.start);
+        }
+    }
+    found
+}
+
 fn line(line: &[u8]) -> Option<Line> {
     // address, permissions, offset, device and inode have no spaces in them; a name may.
     let mut fields = line.splitn(6, |byte| *byte == b' ');
@@ -65,5 +81,14 @@ mod tests {
         assert_eq!(lines[1].name, b"[stack]");
         assert_eq!((lines[2].protection, lines[2].shared, lines[2].name.as_slice()), (0, true, &b""[..]));
         assert_eq!(parse(b"nonsense\n"), None);
+    }
+
+    #[test]
+    fn finds_what_forks_wipe() {
+        let text =
+            b"7f000000-7f001000 rw-p 00000000 00:00 0 \nSize:                  4 kB\nVmFlags: rd wr mr mw me ac \n\
+            7f002000-7f003000 rw-p 00000000 00:00 0 \nRss:                   0 kB\nVmFlags: rd wr mr mw me wf ac sd \n\
+            7f003000-7f004000 rw-p 00000000 00:00 0 \nVmFlags: rd wr \n";
+        assert_eq!(wiped(text), [0x7f00_2000]);
     }
 }

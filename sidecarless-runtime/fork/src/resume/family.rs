@@ -8,18 +8,28 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use ramet_sys::Range;
 use ramet_sys::pagemap::PAGE_BYTES;
+use ramet_sys::{Pidfd, ProcessMemory, Range};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::template::Template;
 use super::{Child, Given, Host, ResumeError};
 use crate::descriptor::ForkDescriptor;
+use crate::mapped;
 use crate::pager::{News, Pager, Space};
 use crate::source::{self, Learned, PageSource};
 
 /// How far below its stack pointer the frame is written from which a thread goes on.
 const FRAME_BYTES: u64 = 2 * PAGE_BYTES;
+
+/// What a template has from the beginning.
+#[derive(Debug)]
+pub(super) struct Warm {
+    /// What would come when it is touched, too.
+    pub(super) learned: Learned,
+    /// What has to be there.
+    in_place: Learned,
+}
 
 /// Children of one seed. When it is dropped, those that still need pages wait for ever: end them first.
 #[derive(Debug)]
@@ -27,7 +37,7 @@ pub struct Family {
     host: Arc<Host>,
     descriptor: ForkDescriptor,
     /// What a template has from the beginning.
-    warm: Learned,
+    warm: Warm,
     /// Made for the first child.
     template: Mutex<Option<Template>>,
     /// Whether the seed can be read no more.
@@ -48,7 +58,7 @@ impl Family {
         mut source: Box<dyn PageSource>,
     ) -> Result<Self, ResumeError> {
         host.machine.can_take(&descriptor.machine)?;
-        let warm = warm(&descriptor, source.as_mut())?;
+        let warm = Warm::read(&descriptor, source.as_mut())?;
         let news = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?;
         let theirs = news.try_clone()?;
         let pager = Pager::new(source, Arc::clone(&host.guard), &news)?;
@@ -128,16 +138,39 @@ impl Drop for Family {
     }
 }
 
-/// The pages that every child touches before anything else, and those that the source knows of.
-fn warm(descriptor: &ForkDescriptor, source: &mut dyn PageSource) -> Result<Learned, ResumeError> {
-    let mut warm = source.take_learned();
-    let is_known = |page: &Range| warm.ranges.iter().any(|range| range.contains(page.start));
-    let first: Vec<Range> = first_pages(descriptor).into_iter().filter(|page| !is_known(page)).collect();
-    let mut pages = vec![0; first.len() * PAGE_BYTES as usize];
-    source::read(source, &first, &mut pages)?;
-    warm.ranges.extend(first);
-    warm.pages.append(&mut pages);
-    Ok(warm)
+impl Warm {
+    /// The pages that every child touches before anything else, those that the source knows of, and those that cannot
+    /// come later.
+    fn read(descriptor: &ForkDescriptor, source: &mut dyn PageSource) -> Result<Self, ResumeError> {
+        let mut learned = source.take_learned();
+        let is_known = |page: &Range| learned.ranges.iter().any(|range| range.contains(page.start));
+        let mut first: Vec<Range> = first_pages(descriptor).into_iter().filter(|page| !is_known(page)).collect();
+        let places = mapped::in_place(descriptor);
+        let firsts = first.len();
+        first.extend(&places);
+        let bytes: u64 = first.iter().map(|range| range.bytes).sum();
+        let mut pages = vec![0; bytes as usize];
+        source::read(source, &first, &mut pages)?;
+        let in_place = Learned { ranges: places, pages: pages.split_off(firsts * PAGE_BYTES as usize) };
+        learned.ranges.extend(&first[..firsts]);
+        learned.pages.append(&mut pages);
+        Ok(Self { learned, in_place })
+    }
+
+    /// Writes what cannot come later into a template.
+    pub(super) fn write_in_place(&self, template: &Pidfd) -> Result<(), ResumeError> {
+        if self.in_place.ranges.is_empty() {
+            return Ok(());
+        }
+        let memory = ProcessMemory::open(template.pid())?;
+        let mut pages = self.in_place.pages.as_slice();
+        for range in &self.in_place.ranges {
+            let (these, rest) = pages.split_at(range.bytes as usize);
+            memory.write(range.start, these)?;
+            pages = rest;
+        }
+        Ok(())
+    }
 }
 
 /// Where threads go on: their stacks, and what the kernel and the C library look at in them.

@@ -1,13 +1,12 @@
 //! The files of a process, opened again.
 
 use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 
 use ramet_sys::User;
 use rustix::event::{EventfdFlags, eventfd};
@@ -17,20 +16,6 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use super::ResumeError;
 use crate::capture::identity;
 use crate::descriptor::{FileIdentity, ForkDescriptor, OpenFile, OpenFileKind};
-
-/// Opens the files that areas map, if they are the same here.
-pub(super) fn mapped(descriptor: &ForkDescriptor) -> Result<Vec<File>, ResumeError> {
-    let open = |mapped: &crate::descriptor::MappedFile| {
-        let path = PathBuf::from(OsString::from_vec(mapped.path.clone()));
-        let different = |reason: String| ResumeError::File { path: path.clone(), reason };
-        let file = File::open(&path).map_err(|error| different(error.to_string()))?;
-        if identity(&file.metadata()?) != mapped.identity {
-            return Err(different("its number, length or time of change differs".to_owned()));
-        }
-        Ok(file)
-    };
-    descriptor.mapped_files.iter().map(open).collect()
-}
 
 /// What a child is given by its host in place of what it cannot have from the forked process.
 #[derive(Debug)]

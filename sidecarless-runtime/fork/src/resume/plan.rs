@@ -8,7 +8,7 @@ use std::os::fd::RawFd;
 
 use libc::{
     SYS_arch_prctl, SYS_chdir, SYS_clone3, SYS_close, SYS_close_range, SYS_dup3, SYS_exit_group, SYS_fcntl, SYS_futex,
-    SYS_mmap, SYS_msync, SYS_munmap, SYS_prctl, SYS_recvmsg, SYS_rseq, SYS_rt_sigaction, SYS_sendmsg,
+    SYS_madvise, SYS_mmap, SYS_msync, SYS_munmap, SYS_prctl, SYS_recvmsg, SYS_rseq, SYS_rt_sigaction, SYS_sendmsg,
     SYS_set_robust_list, SYS_set_tid_address, SYS_setns, SYS_umask, SYS_userfaultfd, SYS_write,
 };
 use ramet_sys::Range;
@@ -18,6 +18,7 @@ use super::ResumeError;
 use super::identity::{Identity, Rights};
 use crate::descriptor::{Area, AreaKind, ForkDescriptor, Layout, Thread};
 use crate::frame::frame;
+use crate::mapped::{self, Beneath};
 use crate::missing::{Missing, Origin};
 use crate::program::{Finish, Operation, Program};
 use crate::validate::{ADDRESS_END, ADDRESS_START};
@@ -59,7 +60,7 @@ const NAMESPACE_FD: u64 = 1;
 /// More than the operations and data of one thread need, areas and files apart.
 const THREAD_BYTES: u64 = 8 * PAGE_BYTES;
 /// The most that an area needs, overlays of own pages apart.
-const AREA_OPERATIONS: usize = 1;
+const AREA_OPERATIONS: usize = 2;
 const FIXED_OPERATIONS: usize = 160;
 
 struct Planner<'d> {
@@ -70,6 +71,8 @@ struct Planner<'d> {
     rights: &'d Rights,
     call_and_return: u64,
     restorer: u64,
+    /// Changed pages of files that do not lie over their mapping.
+    in_place: Vec<Range>,
     missing: Missing,
     registered: Vec<Range>,
 }
@@ -94,7 +97,8 @@ impl Plan {
             rights,
             call_and_return,
             restorer,
-            missing: Missing::default(),
+            in_place: mapped::in_place(descriptor),
+            missing: Missing::over(Beneath::new(descriptor)),
             registered: Vec::new(),
         };
         planner.plan()
@@ -372,12 +376,19 @@ impl Planner<'_> {
                 let sharing = if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
                 let fd = self.number(OWN_FDS + file as usize);
                 map(main, "mapping a file", area.range(), sharing | new, fd, offset);
-                for own in area.own_ranges() {
+                let is_in_place = |own: &Range| self.in_place.binary_search_by_key(&own.start, |it| it.start).is_ok();
+                let over: Vec<_> = area.own_ranges().filter(|own| !is_in_place(own)).collect();
+                for own in over {
                     let flags = libc::MAP_PRIVATE | MEMORY | libc::MAP_FIXED;
                     map(main, "mapping changed pages of a file", own, flags, NOWHERE, 0);
                     self.missing.set(own, Origin::Seed(own.start));
                     self.registered.push(own);
                 }
+            }
+            AreaKind::Wiped => {
+                map(main, "mapping memory", area.range(), libc::MAP_PRIVATE | MEMORY | new, NOWHERE, 0);
+                let arguments = [area.start, area.bytes, libc::MADV_WIPEONFORK as u64];
+                main.call("having memory wiped at a fork", SYS_madvise, &arguments);
             }
             AreaKind::SharedMemory { id, .. } => {
                 let same =

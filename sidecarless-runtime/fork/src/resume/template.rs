@@ -12,12 +12,14 @@ use ramet_sys::{End, Pidfd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 
+use super::family::Warm;
 use super::files::{self, Given};
 use super::plan::Plan;
 use super::{Child, Heard, Host, Phases, ResumeError, STEP_TIMEOUT, TemplatePhases, control_pair, hear};
 use crate::descriptor::ForkDescriptor;
 use crate::guard;
 use crate::interpreter::FAILURE_BYTES;
+use crate::mapped;
 use crate::missing::{Missing, Origin};
 use crate::source::Learned;
 use crate::zygote::{self, Order, Start};
@@ -33,10 +35,10 @@ pub(super) struct Template {
 }
 
 impl Template {
-    pub(super) fn make(host: &Host, descriptor: &ForkDescriptor, warm: &Learned) -> Result<Self, ResumeError> {
+    pub(super) fn make(host: &Host, descriptor: &ForkDescriptor, warm: &Warm) -> Result<Self, ResumeError> {
         let start = Instant::now();
         let (control, theirs) = control_pair()?;
-        let mapped = files::mapped(descriptor)?;
+        let mapped = mapped::open_all(descriptor)?;
         let plan = Plan::new(descriptor, host.call_and_return, &host.rights)?;
         let memory = File::from(memfd_create("ramet-program", MemfdFlags::CLOEXEC).map_err(io::Error::from)?);
         (&memory).write_all(&plan.image)?;
@@ -48,11 +50,14 @@ impl Template {
         let pidfd = host.copy(&order, &fds)?;
         drop(theirs);
         let copied = Instant::now();
-        let led = lead(&control, &plan);
+        let led = lead(&control, &plan).and_then(|led| {
+            warm.write_in_place(&pidfd)?;
+            Ok(led)
+        });
         match led {
             Ok((userfault, mapped)) => {
                 let registered = Instant::now();
-                push(&userfault, &plan.missing, warm);
+                push(&userfault, &plan.missing, &warm.learned);
                 let phases = TemplatePhases {
                     plan: planned - start,
                     copy: copied - planned,

@@ -111,7 +111,9 @@ void in_child(void (*part)(void)) {
 }
 
 static const struct memory_case *find(const char *name) {
-	const struct memory_case *const all[] = {moving_cases};
+	const struct memory_case *const all[] = {
+		moving_cases, giving_up_cases, mapping_cases, calling_cases, racing_cases, random_cases,
+	};
 	for (size_t file = 0; file < sizeof all / sizeof *all; file++)
 		for (const struct memory_case *one = all[file]; one->name; one++)
 			if (strcmp(one->name, name) == 0)

@@ -20,7 +20,7 @@ struct memory_case {
 };
 
 /* Each file's cases; the last one has no name. */
-extern const struct memory_case moving_cases[];
+extern const struct memory_case moving_cases[], giving_up_cases[], mapping_cases[], calling_cases[], racing_cases[], random_cases[];
 
 /* Where files may be made, and what was said besides the case. */
 extern const char *folder;

@@ -1,0 +1,155 @@
+//! What a seed has mapped, and which pages of it are its own.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use ramet_sys::Range;
+use ramet_sys::pagemap::{PAGE_BYTES, Pagemap};
+
+use super::{PrepareError, Seed, identity, maps, status};
+use crate::descriptor::{Area, AreaKind, MappedFile, PageRun};
+
+impl Seed {
+    pub(super) fn areas(&self, lines: &[maps::Line]) -> Result<(Vec<Area>, Vec<MappedFile>), PrepareError> {
+        let unfit = |reason| PrepareError::Unfit { pid: self.pid(), reason };
+        let mut areas = Vec::with_capacity(lines.len());
+        // Those of a file that cannot be mapped again.
+        let mut nameless = Vec::new();
+        let mut mapped = MappedFiles { pid: self.pid(), files: Vec::new(), indices: HashMap::new() };
+        for line in lines {
+            let kind = match line.name.as_slice() {
+                b"[vsyscall]" => continue,
+                b"[vdso]" => AreaKind::Vdso,
+                name if name.starts_with(b"[vvar") => AreaKind::Vvar,
+                b"[stack]" => AreaKind::Stack,
+                _ if line.inode == 0 => AreaKind::Private,
+                name if line.shared && is_memory(name) => {
+                    AreaKind::SharedMemory { id: line.inode, offset: line.offset }
+                }
+                // A private mapping of memory that has no name any more.
+                name if is_memory(name) => AreaKind::Private,
+                _ if line.name.ends_with(b" (deleted)") && line.shared => {
+                    return Err(unfit("it shares a file that was deleted since"));
+                }
+                _ => mapped.kind(line),
+            };
+            let Range { start, bytes } = line.range;
+            if line.inode != 0 && kind == AreaKind::Private {
+                nameless.push(areas.len());
+            }
+            areas.push(Area { start, bytes, protection: line.protection, kind, own: Vec::new() });
+        }
+        self.find_own_pages(&mut areas)?;
+        for index in nameless {
+            let pages = self.readable_pages(areas[index].range()) as u32;
+            areas[index].own = if pages == 0 { Vec::new() } else { vec![PageRun { first: 0, pages }] };
+        }
+        self.find_wiped(&mut areas)?;
+        Ok((areas, mapped.files))
+    }
+
+    /// How many pages of a mapped file there are: it may be shorter than what is mapped of it.
+    fn readable_pages(&self, range: Range) -> u64 {
+        let is_readable = |page: u64| self.memory.read(range.start + page * PAGE_BYTES, &mut [0]).is_ok();
+        let (mut readable, mut beyond) = (0, range.bytes / PAGE_BYTES);
+        while readable < beyond {
+            let middle = readable.midpoint(beyond);
+            if is_readable(middle) { readable = middle + 1 } else { beyond = middle }
+        }
+        readable
+    }
+
+    /// Finds the areas that forks wipe. This one was wiped, too, so they have no pages; where there are no such areas
+    /// the kernel need not be asked, which takes long.
+    fn find_wiped(&self, areas: &mut [Area]) -> Result<(), PrepareError> {
+        let failed = |source| PrepareError::Proc { pid: self.pid(), source };
+        let may_be_wiped = |area: &Area| area.kind == AreaKind::Private && area.own.is_empty() && area.protection != 0;
+        if !areas.iter().any(may_be_wiped) {
+            return Ok(());
+        }
+        let starts = maps::wiped(&status::read(self.pid(), "smaps").map_err(failed)?);
+        for area in areas.iter_mut().filter(|area| may_be_wiped(area) && starts.contains(&area.start)) {
+            area.kind = AreaKind::Wiped;
+        }
+        Ok(())
+    }
+
+    fn find_own_pages(&self, areas: &mut [Area]) -> Result<(), PrepareError> {
+        let has_own = |area: &&Area| match area.kind {
+            AreaKind::Private | AreaKind::Stack => true,
+            AreaKind::File { shared, .. } => !shared,
+            AreaKind::Wiped | AreaKind::SharedMemory { .. } | AreaKind::Vdso | AreaKind::Vvar => false,
+        };
+        let ranges: Vec<Range> = areas.iter().filter(has_own).map(Area::range).collect();
+        let runs = Pagemap::open(self.pid())?.own_pages(&merged(&ranges))?;
+        let mut areas = areas.iter_mut().peekable();
+        for run in runs {
+            // A run may go on into the next area.
+            let mut start = run.start;
+            while start < run.end() {
+                let Some(area) = areas.peek_mut() else { return Ok(()) };
+                let range = area.range();
+                if range.end() <= start {
+                    areas.next();
+                    continue;
+                }
+                let from = start.max(range.start);
+                let to = run.end().min(range.end());
+                if from < to {
+                    let first = ((from - range.start) / PAGE_BYTES) as u32;
+                    area.own.push(PageRun { first, pages: ((to - from) / PAGE_BYTES) as u32 });
+                }
+                start = to.max(start + PAGE_BYTES);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The files that areas map, each once.
+struct MappedFiles {
+    pid: i32,
+    files: Vec<MappedFile>,
+    indices: HashMap<(u64, u64), Option<u32>>,
+}
+
+impl MappedFiles {
+    /// A file that can be mapped again; otherwise memory.
+    fn kind(&mut self, line: &maps::Line) -> AreaKind {
+        let index = *self.indices.entry((line.device, line.inode)).or_insert_with(|| {
+            let inside = OsStr::from_bytes(line.name.strip_prefix(b"/")?);
+            let path = Path::new("/proc").join(self.pid.to_string()).join("root").join(inside);
+            let identity = identity(&fs::metadata(path).ok()?);
+            if (identity.device, identity.inode) != (line.device, line.inode) {
+                return None;
+            }
+            self.files.push(MappedFile { path: line.name.clone(), identity });
+            u32::try_from(self.files.len() - 1).ok()
+        });
+        match index {
+            Some(file) => AreaKind::File { file, offset: line.offset, shared: line.shared },
+            None => AreaKind::Private,
+        }
+    }
+}
+
+fn is_memory(name: &[u8]) -> bool {
+    [&b"/dev/zero (deleted)"[..], b"/SYSV"].iter().any(|start| name.starts_with(start))
+        || name.starts_with(b"/memfd:")
+        || name.starts_with(b"anon_inode:")
+}
+
+/// Neighbouring ranges as one.
+fn merged(ranges: &[Range]) -> Vec<Range> {
+    let mut merged: Vec<Range> = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if last.end() == range.start => last.bytes += range.bytes,
+            _ => merged.push(*range),
+        }
+    }
+    merged
+}
