@@ -321,8 +321,12 @@ pub fn skipped(why: &str) {
     }
 }
 
-/// A process and all its descendants.
-fn family(root: u32) -> Vec<(Pid, String)> {
+/// A process and all its descendants: pid and command line, itself first.
+///
+/// # Panics
+/// Without `/proc`.
+#[must_use]
+pub fn family(root: u32) -> Vec<(Pid, String)> {
     let mut members = vec![root];
     let mut all: Vec<(u32, u32)> = Vec::new();
     for entry in std::fs::read_dir("/proc").expect("proc").flatten() {

@@ -1,0 +1,143 @@
+//! Processes to fork: each answers a byte on its standard input with one line about all its data, and ends at the end
+//! of its input.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+const PYTHON: &str = r"
+import os, zlib
+data = [os.urandom(1 << 16) for _ in range(32)]
+def answer():
+    os.write(1, b'%d %d\n' % (len(data), zlib.crc32(b''.join(data))))
+while True:
+    if not os.read(0, 1):
+        break
+    answer()
+";
+
+/// Three threads that always hold or wait for a lock, and one that answers.
+const THREADS: &str = r#"
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+enum { WORDS = 1 << 20 };
+static uint64_t *data;
+static uint64_t counts[3];
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static void *count(void *own) {
+    for (;;) {
+        pthread_mutex_lock(&lock);
+        ++*(uint64_t *)own;
+        pthread_mutex_unlock(&lock);
+        usleep(200);
+    }
+    return 0;
+}
+int main(void) {
+    data = malloc(WORDS * sizeof *data);
+    uint64_t state = getpid();
+    for (int at = 0; at < WORDS; at++)
+        data[at] = state = state * 6364136223846793005u + 1442695040888963407u;
+    for (int at = 0; at < 3; at++) {
+        pthread_t thread;
+        if (pthread_create(&thread, 0, count, &counts[at])) return 1;
+    }
+    char byte;
+    while (read(0, &byte, 1) == 1) {
+        uint64_t before[3], sum = 0;
+        pthread_mutex_lock(&lock);
+        for (int at = 0; at < 3; at++) before[at] = counts[at];
+        pthread_mutex_unlock(&lock);
+        for (int moved = 0; moved < 3; usleep(100)) {
+            pthread_mutex_lock(&lock);
+            moved = 0;
+            for (int at = 0; at < 3; at++) moved += counts[at] > before[at];
+            pthread_mutex_unlock(&lock);
+        }
+        for (int at = 0; at < WORDS; at++) sum = sum * 31 + data[at];
+        char line[64];
+        int length = snprintf(line, sizeof line, "all counted %llu\n", (unsigned long long)sum);
+        if (write(1, line, length) != length) return 1;
+    }
+    return 0;
+}
+"#;
+
+/// A process to fork.
+#[derive(Debug)]
+pub(crate) struct Target {
+    process: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+    marker: String,
+}
+
+impl Target {
+    /// `python3` with 2 MiB of random bytes.
+    pub(crate) fn python() -> Self {
+        let mut command = Command::new("python3");
+        command.args(["-c", PYTHON]);
+        Self::start(command)
+    }
+
+    /// A program in C with four threads and 8 MiB.
+    pub(crate) fn threads() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let source = folder.path().join("threads.c");
+        std::fs::write(&source, THREADS).expect("written");
+        // Children map its file.
+        let program = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("threads-{}", unique()));
+        let mut compiler = Command::new("cc");
+        compiler.args(["-O2", "-pthread", "-o"]).arg(&program).arg(source);
+        assert!(compiler.status().expect("a C compiler").success());
+        Self::start(Command::new(program))
+    }
+
+    fn start(mut command: Command) -> Self {
+        let marker = format!("fork-target-{}", unique());
+        let command = command.arg(&marker).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = command.spawn().expect("a target");
+        let (input, output) = (process.stdin.take().expect("input"), process.stdout.take().expect("output"));
+        let mut target = Self { process, input, output: BufReader::new(output), marker };
+        target.ask();
+        target
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.process.id().cast_signed()
+    }
+
+    /// A word of its command line, and of its copies', that no other process has.
+    pub(crate) fn marker(&self) -> &str {
+        &self.marker
+    }
+
+    /// What it says of its data.
+    pub(crate) fn ask(&mut self) -> String {
+        ask(&mut self.input, &mut self.output)
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+pub(crate) fn ask(input: &mut impl Write, output: &mut impl BufRead) -> String {
+    input.write_all(b"?").expect("asked");
+    let mut line = String::new();
+    output.read_line(&mut line).expect("an answer");
+    assert!(line.ends_with('\n'), "it has ended instead of answering: {line:?}");
+    line
+}
+
+/// A word that nothing else of this run has.
+fn unique() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("{}-{}-", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
