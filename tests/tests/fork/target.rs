@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 const PYTHON: &str = r"
 import os, zlib
-data = [os.urandom(1 << 16) for _ in range(32)]
+data = [os.urandom(1 << 16) for _ in range(8)]
 def answer():
     os.write(1, b'%d %d\n' % (len(data), zlib.crc32(b''.join(data))))
 while True:
@@ -76,7 +76,7 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// `python3` with 2 MiB of random bytes.
+    /// `python3` with 512 KiB of random bytes.
     pub(crate) fn python() -> Self {
         let mut command = Command::new("python3");
         command.args(["-c", PYTHON]);

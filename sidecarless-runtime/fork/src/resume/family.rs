@@ -173,7 +173,8 @@ impl Warm {
     }
 }
 
-/// Where threads go on: their stacks, and what the kernel and the C library look at in them.
+/// Where threads go on: their stacks, and what the kernel and the C library look at in them. And where the command line
+/// begins: who reads it of another process does not wait for what is missing, and would find none.
 fn first_pages(descriptor: &ForkDescriptor) -> Vec<Range> {
     let page = |address: u64| address & !(PAGE_BYTES - 1);
     let threads = descriptor.threads.iter().flat_map(|thread| {
@@ -183,7 +184,7 @@ fn first_pages(descriptor: &ForkDescriptor) -> Vec<Range> {
         let named = [registers.fs_base, thread.tid_address, thread.rseq.address, thread.robust_list.0, registers.rip];
         stack.chain(named).map(page)
     });
-    let pages: BTreeSet<u64> = threads.collect();
+    let pages: BTreeSet<u64> = threads.chain([page(descriptor.layout.arg_start)]).collect();
     let is_own = |page: &u64| {
         let at = descriptor.areas.partition_point(|area| area.range().end() <= *page);
         descriptor.areas.get(at).is_some_and(|area| area.own_ranges().any(|own| own.contains(*page)))
