@@ -67,9 +67,11 @@ impl Missing {
         }
     }
 
-    /// The range is somewhere else now.
+    /// The range is somewhere else now, in place of what was there.
     pub(crate) fn rename(&mut self, from: Range, to: u64) {
-        for (start, piece) in self.take(from) {
+        let pieces = self.take(from);
+        self.take(Range { start: to, bytes: from.bytes });
+        for (start, piece) in pieces {
             self.set(Range { start: to + (start - from.start), bytes: piece.end - start }, piece.origin);
         }
     }
@@ -92,6 +94,15 @@ impl Missing {
     /// Nothing is known of the range any more.
     pub(crate) fn forget(&mut self, range: Range) {
         self.take(range);
+    }
+
+    /// Forgets those pieces of a range that are not mapped.
+    pub(crate) fn keep_mapped(&mut self, range: Range, is_mapped: impl Fn(u64) -> bool) {
+        for (start, piece) in self.take(range) {
+            if is_mapped(start) {
+                self.pieces.insert(start, piece);
+            }
+        }
     }
 
     /// Cuts a range out.

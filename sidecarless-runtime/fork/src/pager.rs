@@ -19,6 +19,7 @@ use ramet_sys::userfault::{Event, Placed, Userfault};
 use ramet_sys::{CallError, Range};
 use rustix::event::{Timespec, epoll};
 
+use crate::changes::Changes;
 use crate::guard;
 use crate::missing::{Missing, Origin};
 use crate::source::{PageSource, READ_RANGES_MAX, READS_MAX, SourceError};
@@ -53,14 +54,15 @@ pub(crate) enum News {
 pub(crate) struct Space {
     pub(crate) userfault: Userfault,
     pub(crate) missing: Missing,
+    changes: Changes,
     /// How many pages the next fault brings if it is where the last one left off.
     window: u64,
     next: u64,
 }
 
 impl Space {
-    pub(crate) const fn new(userfault: Userfault, missing: Missing) -> Self {
-        Self { userfault, missing, window: 1, next: 0 }
+    pub(crate) fn new(userfault: Userfault, missing: Missing) -> Self {
+        Self { userfault, missing, changes: Changes::default(), window: 1, next: 0 }
     }
 
     /// How much to bring for a fault where there are `bytes`: one page, unless one after the other is touched.
@@ -310,8 +312,8 @@ impl Served {
             match event {
                 Event::Fault { address, .. } => self.faults.push_back((id, address & !(PAGE_BYTES - 1))),
                 Event::Removed(range) => space.missing.give_up(range),
-                Event::Unmapped(range) => space.missing.forget(range),
-                Event::Moved { from, to } => space.missing.rename(from, to),
+                Event::Unmapped(range) => space.changes.unmapped(&mut space.missing, range),
+                Event::Moved { from, to } => space.changes.moved(&mut space.missing, from, to),
                 Event::Forked(userfault) => {
                     let child = Space::new(userfault, space.missing.clone());
                     let held = guard::hold(&*self.guard, &child.userfault);
@@ -324,20 +326,28 @@ impl Served {
         if let Err(error) = outcome {
             tell_stuck(&error);
         }
+        space.changes.settle(&mut space.missing, &space.userfault);
         self.spaces.insert(id, space);
+    }
+
+    /// Looks at what changes a space. Who changes it may have to come to say so, or to go on.
+    fn await_change(&mut self, id: u64) {
+        self.take_events(id);
+        rustix::thread::sched_yield();
     }
 
     /// What became of a page that the source was not needed for.
     fn note_filled(&mut self, id: u64, page: Range, filled: Result<Placed, CallError>) {
         match filled {
-            Ok(Placed::All | Placed::NoRange(_)) => {}
+            Ok(Placed::All) => {}
             // Something changes the address space: look at that first.
             Ok(Placed::Until(_)) => {
-                self.take_events(id);
+                self.await_change(id);
                 self.faults.push_front((id, page.start));
             }
-            // Somebody else had it, or it came with another's; whoever waits may have come since.
-            Ok(Placed::Exists(_)) => {
+            // Somebody else had it, or it came with another's, or is not there any more; whoever waits may have come
+            // since.
+            Ok(Placed::Exists(_) | Placed::NoRange(_)) => {
                 if let Some(space) = self.spaces.get(&id)
                     && let Err(error) = space.userfault.wake(page)
                 {
@@ -379,7 +389,9 @@ impl Served {
                 Placed::All => at += bytes,
                 Placed::Until(done) => {
                     at += done;
-                    self.take_events(read.space);
+                    if done == 0 {
+                        self.await_change(read.space);
+                    }
                 }
                 Placed::Exists(done) | Placed::NoRange(done) => {
                     at += done + PAGE_BYTES;

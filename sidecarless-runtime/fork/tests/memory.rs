@@ -133,7 +133,7 @@ fn is_as_after_a_local_fork(case: &str, variant: &str) {
     let local = target.tell(target.pid(), "fork");
     assert!(!local.is_empty(), "{case} says something");
     for said in said {
-        assert_eq!(said, local, "{case} {variant}: left after a fork from outside, right after a plain one");
+        assert_eq!(said, local, "{case} {variant:?}: left after a fork from outside, right after a plain one");
     }
 }
 
@@ -183,4 +183,23 @@ cases! {
     memory_is_looked_into_by_another_process: "look-into-another",
     a_child_becomes_another_program: "become-another",
     a_signals_stack_is_not_there_yet: "take-a-signal",
+    threads_race_for_the_same_pages: "race-for-the-same-pages",
+    threads_race_with_moves: "race-with-moves",
+    threads_race_with_forks: "race-with-forks",
+    threads_race_with_giving_up: "race-with-giving-up",
+    forks_race_with_moves: "race-of-forks-and-moves",
+}
+
+/// As many orders as there is time for. Each is known by its number, so that it can be run again.
+#[test]
+fn whatever_is_done_gives_what_it_gives_after_a_local_fork() {
+    const ENOUGH: Duration = Duration::from_secs(6);
+    let began = Instant::now();
+    let numbers = match std::env::var("RAMET_MEMORY_ORDER") {
+        Ok(number) => vec![number.parse().expect("a number")],
+        Err(_) => (0..8).chain((0..).map(|step| u64::from(std::process::id()) * 1000 + step).take(10_000)).collect(),
+    };
+    for number in numbers.into_iter().take_while(|_: &u64| began.elapsed() < ENOUGH) {
+        is_as_after_a_local_fork("random", &number.to_string());
+    }
 }

@@ -188,11 +188,28 @@ impl Userfault {
     /// Whether the address space is no more. Nothing else tells of its end.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        // Of pages that are in a file's cache already: there are none up here, and this adds none.
-        let range = RangeArgument { start: ADDRESS_LAST, bytes: PAGE_BYTES };
+        self.probe(ADDRESS_LAST) == libc::ESRCH
+    }
+
+    /// Whether something that was done to the address space has not been told yet, or not gone on since it was.
+    #[must_use]
+    pub fn is_changing(&self) -> bool {
+        self.probe(ADDRESS_LAST) == libc::EAGAIN
+    }
+
+    /// Whether a page of memory of the process's own is mapped and registered. It may be while the space is changing.
+    #[must_use]
+    pub fn is_registered(&self, page: u64) -> bool {
+        self.probe(page) != libc::ENOENT
+    }
+
+    /// Asks for a page that is in a file's cache already, which changes nothing: the process's own memory is in none,
+    /// and beyond it there is nothing. How that failed says how things are.
+    fn probe(&self, page: u64) -> i32 {
+        let range = RangeArgument { start: page, bytes: PAGE_BYTES };
         let mut argument = FillArgument { range, mode: 0, filled: 0 };
         let result = self.ioctl("ioctl(UFFDIO_CONTINUE)", UFFDIO_CONTINUE, &mut argument);
-        result.is_err_and(|error| error.source.raw_os_error() == Some(libc::ESRCH))
+        result.map_or_else(|error| error.source.raw_os_error().unwrap_or(0), |()| 0)
     }
 
     /// The same faults once more, for who is to keep them from becoming zeros when this is closed.
