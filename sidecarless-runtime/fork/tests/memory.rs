@@ -171,6 +171,8 @@ cases! {
     stacks_grow: "grow-stacks",
     a_private_file_is_changed: "change-a-private-file",
     what_is_given_up_of_a_private_file_is_the_files: "give-up-a-private-file",
+    a_library_is_changed: "change-a-library",
+    what_is_given_up_of_a_library_is_the_files: "give-up-a-library",
     a_private_file_moves: "move-a-private-file",
     a_shared_file_is_changed: "change-a-shared-file",
     a_mapped_file_is_shortened: "shorten-a-file",
@@ -187,6 +189,7 @@ cases! {
     threads_race_with_moves: "race-with-moves",
     threads_race_with_forks: "race-with-forks",
     threads_race_with_giving_up: "race-with-giving-up",
+    threads_race_with_unmapping: "race-with-unmapping",
     forks_race_with_moves: "race-of-forks-and-moves",
 }
 

@@ -1,13 +1,15 @@
 //! A process that was forked goes on where the other one was.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child as Process, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use std::sync::Arc;
 
-use ramet_fork::{Family, Given, Host, LocalSource, prepare};
+use ramet_fork::descriptor::{OpenFile, OpenFileKind};
+use ramet_fork::{Family, Given, Host, LocalSource, Prepared, prepare};
 use ramet_sys::End;
 
 /// A process that counts: it writes how far it has come, and the sum of its data, to a file with its number.
@@ -55,6 +57,17 @@ impl Target {
 
     fn pid(&self) -> i32 {
         self.process.id().cast_signed()
+    }
+
+    /// Forks it at a moment at which it has none of the test's files open: those have other names a little later.
+    fn prepare(&self) -> Prepared {
+        wait_until("the target to have nothing open", || {
+            let prepared = prepare(self.pid()).expect("prepared");
+            let folder = self.folder.path().as_os_str().as_bytes();
+            let is_open =
+                |file: &OpenFile| matches!(&file.kind, OpenFileKind::Path { path, .. } if path.starts_with(folder));
+            (!prepared.descriptor.files.iter().any(is_open)).then_some(prepared)
+        })
     }
 
     fn file(&self, pid: i32) -> PathBuf {
@@ -107,7 +120,7 @@ fn host() -> Host {
 
 /// Forks the target and sees both count on over the same data.
 fn goes_on_in_its_child(target: &Target) {
-    let prepared = prepare(target.pid()).expect("prepared");
+    let prepared = target.prepare();
     let (count, sum) = target.count_of(target.pid(), 1);
     let source = LocalSource::open(prepared.seed.pid()).expect("the seed");
     let family = Family::start(Arc::new(host()), prepared.descriptor, Box::new(source)).expect("a pager");

@@ -132,6 +132,17 @@ static void files(void) {
 	private[20 * PAGE] = 1;
 }
 
+/* A file that holds code, too, as libraries do. */
+static void a_library(void) {
+	files();
+	if (mmap(NULL, PAGE, PROT_READ | PROT_EXEC, MAP_PRIVATE, file, 0) == MAP_FAILED)
+		_exit(4);
+}
+
+static void see_private(void) {
+	see("private", private, FILE_PAGES * PAGE);
+}
+
 static void change_private(void) {
 	see("private", private, FILE_PAGES * PAGE);
 	fill(private + 7 * PAGE, PAGE, 9);
@@ -152,6 +163,17 @@ static void give_up_private(void) {
 	fill(shared + 11 * PAGE, PAGE, 3);
 	see("changed by the file", private, FILE_PAGES * PAGE);
 	write_file();
+}
+
+/* Whether it sees what becomes of the file afterwards is left open by POSIX. */
+static void give_up_library(void) {
+	result("give up", madvise(private + 6 * PAGE, 20 * PAGE, MADV_DONTNEED));
+	see("given up", private, FILE_PAGES * PAGE);
+	fill(private + 11 * PAGE, PAGE, 9);
+	see("changed", private, FILE_PAGES * PAGE);
+	in_child(see_private);
+	result("give up again", madvise(private, FILE_PAGES * PAGE, MADV_DONTNEED));
+	see("given up again", private, FILE_PAGES * PAGE);
 }
 
 static void move_private(void) {
@@ -201,10 +223,6 @@ static void a_file_without_a_name(void) {
 	unlink(name);
 }
 
-static void see_private(void) {
-	see("private", private, FILE_PAGES * PAGE);
-}
-
 static void without_a_name(void) {
 	see_private();
 	fill(private + 11 * PAGE, PAGE, 9);
@@ -218,6 +236,8 @@ const struct memory_case mapping_cases[] = {
 	{"grow-stacks", nothing, grow_stacks},
 	{"change-a-private-file", files, change_private},
 	{"give-up-a-private-file", files, give_up_private},
+	{"change-a-library", a_library, change_private},
+	{"give-up-a-library", a_library, give_up_library},
 	{"move-a-private-file", files, move_private},
 	{"change-a-shared-file", files, change_shared},
 	{"shorten-a-file", files, shorten_the_file},

@@ -215,6 +215,42 @@ static void *fork_and_find(void *nothing) {
 	return NULL;
 }
 
+#define UNMAPPED 64
+#define UNMAPPED_PAGES 16UL
+
+static char *unmapped[UNMAPPED];
+static pthread_barrier_t together;
+
+static void places_to_unmap(void) {
+	for (unsigned i = 0; i < UNMAPPED; i++)
+		unmapped[i] = filled(UNMAPPED_PAGES, UNMAPPED_PAGES, 30 + i);
+}
+
+/* What is there is right; who waits for what is not there any more waits no longer. */
+static void *read_unmapped(void *nothing) {
+	for (unsigned i = 0; i < UNMAPPED; i++) {
+		pthread_barrier_wait(&together);
+		for (size_t page = 0; page < UNMAPPED_PAGES; page++)
+			if (touch(unmapped[i] + page * PAGE, 0) != 0)
+				break;
+	}
+	return nothing;
+}
+
+static void unmap_what_is_read(void) {
+	pthread_t reader;
+	pthread_barrier_init(&together, NULL, 2);
+	pthread_create(&reader, NULL, read_unmapped, NULL);
+	for (unsigned i = 0; i < UNMAPPED; i++) {
+		pthread_barrier_wait(&together);
+		for (volatile unsigned wait = 0; wait < i % 16 * 400; wait++) {}
+		if (munmap(unmapped[i], UNMAPPED_PAGES * PAGE) != 0)
+			say("unmap: %m");
+	}
+	pthread_join(reader, NULL);
+	say("all is over");
+}
+
 struct runner {
 	void *(*run)(void *);
 	size_t argument;
@@ -265,5 +301,6 @@ const struct memory_case racing_cases[] = {
 	{"race-with-forks", places, forks},
 	{"race-with-giving-up", places, giving_up},
 	{"race-of-forks-and-moves", places, forks_and_moves},
+	{"race-with-unmapping", places_to_unmap, unmap_what_is_read},
 	{NULL, NULL, NULL},
 };
