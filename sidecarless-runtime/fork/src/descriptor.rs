@@ -27,6 +27,14 @@ pub struct ForkDescriptor {
     pub umask: u32,
     /// Who it is.
     pub credentials: Credentials,
+    /// The seccomp filters of all its threads, in the order in which they were installed.
+    pub filters: Vec<Filter>,
+    /// What it may use: for each `RLIMIT_…`, in their order, the limit and how far it may be raised.
+    pub limits: Vec<[u64; 2]>,
+    /// What it sees of its host.
+    pub namespaces: Namespaces,
+    /// What prctl(2) has changed.
+    pub traits: Traits,
     /// Its mappings, ascending.
     pub areas: Vec<Area>,
     /// The files that areas map.
@@ -37,8 +45,50 @@ pub struct ForkDescriptor {
     pub signal_return: u64,
     /// Its threads; the first is the one whose number is the process's.
     pub threads: Vec<Thread>,
+    /// Signals that wait for any of them: `siginfo_t` each.
+    pub queued_signals: Vec<Vec<u8>>,
     /// Its open files.
     pub files: Vec<OpenFile>,
+}
+
+/// A seccomp filter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filter {
+    /// Its instructions, `struct sock_filter` each.
+    pub instructions: Vec<u64>,
+    /// `SECCOMP_FILTER_FLAG_…`
+    pub flags: u64,
+}
+
+/// Which namespaces a process had that were not those of the host that prepared it. A child has new ones instead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each of them is there or not")]
+pub struct Namespaces {
+    /// Its network; a child's has no interface that is up.
+    pub network: bool,
+    /// System V IPC and POSIX message queues; a child's is empty.
+    pub ipc: bool,
+    /// The host's name.
+    pub name: bool,
+    /// The root of the control groups that it sees.
+    pub control_groups: bool,
+    /// Mounts, which were those of the host. So are the child's, but for `/proc` where there are own processes, too.
+    pub mounts: bool,
+    /// Processes. A child has the numbers that its threads had.
+    pub processes: bool,
+}
+
+/// What prctl(2) and personality(2) have changed of a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traits {
+    /// Whether others of its user may look into it (`PR_SET_DUMPABLE`).
+    pub is_dumpable: bool,
+    /// Whether it has no huge pages (`PR_SET_THP_DISABLE`).
+    pub without_huge_pages: bool,
+    /// How much later than asked its timers may ring, in nanoseconds.
+    pub timer_slack_ns: u64,
+    /// `PER_…` and its flags.
+    pub personality: u32,
 }
 
 /// Where the kernel takes the parts of a process to be (`struct prctl_mm_map`).
@@ -75,8 +125,6 @@ pub struct Credentials {
     pub secure_bits: u32,
     /// `no_new_privs`.
     pub no_new_privileges: bool,
-    /// The mode of seccomp: 0 none, 2 a filter.
-    pub seccomp: u32,
 }
 
 /// The sets of capabilities; bit 0 is capability 0.
@@ -194,20 +242,41 @@ pub struct SignalAction {
 pub struct Thread {
     /// Its number, as the process itself sees it.
     pub tid: i32,
+    /// Its name (`comm`).
+    pub name: Vec<u8>,
+    /// When it may run.
+    pub scheduling: Scheduling,
     /// The general registers.
     pub registers: GeneralRegisters,
     /// The extended state, as `XSAVE` lays it out.
     pub extended_state: Vec<u8>,
     /// Its blocked signals.
     pub blocked_signals: u64,
+    /// Signals that wait for it: `siginfo_t` each.
+    pub queued_signals: Vec<Vec<u8>>,
     /// Its alternate stack for signals: address, length, flags.
     pub signal_stack: SignalStack,
     /// Where the kernel finds the list of its robust mutexes, and how long that head is.
     pub robust_list: (u64, u64),
     /// What the kernel clears and wakes when it ends (`set_tid_address`). 0: nothing.
     pub tid_address: u64,
+    /// Whether its number is there, as glibc has it, or something else.
+    pub tid_is_there: bool,
     /// Its restartable sequences. No bytes: none.
     pub rseq: Rseq,
+}
+
+/// When a thread may run (`struct sched_attr` of sched_setattr(2)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scheduling {
+    /// `SCHED_…`
+    pub policy: u32,
+    /// `SCHED_FLAG_…`
+    pub flags: u64,
+    /// How much it yields to others.
+    pub nice: i32,
+    /// Its priority in real time.
+    pub priority: u32,
 }
 
 /// `stack_t` of sigaltstack(2).

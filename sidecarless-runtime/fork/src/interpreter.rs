@@ -77,7 +77,7 @@ global_asm!(
     "mov rdi, [r12 + 24]",
     "mov rsi, [r12 + 32]",
     "mov rbx, [r12 + 40]",
-    "mov eax, 11",
+    "mov rax, [r12 + 8]",
     "test rbx, rbx",
     "jz 61f",
     "jmp rbx",

@@ -1,6 +1,7 @@
 //! The program of a child that is not a process of its own yet: system calls and copies, one after the other, that
 //! turn it into one. `interpreter` runs it.
 
+use libc::{SYS_munmap, SYS_rt_sigreturn};
 use ramet_sys::pagemap::PAGE_BYTES;
 
 use crate::interpreter::{self, OPERATION_BYTES};
@@ -23,6 +24,9 @@ const _: () = assert!(size_of::<Operation>() == OPERATION_BYTES);
 /// Where in an operation its arguments are.
 const ARGUMENTS_OFFSET: u64 = 16;
 
+/// The return address at the beginning of a frame.
+const FRAME_RETURN_BYTES: u64 = 8;
+
 const CALL: u64 = 0;
 const FINISH: u64 = 1;
 const JUMP: u64 = 2;
@@ -40,6 +44,8 @@ pub(crate) struct Finish {
     pub(crate) call_and_return: u64,
     /// How many bytes are mapped for the program.
     pub(crate) mapped: u64,
+    /// Whether they are given up: a filter may not let the thread do so.
+    pub(crate) unmaps: bool,
 }
 
 /// A program that will lie at a fixed address.
@@ -93,12 +99,6 @@ impl Program {
     /// Where it lies.
     pub(crate) const fn start(&self) -> u64 {
         self.start
-    }
-
-    /// The most bytes that a program takes that has so many operations and so much data.
-    pub(crate) const fn bytes_for(operations: usize, data_bytes: usize) -> u64 {
-        let bytes = PAGE_BYTES + (operations * OPERATION_BYTES) as u64 + data_bytes as u64 + 64;
-        bytes.next_multiple_of(PAGE_BYTES)
     }
 
     /// Puts bytes beside the operations and says where, at a multiple of 64.
@@ -171,10 +171,16 @@ impl Program {
 
     /// Ends a thread's part. What is mapped of the program goes.
     pub(crate) fn finish(&mut self, finish: Finish) {
-        let Finish { frame, call_and_return, mapped } = finish;
+        let Finish { frame, call_and_return, mapped, unmaps } = finish;
+        if !unmaps {
+            // What would be the first of its two calls is the last one.
+            self.push("finish", FINISH, &[frame + FRAME_RETURN_BYTES, 0, 0, 0]).number = SYS_rt_sigreturn as u64;
+            return;
+        }
         // Without a way out of it the interpreter's page stays.
         let stays = if call_and_return == 0 { PAGE_BYTES } else { 0 };
-        self.push("finish", FINISH, &[frame, self.start + stays, mapped - stays, call_and_return]);
+        let arguments = [frame, self.start + stays, mapped - stays, call_and_return];
+        self.push("finish", FINISH, &arguments).number = SYS_munmap as u64;
     }
 
     /// What the operation at an address does.

@@ -4,6 +4,7 @@
 //! *template*: it has the address space and waits. Each child is a fork of it, which runs the rest of the program. When
 //! a child is about to go on, its control socket closes, or tells what failed.
 
+mod confinement;
 mod family;
 mod files;
 mod identity;
@@ -26,7 +27,7 @@ use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, Recv
 use rustix::net::{recvmsg, socketpair};
 
 use self::identity::Rights;
-use crate::capture::{this_machine, this_process};
+use crate::capture::this_machine;
 use crate::interpreter::FAILURE_BYTES;
 use crate::machine::{Machine, MachineError};
 use crate::source::SourceError;
@@ -182,7 +183,7 @@ impl Host {
         if let error @ ..=0 = zygote::order(&orders, &Order::Guard, &[theirs])? {
             return Err(io::Error::from_raw_os_error(-error));
         }
-        let rights = Rights::of(this_process()?);
+        let rights = Rights::own()?;
         Ok(Self { machine, rights, call_and_return, zygote, orders: Mutex::new(orders), guard: Arc::new(guard) })
     }
 

@@ -16,13 +16,20 @@ pub const THREADS_MAX: usize = 4096;
 pub const AREAS_MAX: usize = 65_530;
 /// How many open files.
 pub const FILES_MAX: usize = 1 << 16;
+/// How many seccomp filters: the kernel takes fewer, by their length.
+pub const FILTERS_MAX: usize = 1024;
+/// How long the kernel lets a filter be (`BPF_MAXINSNS`).
+pub const FILTER_INSTRUCTIONS_MAX: usize = 4096;
 
 /// Says what is wrong first.
 pub(crate) fn validate(descriptor: &ForkDescriptor) -> Result<(), DecodeError> {
-    let ForkDescriptor { areas, mapped_files, signals, threads, files, .. } = descriptor;
+    let ForkDescriptor { areas, mapped_files, signals, threads, files, filters, .. } = descriptor;
     must(!threads.is_empty() && threads.len() <= THREADS_MAX, "the number of threads")?;
     must(areas.len() <= AREAS_MAX, "the number of areas")?;
     must(files.len() <= FILES_MAX, "the number of open files")?;
+    must(filters.len() <= FILTERS_MAX, "the number of seccomp filters")?;
+    let lengths = 1..=FILTER_INSTRUCTIONS_MAX;
+    must(filters.iter().all(|filter| lengths.contains(&filter.instructions.len())), "a seccomp filter's length")?;
     let mut end = ADDRESS_START;
     for area in areas {
         end = valid_area(area, end, mapped_files.len())?;

@@ -8,6 +8,8 @@ use std::io;
 use std::marker::PhantomData;
 use std::mem::{self, MaybeUninit};
 use std::ptr;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use libc::{c_int, c_uint, c_void, pid_t};
 
@@ -28,6 +30,50 @@ pub struct Tracee {
     tid: pid_t,
     /// Of the tracing thread alone.
     on_thread: PhantomData<*mut ()>,
+}
+
+/// `siginfo_t`: what is known of a signal that was sent.
+pub type SignalInformation = [u8; SIGNAL_INFORMATION_BYTES];
+
+/// How long a `siginfo_t` is.
+pub const SIGNAL_INFORMATION_BYTES: usize = 128;
+
+/// How many signals one call reads.
+const SIGNALS_READ: usize = 32;
+
+/// For whom signals wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queue {
+    /// The thread.
+    Thread,
+    /// Any thread of its process.
+    Process,
+}
+
+/// `struct ptrace_peeksiginfo_args`.
+#[repr(C)]
+struct PeekArgument {
+    offset: u64,
+    flags: u32,
+    count: i32,
+}
+
+/// Whether a traced thread's seccomp filters count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filters {
+    /// They do.
+    Count,
+    /// They do not: whatever it is made to call, it is not killed for it.
+    Suspended,
+}
+
+impl Filters {
+    const fn option(self) -> c_int {
+        match self {
+            Self::Count => 0,
+            Self::Suspended => PTRACE_O_SUSPEND_SECCOMP,
+        }
+    }
 }
 
 /// What a traced thread stopped for.
@@ -56,7 +102,28 @@ pub struct RseqConfiguration {
     pad: u32,
 }
 
+/// One of a thread's seccomp filters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    /// Its instructions, `struct sock_filter` each.
+    pub instructions: Vec<u64>,
+    /// How it was installed: `SECCOMP_FILTER_FLAG_…`
+    pub flags: u64,
+}
+
+/// `struct seccomp_metadata`.
+#[repr(C)]
+struct FilterMetadata {
+    index: u64,
+    flags: u64,
+}
+
 const PTRACE_GET_RSEQ_CONFIGURATION: c_uint = 0x420f;
+const PTRACE_SECCOMP_GET_FILTER: c_uint = 0x420c;
+const PTRACE_SECCOMP_GET_METADATA: c_uint = 0x420d;
+const PTRACE_O_SUSPEND_SECCOMP: c_int = 1 << 21;
+/// How long a stop is waited for without sleep in between.
+const IMPATIENCE: Duration = Duration::from_micros(300);
 const NT_X86_XSTATE: usize = 0x202;
 
 impl Tracee {
@@ -85,20 +152,49 @@ impl Tracee {
     ///
     /// # Errors
     /// ptrace's.
-    pub fn end_with_tracer(&self) -> Result<(), CallError> {
-        self.request("ptrace(PTRACE_SETOPTIONS)", libc::PTRACE_SETOPTIONS, libc::PTRACE_O_EXITKILL as usize)
+    pub fn end_with_tracer(&self, filters: Filters) -> Result<(), CallError> {
+        self.set_options(libc::PTRACE_O_EXITKILL | filters.option())
     }
 
-    /// Lets a thread that [ends with its tracer](Self::end_with_tracer) make every system call, whatever its filters
-    /// forbid: they might kill it for one that it is made to do.
+    /// Says whether the thread's seccomp filters count while it is traced. It must be stopped.
     ///
     /// # Errors
-    /// ptrace's: `EPERM` without `CAP_SYS_ADMIN`.
-    pub fn suspend_filters(&self) -> Result<(), CallError> {
-        /// Not in libc (linux/ptrace.h).
-        const PTRACE_O_SUSPEND_SECCOMP: usize = 1 << 21;
-        let options = libc::PTRACE_O_EXITKILL as usize | PTRACE_O_SUSPEND_SECCOMP;
-        self.request("ptrace(PTRACE_SETOPTIONS)", libc::PTRACE_SETOPTIONS, options)
+    /// ptrace's: `EPERM` without `CAP_SYS_ADMIN`, or where the caller has filters itself.
+    pub fn set_filters(&self, filters: Filters) -> Result<(), CallError> {
+        self.set_options(filters.option())
+    }
+
+    fn set_options(&self, options: c_int) -> Result<(), CallError> {
+        self.request("ptrace(PTRACE_SETOPTIONS)", libc::PTRACE_SETOPTIONS, options as usize)
+    }
+
+    /// Its seccomp filters, in the order in which they were installed. It must be stopped.
+    ///
+    /// # Errors
+    /// ptrace's: `EACCES` without `CAP_SYS_ADMIN`, `EMEDIUMTYPE` where the kernel has not kept a filter as it was.
+    pub fn filters(&self) -> Result<Vec<Filter>, CallError> {
+        let mut filters = Vec::new();
+        loop {
+            let index = filters.len();
+            let call = "ptrace(PTRACE_SECCOMP_GET_FILTER)";
+            // SAFETY: O1, without a place to write to the kernel only says how long it is.
+            let length = unsafe { libc::ptrace(PTRACE_SECCOMP_GET_FILTER, self.tid, index, ptr::null_mut::<c_void>()) };
+            let length = match usize::try_from(length) {
+                Ok(length) => length,
+                Err(_) => match CallError::last(call) {
+                    error if error.source.raw_os_error() == Some(libc::ENOENT) => return Ok(filters),
+                    error => return Err(error),
+                },
+            };
+            let mut instructions = vec![0_u64; length];
+            request(call, PTRACE_SECCOMP_GET_FILTER, self.tid, index, instructions.as_mut_ptr().cast())?;
+            let mut metadata = FilterMetadata { index: index as u64, flags: 0 };
+            let bytes = size_of::<FilterMetadata>();
+            let into = (&raw mut metadata).cast();
+            let call = "ptrace(PTRACE_SECCOMP_GET_METADATA)";
+            request(call, PTRACE_SECCOMP_GET_METADATA, self.tid, bytes, into)?;
+            filters.push(Filter { instructions, flags: metadata.flags });
+        }
     }
 
     /// Asks the thread to stop.
@@ -114,24 +210,58 @@ impl Tracee {
     /// # Errors
     /// waitpid's.
     pub fn wait(&self) -> Result<Stop, CallError> {
+        loop {
+            if let Some(stop) = self.look(0)? {
+                return Ok(stop);
+            }
+        }
+    }
+
+    /// `None`: it has not stopped yet.
+    fn look(&self, how: c_int) -> Result<Option<Stop>, CallError> {
         let mut status = 0;
         loop {
             // SAFETY: O1, the status is written during the call.
-            let waited = unsafe { libc::waitpid(self.tid, &raw mut status, libc::__WALL) };
+            let waited = unsafe { libc::waitpid(self.tid, &raw mut status, libc::__WALL | how) };
             match waited {
+                0 => return Ok(None),
                 tid if tid == self.tid => break,
                 _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
                 _ => return Err(CallError::last("waitpid")),
             }
         }
         if !libc::WIFSTOPPED(status) {
-            return Ok(Stop::Ended);
+            return Ok(Some(Stop::Ended));
         }
-        Ok(match (status >> 16, libc::WSTOPSIG(status)) {
+        Ok(Some(match (status >> 16, libc::WSTOPSIG(status)) {
             (0, signal) => Stop::Signal(signal),
             (libc::PTRACE_EVENT_EXIT, _) => Stop::Ended,
             _ => Stop::Asked,
-        })
+        }))
+    }
+
+    /// Waits for the stop that was asked for, but not for ever: a thread may be where the kernel does not stop it.
+    /// Signals that come first are delivered.
+    ///
+    /// # Errors
+    /// The calls' errors; `ESRCH` if the thread ended, `ETIMEDOUT` if it has not stopped.
+    pub fn wait_until_asked_or(&self, deadline: Instant) -> Result<(), CallError> {
+        let begun = Instant::now();
+        loop {
+            match self.look(libc::WNOHANG)? {
+                Some(Stop::Asked) => return Ok(()),
+                Some(Stop::Signal(signal)) => {
+                    self.request("ptrace(PTRACE_CONT)", libc::PTRACE_CONT, signal as usize)?;
+                }
+                Some(Stop::Ended) => return Err(gone("waitpid")),
+                None if begun.elapsed() < IMPATIENCE => thread::yield_now(),
+                None if Instant::now() < deadline => thread::sleep(IMPATIENCE / 4),
+                None => {
+                    let source = io::Error::from_raw_os_error(libc::ETIMEDOUT);
+                    return Err(CallError { call: "waitpid", source });
+                }
+            }
+        }
     }
 
     /// Waits for the stop that was asked for. Signals that come first are delivered.
@@ -224,12 +354,53 @@ impl Tracee {
         self.request("ptrace(PTRACE_CONT)", libc::PTRACE_CONT, 0)
     }
 
+    /// The signals that wait for the thread, or for its process: `siginfo_t` each.
+    ///
+    /// # Errors
+    /// ptrace's.
+    pub fn queued_signals(&self, queue: Queue) -> Result<Vec<SignalInformation>, CallError> {
+        let mut signals: Vec<SignalInformation> = Vec::new();
+        loop {
+            let mut some = [[0_u8; SIGNAL_INFORMATION_BYTES]; SIGNALS_READ];
+            let flags = match queue {
+                Queue::Thread => 0,
+                Queue::Process => 1,
+            };
+            let count = some.len() as i32;
+            let argument = PeekArgument { offset: signals.len() as u64, flags, count };
+            let (at, into) = ((&raw const argument).addr(), some.as_mut_ptr().cast::<c_void>());
+            // SAFETY: O1, at most as many are written as there is room for.
+            let read = unsafe { libc::ptrace(libc::PTRACE_PEEKSIGINFO, self.tid, at, into) };
+            let Ok(read) = usize::try_from(read) else { return Err(CallError::last("ptrace(PTRACE_PEEKSIGINFO)")) };
+            signals.extend(&some[..read]);
+            if read < some.len() {
+                return Ok(signals);
+            }
+        }
+    }
+
     /// Lets the thread run one instruction, and waits.
     ///
     /// # Errors
     /// The calls' errors; `ESRCH` if the thread ended.
     pub fn step(&self) -> Result<Stop, CallError> {
-        self.request("ptrace(PTRACE_SINGLESTEP)", libc::PTRACE_SINGLESTEP, 0)?;
+        self.begin_step()?;
+        self.end_step()
+    }
+
+    /// Lets the thread run one instruction. [`Tracee::end_step`] waits.
+    ///
+    /// # Errors
+    /// ptrace's.
+    pub fn begin_step(&self) -> Result<(), CallError> {
+        self.request("ptrace(PTRACE_SINGLESTEP)", libc::PTRACE_SINGLESTEP, 0)
+    }
+
+    /// Waits for the end of what [`Tracee::begin_step`] began.
+    ///
+    /// # Errors
+    /// The calls' errors; `ESRCH` if the thread ended.
+    pub fn end_step(&self) -> Result<Stop, CallError> {
         match self.wait()? {
             Stop::Ended => Err(gone("ptrace(PTRACE_SINGLESTEP)")),
             stop => Ok(stop),
@@ -240,7 +411,7 @@ impl Tracee {
     ///
     /// # Errors
     /// ptrace's.
-    pub fn detach(self) -> Result<(), CallError> {
+    pub fn detach(&self) -> Result<(), CallError> {
         self.request("ptrace(PTRACE_DETACH)", libc::PTRACE_DETACH, 0)
     }
 

@@ -1,6 +1,8 @@
 //! Single threads and processes that are not our children.
 
-use libc::{SYS_get_robust_list, pid_t};
+use libc::{SYS_get_robust_list, SYS_sched_getattr, pid_t};
+
+use crate::call::CallError;
 
 /// Where a thread's list of robust mutexes begins, and how long its head is. `None`: the caller may not know.
 #[must_use]
@@ -9,6 +11,38 @@ pub fn robust_list(tid: i32) -> Option<(u64, u64)> {
     // SAFETY: O1, both are written during the call.
     let result = unsafe { libc::syscall(SYS_get_robust_list, tid, &raw mut head, &raw mut bytes) };
     (result == 0).then_some((head, bytes))
+}
+
+/// When a thread may run (`struct sched_attr` of sched_setattr(2)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Scheduling {
+    /// The length of this.
+    pub size: u32,
+    /// `SCHED_…`
+    pub policy: u32,
+    /// `SCHED_FLAG_…`
+    pub flags: u64,
+    /// How much it yields to others.
+    pub nice: i32,
+    /// Its priority in real time.
+    pub priority: u32,
+    /// For `SCHED_DEADLINE`, in nanoseconds: how long it runs, until when, and how often.
+    pub deadline_ns: [u64; 3],
+}
+
+/// When a thread may run.
+///
+/// # Errors
+/// sched_getattr's.
+pub fn scheduling(tid: pid_t) -> Result<Scheduling, CallError> {
+    let mut scheduling = Scheduling::default();
+    let bytes = size_of::<Scheduling>();
+    // SAFETY: O1, it is written during the call.
+    match unsafe { libc::syscall(SYS_sched_getattr, tid, &raw mut scheduling, bytes, 0) } {
+        0 => Ok(scheduling),
+        _ => Err(CallError::last("sched_getattr")),
+    }
 }
 
 /// Kills a process that the caller traces, so that its number cannot have come to mean another one.

@@ -14,7 +14,7 @@ use crate::descriptor::{Area, AreaKind, MappedFile, PageRun};
 
 impl Seed {
     pub(super) fn areas(&self, lines: &[maps::Line]) -> Result<(Vec<Area>, Vec<MappedFile>), PrepareError> {
-        let unfit = |reason| PrepareError::Unfit { pid: self.pid(), reason };
+        let unfit = |reason: &'static str| PrepareError::unfit(self.pid(), reason);
         let mut areas = Vec::with_capacity(lines.len());
         // Those of a file that cannot be mapped again.
         let mut nameless = Vec::new();
@@ -53,7 +53,7 @@ impl Seed {
 
     /// How many pages of a mapped file there are: it may be shorter than what is mapped of it.
     fn readable_pages(&self, range: Range) -> u64 {
-        let is_readable = |page: u64| self.memory.read(range.start + page * PAGE_BYTES, &mut [0]).is_ok();
+        let is_readable = |page: u64| self.memory().read(range.start + page * PAGE_BYTES, &mut [0]).is_ok();
         let (mut readable, mut beyond) = (0, range.bytes / PAGE_BYTES);
         while readable < beyond {
             let middle = readable.midpoint(beyond);

@@ -5,6 +5,9 @@ use std::io;
 
 use crate::descriptor::{Credentials, Layout};
 
+/// How many kinds of limits a process has (`RLIM_NLIMITS`).
+pub(crate) const LIMITS: usize = 16;
+
 /// `/proc/PID/FILE`.
 pub(super) fn read(pid: i32, file: &'static str) -> io::Result<Vec<u8>> {
     fs::read(format!("/proc/{pid}/{file}"))
@@ -16,6 +19,12 @@ pub(super) struct Status {
     pub(super) name: Vec<u8>,
     pub(super) umask: u32,
     pub(super) credentials: Credentials,
+    /// The mode of seccomp: 0 none, 1 strict, 2 filters.
+    pub(super) seccomp: u32,
+    /// How many filters.
+    pub(super) filters: u32,
+    /// Its number in its own namespace.
+    pub(super) number: i32,
     /// Signals that are ignored; bit 0 is signal 1.
     pub(super) ignored: u64,
     /// Signals that have a handler.
@@ -46,7 +55,9 @@ impl Status {
                 b"CapBnd" => credentials.capabilities.bounding = mask()?,
                 b"CapAmb" => credentials.capabilities.ambient = mask()?,
                 b"NoNewPrivs" => credentials.no_new_privileges = value == "1",
-                b"Seccomp" => credentials.seccomp = value.parse().ok()?,
+                b"Seccomp" => status.seccomp = value.parse().ok()?,
+                b"Seccomp_filters" => status.filters = value.parse().ok()?,
+                b"NSpid" => status.number = value.split_ascii_whitespace().next_back()?.parse().ok()?,
                 b"SigIgn" => status.ignored = mask()?,
                 b"SigCgt" => status.caught = mask()?,
                 _ => {}
@@ -56,12 +67,25 @@ impl Status {
     }
 }
 
-/// The number of a thread in its own namespace.
-pub(super) fn own_number(pid: i32, tid: i32) -> io::Result<i32> {
-    let status = fs::read_to_string(format!("/proc/{pid}/task/{tid}/status"))?;
-    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
-    let own = numbers.and_then(|numbers| numbers.split_ascii_whitespace().next_back()?.parse().ok());
-    own.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+/// What is told of a thread.
+pub(super) fn of_thread(pid: i32, tid: i32) -> io::Result<Status> {
+    let status = Status::parse(&fs::read(format!("/proc/{pid}/task/{tid}/status"))?);
+    status.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// Reads `/proc/PID/limits`: for each `RLIMIT_…`, in their order, the limit and how far it may be raised.
+pub(crate) fn limits(text: &[u8]) -> Option<[[u64; 2]; LIMITS]> {
+    /// How wide the name of a limit is; it may have spaces in it.
+    const NAME_BYTES: usize = 26;
+    let text = std::str::from_utf8(text).ok()?;
+    let number = |word: &str| if word == "unlimited" { Some(u64::MAX) } else { word.parse().ok() };
+    let mut limits = [[0; 2]; LIMITS];
+    let mut lines = text.lines().skip(1);
+    for limit in &mut limits {
+        let mut words = lines.next()?.get(NAME_BYTES..)?.split_ascii_whitespace();
+        *limit = [number(words.next()?)?, number(words.next()?)?];
+    }
+    Some(limits)
 }
 
 fn numbers(text: &str) -> Option<Vec<u32>> {

@@ -10,7 +10,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use super::inject::Injection;
-use super::{PrepareError, Seed, status};
+use super::{PrepareError, Seed};
 
 /// A seed that does system calls for its keeper. It has a page more than it is described with, for their arguments;
 /// both are over when this is dropped.
@@ -24,15 +24,8 @@ impl Seed {
     /// Lets the seed do system calls.
     ///
     /// # Errors
-    /// It is gone, or it has filters that might kill it for a call and that cannot be suspended.
+    /// It is gone.
     pub(crate) fn visit(&self) -> Result<Visit<'_>, PrepareError> {
-        if let Err(error) = self.tracee.suspend_filters() {
-            let status = status::read(self.pid(), "status");
-            let status = status.map_err(|source| PrepareError::Proc { pid: self.pid(), source })?;
-            if !status.split(|byte| *byte == b'\n').any(|line| line == b"Seccomp:\t0") {
-                return Err(error.into());
-            }
-        }
         let registers = self.tracee.registers()?;
         let injection = Injection::begin(&self.tracee, registers, self.instruction)?;
         let mut visit = Visit { seed: self, injection: Some(injection), page: 0 };
@@ -79,7 +72,7 @@ impl Visit<'_> {
     /// If there is no room for them.
     pub(crate) fn put(&self, at: u64, bytes: &[u8]) -> Result<(), PrepareError> {
         assert!(at + bytes.len() as u64 <= PAGE_BYTES, "{} bytes at {at} of a page", bytes.len());
-        Ok(self.seed.memory.write(self.page + at, bytes)?)
+        Ok(self.seed.memory().write(self.page + at, bytes)?)
     }
 
     /// Takes bytes out of the page.
@@ -91,7 +84,7 @@ impl Visit<'_> {
     /// If they are not all in it.
     pub(crate) fn get(&self, at: u64, bytes: &mut [u8]) -> Result<(), PrepareError> {
         assert!(at + bytes.len() as u64 <= PAGE_BYTES, "{} bytes at {at} of a page", bytes.len());
-        Ok(self.seed.memory.read(self.page + at, bytes)?)
+        Ok(self.seed.memory().read(self.page + at, bytes)?)
     }
 
     /// Gives the seed an open file of ours, and says which number it has there. A socket of its own is what needs no

@@ -3,10 +3,16 @@
 //! A thread that is to have the number that it had is made with a right that the child itself may not have. So a child
 //! changes its user and keeps what its host may, makes its threads, and then each of them gives up the rest.
 
+use std::fs;
+use std::io;
+
 use libc::{SYS_capset, SYS_prctl, SYS_read, SYS_setfsgid, SYS_setfsuid, SYS_setgroups, SYS_setresgid, SYS_setresuid};
 
+use ramet_sys::thread::scheduling;
+
 use super::{Given, ResumeError};
-use crate::descriptor::{Capabilities, Credentials};
+use crate::capture::{LIMITS, limits, this_process};
+use crate::descriptor::{Capabilities, Credentials, Scheduling};
 use crate::program::Argument::{At, Word};
 use crate::program::{Argument, Program};
 
@@ -30,23 +36,53 @@ const CAPABILITY_BITS: u32 = 64;
 /// `CAP_SETGID`, `CAP_SETUID` and `CAP_SETPCAP`: with these a process can become any other.
 const CHANGES_USERS: u64 = 1 << 6 | 1 << 7 | 1 << 8;
 
+/// `CAP_SYS_ADMIN` and `CAP_SYS_RESOURCE`.
+const ADMINISTRATES: u32 = 21;
+const RAISES_LIMITS: u32 = 24;
+
 /// What the host itself is, and with that whom it can make.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Rights(Credentials);
+pub(super) struct Rights {
+    own: Credentials,
+    limits: [[u64; 2]; LIMITS],
+    scheduling: Scheduling,
+}
 
 impl Rights {
-    pub(super) const fn of(own: Credentials) -> Self {
-        Self(own)
+    /// Those of this process, and of the calling thread.
+    pub(super) fn own() -> io::Result<Self> {
+        let ramet_sys::thread::Scheduling { policy, flags, nice, priority, .. } =
+            scheduling(0).map_err(io::Error::other)?;
+        let scheduling = Scheduling { policy, flags, nice, priority };
+        let limits = limits(&fs::read("/proc/self/limits")?).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self { own: this_process()?, limits, scheduling })
+    }
+
+    /// When the host may run.
+    pub(super) const fn scheduling(&self) -> Scheduling {
+        self.scheduling
+    }
+
+    /// Whether the host may administrate the system, which takes `CAP_SYS_ADMIN`.
+    pub(super) const fn may_administrate(&self) -> bool {
+        self.own.capabilities.effective >> ADMINISTRATES & 1 == 1
+    }
+
+    /// Limits, lowered to what the host may give.
+    pub(super) fn within(&self, limits: &[[u64; 2]]) -> impl Iterator<Item = [u64; 2]> {
+        let may_raise = self.own.capabilities.effective >> RAISES_LIMITS & 1 == 1;
+        let most = self.limits.iter().map(move |[_, hard]| if may_raise { u64::MAX } else { *hard });
+        limits.iter().zip(most).map(|([soft, hard], most)| [*soft.min(&most), *hard.min(&most)])
     }
 
     /// Whether children can be other users than the host.
     const fn may_change(&self) -> bool {
-        self.0.capabilities.effective & CHANGES_USERS == CHANGES_USERS
+        self.own.capabilities.effective & CHANGES_USERS == CHANGES_USERS
     }
 
     /// Whether everything that a process may the host may, too.
     fn check(&self, there: &Credentials, given: &Given) -> Result<(), ResumeError> {
-        let own = &self.0;
+        let own = &self.own;
         if !self.may_change() {
             let mut sorted = [own.supplementary.clone(), there.supplementary.clone()];
             sorted.iter_mut().for_each(|groups| groups.sort_unstable());
@@ -81,7 +117,7 @@ impl Rights {
         words[GROUPS..SUPPLEMENTARY].copy_from_slice(&groups.map(u64::from));
         let keeps_ambient = given.user.is_none();
         words[AMBIENT] = if keeps_ambient { libc::PR_CAP_AMBIENT_RAISE } else { libc::PR_CAP_AMBIENT_IS_SET } as u64;
-        let own = self.0.capabilities.permitted;
+        let own = self.own.capabilities.permitted;
         let between = Capabilities { effective: own, permitted: own, ..capabilities };
         words[CAPABILITIES_BETWEEN..CAPABILITIES].copy_from_slice(&capset_words(between));
         words[CAPABILITIES..].copy_from_slice(&capset_words(capabilities));
@@ -103,18 +139,20 @@ fn capset_words(capabilities: Capabilities) -> [u64; 3] {
 }
 
 /// Where a child's program has what it has read of who it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Identity<'d> {
     words: u64,
+    rights: &'d Rights,
+    there: &'d Credentials,
 }
 
-impl Identity {
+impl<'d> Identity<'d> {
     /// Reads it from the host.
-    pub(super) fn take(program: &mut Program, control: u64) -> Self {
+    pub(super) fn take(program: &mut Program, control: u64, rights: &'d Rights, there: &'d Credentials) -> Self {
         let words = program.data(&[0; WORDS * WORD_BYTES as usize]);
         let bytes = WORDS as u64 * WORD_BYTES;
         program.call("taking who it is", SYS_read, &[control, words, bytes]).gives(bytes);
-        Self { words }
+        Self { words, rights, there }
     }
 
     const fn word(self, index: usize) -> Argument {
@@ -122,7 +160,8 @@ impl Identity {
     }
 
     /// Becomes the user and keeps all that the host may, as far as it may make another user at all.
-    pub(super) fn become_user(self, program: &mut Program, rights: &Rights, there: &Credentials) {
+    pub(super) fn become_user(self, program: &mut Program) {
+        let Self { rights, there, .. } = self;
         if rights.may_change() {
             keep_capabilities(program, 1);
             let groups: Vec<u8> = there.supplementary.iter().flat_map(|group| group.to_ne_bytes()).collect();
@@ -142,8 +181,12 @@ impl Identity {
                 let what = [Word(libc::PR_CAP_AMBIENT as u64), self.word(AMBIENT), Word(capability), Word(0), Word(0)];
                 program.call_with("keeping ambient capabilities", SYS_prctl, &what);
             }
-            for capability in bits(rights.0.capabilities.bounding & !there.capabilities.bounding) {
+            for capability in bits(rights.own.capabilities.bounding & !there.capabilities.bounding) {
                 program.call("giving up capabilities", SYS_prctl, &[libc::PR_CAPBSET_DROP as u64, capability]);
+            }
+            if there.secure_bits != 0 {
+                let what = [libc::PR_SET_SECUREBITS as u64, there.secure_bits.into()];
+                program.call("setting its secure bits", SYS_prctl, &what);
             }
         }
         if there.no_new_privileges {
@@ -152,19 +195,8 @@ impl Identity {
         }
     }
 
-    /// Has another program, which may outlive this one's memory, give up what the host may and the child may not.
-    pub(super) fn copy_into(self, program: &mut Program) -> Self {
-        let words = program.data(&[0; WORDS * WORD_BYTES as usize]);
-        program.copy(words, self.words, WORDS as u64 * WORD_BYTES);
-        Self { words }
-    }
-
     /// Gives up what the host may and the child may not.
-    pub(super) fn give_up_rest(self, program: &mut Program, rights: &Rights, there: &Credentials) {
-        if rights.may_change() && there.secure_bits != 0 {
-            let what = [libc::PR_SET_SECUREBITS as u64, there.secure_bits.into()];
-            program.call("setting its secure bits", SYS_prctl, &what);
-        }
+    pub(super) fn give_up_rest(self, program: &mut Program) {
         self.set_capabilities(program, CAPABILITIES);
     }
 
@@ -173,9 +205,6 @@ impl Identity {
         let at = self.words + index as u64 * WORD_BYTES;
         program.call("taking its capabilities", SYS_capset, &[header, at]);
     }
-
-    /// The most operations that this takes.
-    pub(super) const OPERATIONS: usize = 2 * CAPABILITY_BITS as usize + 40;
 }
 
 fn keep_capabilities(program: &mut Program, keep: u64) {

@@ -14,7 +14,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::family::Warm;
 use super::files::{self, Given};
-use super::plan::Plan;
+use super::plan::{Numbers, Plan};
 use super::{Child, Heard, Host, Phases, ResumeError, STEP_TIMEOUT, TemplatePhases, control_pair, hear};
 use crate::descriptor::ForkDescriptor;
 use crate::guard;
@@ -97,7 +97,7 @@ impl Template {
         let identity = host.rights.identity(&descriptor.credentials, given)?;
         let files = files::open(descriptor, given)?;
         let opened = Instant::now();
-        let namespace = if self.plan.is_numbered { Some(host.namespace()?) } else { None };
+        let namespace = if self.plan.numbers == Numbers::Same { Some(host.namespace()?) } else { None };
         let first = namespace.as_ref().map(|namespace| namespace.first.as_fd());
         let order: Vec<BorrowedFd<'_>> = std::iter::once(theirs.as_fd()).chain(first).collect();
         zygote::send(&self.control, &[0], &order)?;

@@ -1,0 +1,214 @@
+//! The copy of a process that never runs, and what it says of itself.
+
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+
+use libc::{SYS_brk, SYS_close_range, SYS_prctl, SYS_rt_sigaction};
+use ramet_sys::ProcessMemory;
+use ramet_sys::ptrace::{Filters, KernelSigaction, Stop, Tracee};
+
+use super::inject::Injection;
+use super::status::{self, Status};
+use super::stop::Copied;
+use super::{PrepareError, files, maps, namespaces};
+use crate::descriptor::{Area, AreaKind, Filter, ForkDescriptor, Scheduling, SignalAction, Thread, Traits};
+use crate::machine::Machine;
+
+/// What of a thread's stack may hold live data below its stack pointer (the System V ABI for x86-64).
+const RED_ZONE_BYTES: u64 = 128;
+
+/// A copy of a process that never runs. Its memory is what the process had when it was prepared.
+///
+/// It belongs to the thread that made it, as traced processes do. It is killed when it is dropped and when that
+/// thread ends.
+#[derive(Debug)]
+pub struct Seed {
+    pub(super) tracee: Tracee,
+    memory: ProcessMemory,
+    /// Where there is an instruction `syscall`.
+    pub(super) instruction: u64,
+}
+
+/// What the kernel tells a process alone.
+struct Answers {
+    brk: u64,
+    secure_bits: u32,
+    traits: Traits,
+    signals: Vec<SignalAction>,
+}
+
+impl Seed {
+    /// Takes the copy of a process that was just made.
+    pub(super) fn take(tracee: Tracee, instruction: u64, filters: Filters) -> Result<Self, PrepareError> {
+        // It is killed if this fails.
+        let copy = Unnamed(&tracee);
+        tracee.wait_until_asked()?;
+        tracee.end_with_tracer(filters)?;
+        let memory = ProcessMemory::open(tracee.tid())?;
+        std::mem::forget(copy);
+        Ok(Self { tracee, memory, instruction })
+    }
+
+    /// Its process number, here.
+    #[must_use]
+    pub const fn pid(&self) -> i32 {
+        self.tracee.tid()
+    }
+
+    /// Its memory.
+    #[must_use]
+    pub const fn memory(&self) -> &ProcessMemory {
+        &self.memory
+    }
+
+    /// Describes it, with what its process's threads were when it was made.
+    pub(super) fn describe(&self, parent: i32, copied: Copied) -> Result<ForkDescriptor, PrepareError> {
+        let pid = self.pid();
+        let failed = |source| PrepareError::Proc { pid, source };
+        let read = |file| status::read(pid, file).map_err(failed);
+        let senseless = || failed(io::Error::from(io::ErrorKind::InvalidData));
+        let status = Status::parse(&read("status")?).ok_or_else(senseless)?;
+        let mut layout = status::layout(&read("stat")?, &read("auxv")?).ok_or_else(senseless)?;
+        let lines = maps::parse(&read("maps")?).ok_or_else(senseless)?;
+        let files = files::open_files(pid).map_err(failed)?;
+        let directory = fs::read_link(format!("/proc/{pid}/cwd")).map_err(failed)?;
+        let namespaces = namespaces::of(pid)?;
+
+        let Copied { mut threads, queued_signals, .. } = copied;
+        self.complete(parent, &status, &mut threads)?;
+        let answers = self.ask(threads[0].registers.rsp, &status)?;
+        layout.brk = answers.brk;
+        let filters = if status.seccomp == 0 { Vec::new() } else { self.filters()? };
+        let (areas, mapped_files) = self.areas(&lines)?;
+        let vdso = areas.iter().find(|area| area.kind == AreaKind::Vdso).map(Area::range);
+        let mut vdso_code = vec![0; vdso.map_or(0, |range| range.bytes as usize)];
+        self.memory.read(vdso.map_or(0, |range| range.start), &mut vdso_code)?;
+        let vvar_bytes = areas.iter().filter(|area| area.kind == AreaKind::Vvar).map(|area| area.bytes).sum();
+        self.find_tid_addresses(&mut threads);
+        let mut credentials = status.credentials;
+        credentials.secure_bits = answers.secure_bits;
+        Ok(ForkDescriptor {
+            machine: Machine::this(&vdso_code, vvar_bytes),
+            layout,
+            name: status.name,
+            directory: directory.into_os_string().into_vec(),
+            umask: status.umask,
+            credentials,
+            filters,
+            limits: status::limits(&read("limits")?).ok_or_else(senseless)?.to_vec(),
+            namespaces,
+            traits: answers.traits,
+            mapped_files,
+            signal_return: self.find_signal_return(&answers.signals, &areas),
+            areas,
+            signals: answers.signals,
+            threads,
+            queued_signals,
+            files,
+        })
+    }
+
+    /// What the kernel tells of a thread to others, who have the time to ask when it runs on.
+    fn complete(&self, parent: i32, status: &Status, threads: &mut [Thread]) -> Result<(), PrepareError> {
+        for thread in threads {
+            // One that has ended since then keeps the number by which we know it.
+            let Ok(own) = status::of_thread(parent, thread.tid) else { continue };
+            let is_same =
+                own.credentials == status.credentials && (own.seccomp, own.filters) == (status.seccomp, status.filters);
+            if !is_same {
+                return Err(PrepareError::unfit(parent, "its threads differ in who they are or how they are confined"));
+            }
+            let scheduling = ramet_sys::thread::scheduling(thread.tid).unwrap_or_default();
+            thread.scheduling = Scheduling {
+                policy: scheduling.policy,
+                flags: scheduling.flags,
+                nice: scheduling.nice,
+                priority: scheduling.priority,
+            };
+            if scheduling.policy == libc::SCHED_DEADLINE.cast_unsigned() {
+                return Err(PrepareError::unfit(parent, "one of its threads has times reserved (SCHED_DEADLINE)"));
+            }
+            thread.name = own.name;
+            thread.tid = own.number;
+        }
+        Ok(())
+    }
+
+    fn filters(&self) -> Result<Vec<Filter>, PrepareError> {
+        let filters = self.tracee.filters().map_err(|source| PrepareError::Confined { pid: self.pid(), source })?;
+        Ok(filters
+            .into_iter()
+            .map(|filter| Filter { instructions: filter.instructions, flags: filter.flags })
+            .collect())
+    }
+
+    /// What only the process itself can find out.
+    fn ask(&self, rsp: u64, status: &Status) -> Result<Answers, PrepareError> {
+        const ANSWER_BYTES: usize = 64;
+        let registers = self.tracee.registers()?;
+        let injection = Injection::begin(&self.tracee, registers, self.instruction)?;
+        // Answers are written where nothing lives, and what was there comes back: the seed stays what it was.
+        let room = (rsp - RED_ZONE_BYTES - ANSWER_BYTES as u64) & !0xf;
+        let mut before = [0; ANSWER_BYTES];
+        self.memory.read(room, &mut before)?;
+        let called = |call: &'static str, number, arguments: [u64; 6]| match injection.call(number, arguments)? {
+            error @ -4095..0 => {
+                let source = io::Error::from_raw_os_error(-error as i32);
+                Err(PrepareError::Injected { pid: self.pid(), call, source })
+            }
+            result => Ok(result.cast_unsigned()),
+        };
+        called("close_range", SYS_close_range, [0, u64::from(u32::MAX), 0, 0, 0, 0])?;
+        let brk = called("brk", SYS_brk, [0; 6])?;
+        let trait_of = |what: libc::c_int| called("prctl", SYS_prctl, [what as u64, 0, 0, 0, 0, 0]);
+        let secure_bits = trait_of(libc::PR_GET_SECUREBITS)? as u32;
+        let traits = Traits {
+            is_dumpable: trait_of(libc::PR_GET_DUMPABLE)? == 1,
+            without_huge_pages: trait_of(libc::PR_GET_THP_DISABLE)? != 0,
+            timer_slack_ns: trait_of(libc::PR_GET_TIMERSLACK)?,
+            personality: called("personality", libc::SYS_personality, [u32::MAX.into(), 0, 0, 0, 0, 0])? as u32,
+        };
+        let mut signals = Vec::new();
+        for signal in 1..=64_u8 {
+            let bit = 1_u64 << (signal - 1);
+            if status.ignored & bit != 0 {
+                let handler = libc::SIG_IGN as u64;
+                signals.push(SignalAction { signal, handler, flags: 0, restorer: 0, mask: 0 });
+            } else if status.caught & bit != 0 {
+                called("rt_sigaction", SYS_rt_sigaction, [u64::from(signal), 0, room, 8, 0, 0])?;
+                let mut answer = [0; size_of::<KernelSigaction>()];
+                self.memory.read(room, &mut answer)?;
+                let word = |at: usize| answer[at * 8..at * 8 + 8].try_into().map_or(0, u64::from_ne_bytes);
+                let [handler, flags, restorer, mask] = [0, 1, 2, 3].map(word);
+                signals.push(SignalAction { signal, handler, flags, restorer, mask });
+            }
+        }
+        self.memory.write(room, &before)?;
+        injection.end()?;
+        Ok(Answers { brk, secure_bits, traits, signals })
+    }
+}
+
+/// A copy that is killed unless it becomes a seed.
+struct Unnamed<'t>(&'t Tracee);
+
+impl Drop for Unnamed<'_> {
+    fn drop(&mut self) {
+        end(self.0);
+    }
+}
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        end(&self.tracee);
+    }
+}
+
+fn end(copy: &Tracee) {
+    ramet_sys::thread::kill(copy.tid());
+    // What traces a process learns of its end, and takes it away if it is its parent besides.
+    while matches!(copy.wait(), Ok(stop) if stop != Stop::Ended) {
+        let _ = copy.resume();
+    }
+}

@@ -1,0 +1,263 @@
+//! The stop: all threads of a process are held, one of them forks, and all go on.
+//!
+//! Whatever fails meanwhile, the process runs on. And should this process be killed at the worst moment, the copy ends
+//! with a fault at its first instruction: it must never go on as a second process of its kind.
+
+use std::fs;
+use std::io;
+use std::time::{Duration, Instant};
+
+use libc::{SYS_clone, SYS_prctl, SYS_sigaltstack};
+use ramet_sys::pagemap::PAGE_BYTES;
+use ramet_sys::ptrace::{Filters, Queue, Registers, Tracee};
+use ramet_sys::{CallError, ProcessMemory};
+
+use super::PrepareError;
+use super::inject::Injection;
+use super::library::number_place;
+use super::registers::general;
+use crate::descriptor::{Rseq, Scheduling, SignalStack, Thread};
+
+/// How often the threads of a target are listed anew while it makes more of them.
+const LISTINGS_MAX: u32 = 64;
+/// How long a thread may take to stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+/// What one thread answers: `stack_t`, or an address.
+const ANSWER_BYTES: usize = 32;
+/// So many threads are asked at once.
+const THREADS_ASKED: usize = PAGE_BYTES as usize / ANSWER_BYTES;
+/// Only Linux's own headers name it.
+const PR_GET_TID_ADDRESS: u64 = 40;
+/// The code segment of 64-bit code.
+const USER_CS: u64 = 0x33;
+
+/// What came of the stop.
+pub(super) struct Copied {
+    /// The process's threads as they were, the first one first.
+    pub(super) threads: Vec<Thread>,
+    /// Signals that wait for any of them.
+    pub(super) queued_signals: Vec<Vec<u8>>,
+    pub(super) pause: Duration,
+}
+
+/// A thread that is traced until this is dropped.
+struct Held {
+    tracee: Tracee,
+    is_stopped: bool,
+}
+
+/// What a stopped thread holds.
+struct Stopped {
+    registers: Registers,
+    state: Thread,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Only a thread that has stopped can be let go. One that cannot be stopped is let go when this thread ends.
+        if !self.is_stopped {
+            let _ = self.tracee.interrupt().and_then(|()| self.tracee.wait_until_asked_or(Instant::now()));
+        }
+        let _ = self.tracee.detach();
+    }
+}
+
+/// Stops all threads, reads what they hold, lets the first one fork, and lets all run on. The copy has not stopped for
+/// us yet.
+pub(super) fn stop_and_copy(
+    pid: i32,
+    memory: &ProcessMemory,
+    instruction: u64,
+    filters: Filters,
+) -> Result<(Tracee, Copied), PrepareError> {
+    let mut held = attach_all(pid)?;
+    let start = Instant::now();
+    let mut stopped = stop_all(pid, &mut held, start + STOP_TIMEOUT)?;
+    if stopped.iter().any(|thread| thread.registers.cs != USER_CS) {
+        return Err(PrepareError::unfit(pid, "one of its threads runs 32-bit code"));
+    }
+    if filters == Filters::Suspended {
+        for thread in &held {
+            let suspended = thread.tracee.set_filters(filters);
+            suspended.map_err(|source| PrepareError::Confined { pid, source })?;
+        }
+    }
+    ask_threads(memory, instruction, &held, &mut stopped)?;
+    let queued = held[0].tracee.queued_signals(Queue::Process)?;
+    let seed = copy(pid, &held[0].tracee, &stopped[0].registers, instruction)?;
+    drop(held);
+    let pause = start.elapsed();
+    let queued_signals = queued.iter().map(|information| information.to_vec()).collect();
+    let threads = stopped.into_iter().map(|thread| thread.state).collect();
+    Ok((seed, Copied { threads, queued_signals, pause }))
+}
+
+/// Attaches to every thread without stopping any.
+fn attach_all(pid: i32) -> Result<Vec<Held>, PrepareError> {
+    let mut attached: Vec<Held> = Vec::new();
+    for _ in 0..LISTINGS_MAX {
+        let before = attached.len();
+        for tid in tids(pid)? {
+            if attached.iter().any(|thread| thread.tracee.tid() == tid) {
+                continue;
+            }
+            match Tracee::seize(tid) {
+                Ok(tracee) => attached.push(Held { tracee, is_stopped: false }),
+                // A thread that has ended since it was listed.
+                Err(error) if error.is_gone() && tid != pid => {}
+                Err(error) if error.is_gone() => return Err(PrepareError::NoProcess(pid)),
+                Err(source) => return Err(PrepareError::NotAllowed { pid, source }),
+            }
+        }
+        if attached.len() == before {
+            return Ok(attached);
+        }
+    }
+    Err(PrepareError::unfit(pid, "it makes threads faster than they can be stopped"))
+}
+
+fn tids(pid: i32) -> Result<Vec<i32>, PrepareError> {
+    let failed = |source| PrepareError::Proc { pid, source };
+    let entries = fs::read_dir(format!("/proc/{pid}/task")).map_err(failed)?;
+    let tid = |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name().to_str().and_then(|name| name.parse().ok()));
+    entries.filter_map(|entry| tid(entry).transpose()).collect::<io::Result<_>>().map_err(failed)
+}
+
+/// Stops all threads and reads what they hold. The first one comes first; those that have ended are let go.
+fn stop_all(pid: i32, held: &mut Vec<Held>, deadline: Instant) -> Result<Vec<Stopped>, PrepareError> {
+    for thread in &*held {
+        match thread.tracee.interrupt() {
+            Err(error) if !error.is_gone() => return Err(error.into()),
+            _ => {}
+        }
+    }
+    let mut stopped = Vec::with_capacity(held.len());
+    while let Some(thread) = held.get_mut(stopped.len()) {
+        match thread.stop(deadline) {
+            Ok(state) => stopped.push(state),
+            Err(error) if error.is_gone() && thread.tracee.tid() != pid => {
+                let ended = stopped.len();
+                held.swap_remove(ended);
+            }
+            Err(error) if error.source.raw_os_error() == Some(libc::ETIMEDOUT) => {
+                return Err(PrepareError::Unstoppable { tid: thread.tracee.tid() });
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let first = held.iter().position(|thread| thread.tracee.tid() == pid);
+    let first = first.ok_or_else(|| PrepareError::unfit(pid, "its first thread has ended"))?;
+    held.swap(0, first);
+    stopped.swap(0, first);
+    Ok(stopped)
+}
+
+impl Held {
+    fn stop(&mut self, deadline: Instant) -> Result<Stopped, CallError> {
+        let tracee = &self.tracee;
+        tracee.wait_until_asked_or(deadline)?;
+        self.is_stopped = true;
+        let registers = tracee.registers()?;
+        let rseq = tracee.rseq()?;
+        let queued = tracee.queued_signals(Queue::Thread)?;
+        let state = Thread {
+            tid: tracee.tid(),
+            name: Vec::new(),
+            registers: general(&registers),
+            extended_state: tracee.extended_state()?,
+            blocked_signals: tracee.blocked_signals()?,
+            queued_signals: queued.iter().map(|information| information.to_vec()).collect(),
+            signal_stack: SignalStack::default(),
+            robust_list: ramet_sys::thread::robust_list(tracee.tid()).unwrap_or_default(),
+            tid_address: 0,
+            tid_is_there: false,
+            rseq: Rseq { address: rseq.address, bytes: rseq.bytes, signature: rseq.signature },
+            scheduling: Scheduling::default(),
+        };
+        Ok(Stopped { registers, state })
+    }
+}
+
+/// Asks the threads for what only they themselves are told.
+fn ask_threads(
+    memory: &ProcessMemory,
+    instruction: u64,
+    held: &[Held],
+    stopped: &mut [Stopped],
+) -> Result<(), PrepareError> {
+    let is_glibc = number_place(memory, &stopped[0].state.registers).is_some();
+    // Their answers go to a page that there certainly is. Nobody can see it before it is as it was.
+    let page = stopped[0].registers.rsp & !(PAGE_BYTES - 1);
+    let mut before = [0; PAGE_BYTES as usize];
+    memory.read(page, &mut before)?;
+    let mut asked = Ok(());
+    for (held, stopped) in held.chunks(THREADS_ASKED).zip(stopped.chunks_mut(THREADS_ASKED)) {
+        asked = asked.and_then(|()| ask_some(memory, instruction, page, held, stopped, is_glibc));
+    }
+    memory.write(page, &before)?;
+    asked
+}
+
+fn ask_some(
+    memory: &ProcessMemory,
+    instruction: u64,
+    page: u64,
+    held: &[Held],
+    stopped: &mut [Stopped],
+    is_glibc: bool,
+) -> Result<(), PrepareError> {
+    let mut injections = Vec::with_capacity(held.len());
+    for (held, stopped) in held.iter().zip(&*stopped) {
+        injections.push(Injection::begin(&held.tracee, stopped.registers, instruction)?);
+    }
+    let mut ask = |number, arguments: &dyn Fn(u64) -> [u64; 6], each: &mut dyn FnMut(&mut Stopped, i64, [u64; 4])| {
+        // All of them at once: most of the time goes into waking them.
+        for (injection, slot) in injections.iter().zip(0..) {
+            injection.begin_call(number, arguments(page + slot * ANSWER_BYTES as u64))?;
+        }
+        let results: Vec<i64> = injections.iter().map(Injection::end_call).collect::<Result<_, _>>()?;
+        let mut answers = vec![0; injections.len() * ANSWER_BYTES];
+        memory.read(page, &mut answers)?;
+        for ((stopped, result), answer) in stopped.iter_mut().zip(results).zip(answers.chunks_exact(ANSWER_BYTES)) {
+            let mut words = [0; 4];
+            for (word, bytes) in words.iter_mut().zip(answer.as_chunks().0) {
+                *word = u64::from_ne_bytes(*bytes);
+            }
+            each(stopped, result, words);
+        }
+        Ok::<(), PrepareError>(())
+    };
+    let to = |room| [0, room, 0, 0, 0, 0];
+    let mut asked = ask(SYS_sigaltstack, &to, &mut |thread, result, [start, flags, bytes, _]| {
+        // `SS_ONSTACK` is found out anew by who looks at the stack pointer.
+        let flags = if result == 0 { flags as u32 & !(libc::SS_ONSTACK as u32) } else { libc::SS_DISABLE as u32 };
+        thread.state.signal_stack = SignalStack { start, flags, bytes };
+    });
+    if asked.is_ok() && !is_glibc {
+        let to = |room| [PR_GET_TID_ADDRESS, room, 0, 0, 0, 0];
+        asked = ask(SYS_prctl, &to, &mut |thread, result, [address, ..]| {
+            thread.state.tid_address = if result == 0 { address } else { 0 };
+        });
+    }
+    for injection in injections {
+        injection.end()?;
+    }
+    asked
+}
+
+/// The first of the stopped threads forks.
+fn copy(pid: i32, tracee: &Tracee, registers: &Registers, instruction: u64) -> Result<Tracee, PrepareError> {
+    let injection = Injection::begin(tracee, *registers, instruction)?;
+    // A sibling, so that the process is told nothing of a child that it does not know; traced from the beginning.
+    // Should nobody trace it any more, it has no stack to go on with, and blocks the signal that it gets for that.
+    let flags = libc::CLONE_PARENT | libc::CLONE_PTRACE | libc::SIGCHLD;
+    let made = injection.call_without_stack(SYS_clone, [flags as u64, 0, 0, 0, 0, 0]);
+    injection.end()?;
+    match made? {
+        error @ ..0 => {
+            let source = io::Error::from_raw_os_error(-error as i32);
+            Err(PrepareError::Injected { pid, call: "clone", source })
+        }
+        seed => Ok(Tracee::inherited(seed as i32)),
+    }
+}
