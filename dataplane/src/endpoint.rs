@@ -146,4 +146,7 @@ pub trait Links: Debug + Send + Sync {
 
     /// As [`Receiver::publish_load`], for a thread that completes a message while another one waits in `receive`.
     fn publish_load(&self, messages: u32);
+
+    /// Makes the thread that waits in `receive`, or the next one that does, return without anything having come.
+    fn wake(&self);
 }

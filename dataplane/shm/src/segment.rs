@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use memfd::{FileSeal, MemfdOptions};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
@@ -82,12 +83,24 @@ pub fn check_sealed(fd: BorrowedFd<'_>, expected: usize) -> Result<(), SegmentEr
     Ok(())
 }
 
-/// A mapped range of a file, unmapped when the last clone of its `Arc` goes.
+/// Counts the lives of this process: one for itself, and one more in each copy of it.
+static LIFE: AtomicU32 = AtomicU32::new(0);
+
+/// Says that this process is a copy of another one, in which nothing is mapped that was mapped there. From now on what
+/// that had mapped gives out no bytes and is not unmapped: its addresses may be something else's by then.
+///
+/// The caller is the only thread that has to do with any mapping.
+pub fn begin_new_life() {
+    LIFE.fetch_add(1, Ordering::Relaxed);
+}
+
+/// A mapped range of a file, unmapped when the last clone of its `Arc` goes. A copy of this process does not have it.
 #[derive(Debug)]
 pub struct Mapping {
     base: NonNull<u8>,
     bytes: usize,
     access: Access,
+    life: u32,
 }
 
 // SAFETY: S1 and S4: the mapping is process-wide memory, not tied to a thread, and shared words are atomics.
@@ -112,7 +125,13 @@ impl Mapping {
         // SAFETY: a new mapping at an address of the kernel's choice aliases nothing of ours.
         let base = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, fd, offset as libc::off_t) }
             .map_err(|errno| system("mmap", bytes)(errno.into()))?;
-        Ok(Arc::new(Self { base: base.cast(), bytes, access }))
+        let life = LIFE.load(Ordering::Relaxed);
+        let mapping = Self { base: base.cast(), bytes, access, life };
+        // A copy of this process is somebody else, and what is shared with this one is none of its business.
+        // SAFETY: S1: the range is ours, and what a copy has changes no byte of ours.
+        unsafe { madvise(base, bytes, MmapAdvise::MADV_DONTFORK) }
+            .map_err(|errno| system("madvise(MADV_DONTFORK)", bytes)(errno.into()))?;
+        Ok(Arc::new(mapping))
     }
 
     /// The length in bytes.
@@ -187,11 +206,15 @@ impl Mapping {
 
     fn pointer(&self, offset: usize, bytes: usize) -> Result<NonNull<u8>, OutOfBounds> {
         let end = offset.checked_add(bytes).ok_or(OutOfBounds)?;
-        if end > self.bytes {
+        if end > self.bytes || self.is_of_another_life() {
             return Err(OutOfBounds);
         }
         // SAFETY: S1, S2: `offset` is inside the mapping or one past its end.
         Ok(unsafe { self.base.add(offset) })
+    }
+
+    fn is_of_another_life(&self) -> bool {
+        self.life != LIFE.load(Ordering::Relaxed)
     }
 
     fn writable(&self, offset: usize, bytes: usize) -> Result<NonNull<u8>, OutOfBounds> {
@@ -204,6 +227,9 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        if self.is_of_another_life() {
+            return;
+        }
         // SAFETY: S1: the mapping is ours and nothing borrows from it any more.
         let _ = unsafe { munmap(self.base.cast(), self.bytes) };
     }

@@ -12,7 +12,8 @@ use std::io;
 use std::sync::Arc;
 
 use crossbeam_queue::SegQueue;
-use nix::sys::epoll::{Epoll, EpollCreateFlags};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use ramet_common::{InstanceId, PacketDescriptor};
 use ramet_shm::ledger::Ledger;
 
@@ -87,7 +88,9 @@ pub fn endpoint(
 ) -> io::Result<Endpoint> {
     let epoll = Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
     let changes = Arc::new(SegQueue::new());
-    let out = Arc::new(Outgoing::new(kind, me, ledgers, Arc::clone(&changes), Arc::clone(&epoll)));
+    let alarm = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+    epoll.add(&alarm, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, u64::MAX))?;
+    let out = Arc::new(Outgoing::new(kind, me, ledgers, Arc::clone(&changes), Arc::clone(&epoll), alarm));
     let receiver = Incoming::new(kind, me, epoll, changes, patience);
     Ok(Endpoint { sender: out.clone(), receiver: Box::new(receiver), links: Some(out) })
 }
@@ -109,4 +112,5 @@ impl Ledgers for Ledger {
 enum Change {
     Joined(InPeer),
     Left(InstanceId),
+    Woken,
 }

@@ -145,6 +145,14 @@ impl AsFd for SkMsgReceiver {
     }
 }
 
+/// Makes the thread that receives on the other end of `far_end`, or the next one that does, return: what it gets is no
+/// descriptor of any kind.
+pub fn wake(far_end: BorrowedFd<'_>) {
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    // Where there is no room there is something to receive, and without a receiver nobody to wake.
+    let _ = send(number(&far_end), &[0; DESCRIPTOR_BYTES], flags);
+}
+
 /// Waits until `fd` is readable. False: the time is over.
 pub(super) fn readable_within(fd: BorrowedFd<'_>, timeout: Duration) -> io::Result<bool> {
     let milliseconds = timeout.as_nanos().div_ceil(1_000_000);

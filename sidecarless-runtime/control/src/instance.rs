@@ -6,8 +6,20 @@
 //!    │ ◀───── Join (pool, endpoint) ─── │  after every socket, map entry and lane exists
 //!    │ ── Applied(1), Ready ──────────▶ │  only now is it a replica that senders choose
 //!    │ ◀──── Link, Unlink, Routes ───── │  each answered by Applied
+//!    │ ◀─────────── Freeze ──────────── │  an instance of it is to be forked
+//!    │ ── Frozen ─────────────────────▶ │  nothing is in service and no thread serves: the supervisor forks it
+//!    │ ◀──────────── Thaw ───────────── │  it goes on
 //!    │ ◀──────────── Stop ───────────── │  after no sender can choose it any more
 //!    │ ── Drained ────────────────────▶ │  nothing is held and nothing waits; the supervisor ends the process
+//! ```
+//!
+//! A copy of a frozen instance begins where that one waits to be thawed, with standard input as its own control
+//! socket:
+//!
+//! ```text
+//! copy                              supervisor
+//!    │ ◀──── Reborn, Join, Routes ───── │  without being asked: what a frozen instance speaks is known
+//!    │ ── Applied, Applied(Join), Ready ▶ │
 //! ```
 
 use std::time::Duration;
@@ -43,6 +55,17 @@ pub enum ToInstance {
     },
     /// Finish what is held, then say [`FromInstance::Drained`] and go on listening.
     Stop,
+    /// Finish what is in service, let no thread serve, and say [`FromInstance::Frozen`]; after that, wait on standard
+    /// input. Descriptor for `skmsg`: the far end of the receiving socket, to end the wait of whoever receives.
+    Freeze {
+        /// How long what is in service may take; after that the answer is [`FromInstance::Unfrozen`].
+        patience: Duration,
+    },
+    /// Serve again.
+    Thaw,
+    /// To a copy of a frozen instance, as the first word: it is an instance of its own, and [`ToInstance::Join`]
+    /// follows.
+    Reborn,
 }
 
 /// What an instance says.
@@ -66,6 +89,13 @@ pub enum FromInstance {
     WhyRefused,
     /// Nothing is in service and nothing is queued.
     Drained,
+    /// Nothing is in service, and nothing will be before [`ToInstance::Thaw`].
+    Frozen,
+    /// It serves on instead of freezing.
+    Unfrozen {
+        /// Why.
+        why: String,
+    },
 }
 
 /// Everything an instance is told when it joins.

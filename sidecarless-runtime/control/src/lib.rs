@@ -15,7 +15,7 @@ pub mod socket;
 use serde::{Deserialize, Serialize};
 
 /// The version of every control message. Both sides of a conversation must have the same.
-pub const PROTOCOL: u8 = 2;
+pub const PROTOCOL: u8 = 3;
 
 /// A message with its place in the conversation; the receiver answers `Applied` with that number once it has taken
 /// full effect, so that the supervisor can order changes across processes.

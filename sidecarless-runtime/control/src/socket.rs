@@ -82,8 +82,8 @@ enum Long {
 
 /// One end of a conversation.
 #[derive(Debug)]
-pub struct ControlSocket {
-    fd: OwnedFd,
+pub struct ControlSocket<S = OwnedFd> {
+    fd: S,
     long: Long,
 }
 
@@ -127,7 +127,17 @@ impl ControlSocket {
     pub fn into_fd(self) -> OwnedFd {
         self.fd
     }
+}
 
+impl ControlSocket<io::Stdin> {
+    /// Whatever is standard input at the time of each call: in a copy of this process it is another end than here.
+    #[must_use]
+    pub fn at_stdin() -> Self {
+        Self { fd: io::stdin(), long: Long::Welcome }
+    }
+}
+
+impl<S: AsFd> ControlSocket<S> {
     /// Sends a message with its descriptors, without waiting.
     ///
     /// # Errors
@@ -235,7 +245,7 @@ impl ControlSocket {
     }
 }
 
-impl AsFd for ControlSocket {
+impl<S: AsFd> AsFd for ControlSocket<S> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }

@@ -3,33 +3,39 @@
 mod event_loop;
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
+use std::thread::JoinHandle;
 
 use ramet_control::socket::ControlSocket;
 
+use crate::ExitCode;
 use crate::call::{self, Call, CallError, Reply};
 use crate::context::Context;
+use crate::crew::{Crew, spawn};
 use crate::error::Result;
+use crate::inbox::Seat;
+use crate::instance::Instance;
 use crate::lending::{self, BodyError};
 use crate::request::Request;
 use crate::response::Response;
-use crate::serve::{ServeError, converse, run, thread};
+use crate::serve::{Home, ServeError, live, run};
 use crate::stream::{Source, StreamWriter};
 use crate::writer::BodyWriter;
-use crate::{ExitCode, join};
 
 /// As [`crate::serve()`], for handlers that are futures. One thread runs them all: as many at once as the manifest's
-/// `concurrency` says. The runtime has tokio's timers and sockets enabled.
+/// `concurrency` says. The runtime has tokio's timers and sockets enabled. Where the manifest says that instances are
+/// forked, the runtime ends before each fork and begins anew after it: tasks that outlive their request end with it.
 pub fn serve_async<H, F>(handler: H) -> ExitCode
 where
     H: Fn(Request, AsyncContext) -> F + Send + 'static,
     F: Future<Output = Result<Response>> + 'static,
 {
-    run(|control| serve_async_on(control, handler))
+    run(|control| live(control, &mut Loop::new(handler), Home::Own))
 }
 
 /// As [`serve_async`], with another way to the supervisor: for tests and for programs that embed a function.
@@ -41,10 +47,48 @@ where
     H: Fn(Request, AsyncContext) -> F + Send + 'static,
     F: Future<Output = Result<Response>> + 'static,
 {
-    let joined = join::join(control)?;
-    let instance = Arc::clone(&joined.instance);
-    thread("serve-async".to_owned(), move || event_loop::run(&instance, handler))?;
-    converse(&joined.instance, joined.sequence)
+    live(control, &mut Loop::new(handler), Home::Shared)
+}
+
+/// One thread for all seats. It has the handler and gives it back when it ends.
+struct Loop<H> {
+    handler: Option<H>,
+    running: Option<JoinHandle<Option<H>>>,
+}
+
+impl<H> Loop<H> {
+    fn new(handler: H) -> Self {
+        Self { handler: Some(handler), running: None }
+    }
+}
+
+impl<H, F> Crew for Loop<H>
+where
+    H: Fn(Request, AsyncContext) -> F + Send + 'static,
+    F: Future<Output = Result<Response>> + 'static,
+{
+    fn seats(&self, _instance: &Instance) -> Vec<Seat> {
+        vec![Seat(0)]
+    }
+
+    fn start(&mut self, instance: &Arc<Instance>, seats: &[Seat]) -> io::Result<()> {
+        if seats.is_empty() {
+            return Ok(());
+        }
+        let handler = self.handler.take().ok_or_else(|| io::Error::other("the handler is still in use"))?;
+        let instance = Arc::clone(instance);
+        self.running = Some(spawn("serve-async".to_owned(), move || event_loop::run(&instance, handler))?);
+        Ok(())
+    }
+
+    fn part(&mut self, seats: &[Seat]) -> io::Result<()> {
+        if !seats.is_empty()
+            && let Some(thread) = self.running.take()
+        {
+            self.handler = thread.join().map_err(|_| io::Error::other("the event loop has panicked"))?;
+        }
+        Ok(())
+    }
 }
 
 /// The circumstances of one request, for a handler that is a future.

@@ -13,6 +13,7 @@ mod desk;
 #[cfg(feature = "async")]
 mod event_loop;
 mod pace;
+mod recess;
 mod ticket;
 
 pub(crate) use desk::{Expects, Seat, WaitError};
@@ -33,6 +34,7 @@ use crate::outbox::Parcel;
 use crate::wait::{Parker, block_on, here};
 use desk::Desk;
 use pace::Pace;
+use recess::Recess;
 
 /// How many ticks without any event put the watch to sleep.
 const QUIET_TICKS_MAX: u32 = 100;
@@ -57,6 +59,7 @@ struct Floor {
     turns: u64,
     shown_load: u32,
     watch: Watch,
+    recess: Recess,
     /// Where an event loop serves instead of threads.
     event_loop: Option<EventLoop>,
 }
@@ -111,6 +114,7 @@ impl Inbox {
             turns: 0,
             shown_load: 0,
             watch: Watch::default(),
+            recess: Recess::default(),
             event_loop: None,
         };
         Ok(Self { floor: Mutex::new(floor), arrivals })
@@ -176,7 +180,7 @@ pub(crate) struct Served {
 
 impl Instance {
     /// Blocks until there is a message for `seat`, where `last` was the one before; also says since when it is served.
-    /// `None`: there will be no more.
+    /// `None`: there will be no more, or none for this thread, because there is a recess.
     pub(crate) fn next(&self, seat: Seat, last: Option<Served>) -> Option<(PacketDescriptor, Instant)> {
         let here = here();
         let mut floor = self.inbox.lock();
@@ -191,6 +195,16 @@ impl Instance {
         loop {
             if floor.desk.is_closed() {
                 return None;
+            }
+            if floor.recess.is_called() {
+                if self.outbox.is_empty() {
+                    self.leave(floor, seat);
+                    return None;
+                }
+                drop(floor);
+                block_on(self, self.flush());
+                floor = self.inbox.lock();
+                continue;
             }
             if let Some(descriptor) = floor.desk.next(seat) {
                 let (to_wake, may_hold) = (floor.hand_on(), floor.pace.is_short());

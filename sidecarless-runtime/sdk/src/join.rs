@@ -60,10 +60,20 @@ pub(crate) struct Joined {
     pub(crate) sequence: u64,
 }
 
-/// Introduces this process and takes the place that the supervisor gives it.
-pub(crate) fn join(control: ControlSocket) -> Result<Joined, JoinError> {
+/// Introduces this process.
+pub(crate) fn greet(control: &ControlSocket) -> Result<(), JoinError> {
     let sdk = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned();
-    control.send(&FromInstance::Hello { abi: ABI, sdk }, &[])?;
+    Ok(control.send(&FromInstance::Hello { abi: ABI, sdk }, &[])?)
+}
+
+/// Takes the place that the supervisor gives this copy of an instance, which it knows by its original.
+pub(crate) fn join_again(control: ControlSocket, reborn_sequence: u64) -> Result<Joined, JoinError> {
+    control.send(&FromInstance::Applied { sequence: reborn_sequence }, &[])?;
+    join(control)
+}
+
+/// Takes the place that the supervisor gives this process.
+pub(crate) fn join(control: ControlSocket) -> Result<Joined, JoinError> {
     let (Numbered { sequence, message }, fds) = control.receive()?;
     let ToInstance::Join(join) = message else { return Err(JoinError::NotJoin) };
     if join.concurrency == 0 || join.concurrency > CONCURRENCY_MAX {

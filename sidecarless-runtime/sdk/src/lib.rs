@@ -31,9 +31,13 @@
 //! **Blocking is fine.** A function serves as many requests at once as its manifest's `concurrency` says, each on a
 //! thread of its own. With the cargo feature `async`, `serve_async` runs them as futures on one thread instead.
 //!
-//! Reading order of the façade: [`serve()`], [`Request`], [`Body`], [`Response`], [`Context`], [`Call`]. Of the inside:
-//! `join` and `control` talk to the supervisor, `inbox` decides which thread receives and which one works, `service` is
-//! one message in this function's hands, `outcome` sends it on, `outbox` and `delivery` get it there.
+//! **An instance may be a copy of another one,** memory and all, where the manifest says so. What must not be the same
+//! in two processes is made anew in a hook: [`after_fork`].
+//!
+//! Reading order of the façade: [`serve()`], [`after_fork`], [`Request`], [`Body`], [`Response`], [`Context`], [`Call`].
+//! Of the inside: `join` and `control` talk to the supervisor, `crew` is who serves and `rebirth` what copies do first,
+//! `inbox` decides which thread receives and which one works, `service` is one message in this function's hands,
+//! `outcome` sends it on, `outbox` and `delivery` get it there.
 #![forbid(unsafe_code)]
 
 mod serve;
@@ -59,7 +63,9 @@ mod error;
 mod asynchronous;
 
 mod control;
+mod crew;
 mod join;
+mod rebirth;
 
 mod instance;
 
@@ -83,6 +89,7 @@ pub use error::{Error, Result};
 pub use headers::HeaderValue;
 pub use join::JoinError;
 pub use lending::BodyError;
+pub use rebirth::{Rebirth, after_fork};
 pub use request::{Branch, Request};
 pub use response::Response;
 pub use serve::{ServeError, serve, serve_on};

@@ -2,19 +2,17 @@
 
 use std::io;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use ramet_control::socket::{ControlError, ControlSocket};
 
 use crate::context::Context;
-use crate::control;
+use crate::control::{self, Next};
+use crate::crew::{Crew, Threads};
 use crate::error::Result;
-use crate::inbox::Seat;
-use crate::instance::Instance;
 use crate::join::{self, JoinError};
+use crate::rebirth;
 use crate::request::Request;
 use crate::response::Response;
-use crate::worker;
 
 /// The exit code of a program that was started in a way it was not made for (`EX_USAGE` of `sysexits.h`).
 const EXIT_USAGE: u8 = 64;
@@ -35,17 +33,30 @@ pub enum ServeError {
     /// This instance was taken off the data plane while its supervisor still lives.
     #[error("this instance is no longer part of the data plane")]
     Closed,
+    /// This is a copy of an instance, and what it was to do before its first request failed.
+    #[error("a forked instance could not become its own: {0}")]
+    Hook(String),
+}
+
+/// Whose process this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Home {
+    /// The function's own, which may be copied.
+    Own,
+    /// Somebody else's, who knows nothing of copies.
+    Shared,
 }
 
 /// Runs the function: joins the node over standard input, calls `handler` for each request, returns when the supervisor
 /// is gone. Meant as the last thing that `main` does.
 ///
-/// `handler` is called from as many threads at once as the manifest's `concurrency` says.
+/// `handler` is called from as many threads at once as the manifest's `concurrency` says. Where the manifest says that
+/// instances are forked, they are copies of this process: see [`after_fork`](crate::after_fork()).
 pub fn serve<H>(handler: H) -> ExitCode
 where
     H: Fn(Request, &Context) -> Result<Response> + Send + Sync + 'static,
 {
-    run(|control| serve_on(control, handler))
+    run(|control| live(control, &mut Threads::new(handler), Home::Own))
 }
 
 /// As [`serve`], with another way to the supervisor: for tests and for programs that embed a function.
@@ -56,23 +67,30 @@ pub fn serve_on<H>(control: ControlSocket, handler: H) -> Result<(), ServeError>
 where
     H: Fn(Request, &Context) -> Result<Response> + Send + Sync + 'static,
 {
-    let joined = join::join(control)?;
-    let handler = Arc::new(handler);
-    for seat in 0..joined.instance.concurrency {
-        let (instance, handler) = (Arc::clone(&joined.instance), Arc::clone(&handler));
-        thread(format!("serve-{seat}"), move || worker::work(&instance, Seat(seat), &*handler))?;
+    live(control, &mut Threads::new(handler), Home::Shared)
+}
+
+/// Joins, serves until the supervisor is gone, and does the same again in each copy of this process.
+pub(crate) fn live(control: ControlSocket, crew: &mut impl Crew, home: Home) -> Result<(), ServeError> {
+    join::greet(&control)?;
+    let mut joined = join::join(control)?;
+    crew.start(&joined.instance, &crew.seats(&joined.instance))?;
+    loop {
+        control::welcome(&joined.instance, joined.sequence)?;
+        match control::follow(&joined.instance, crew, home)? {
+            Next::End => return Ok(()),
+            Next::Rebirth { sequence } => {
+                // The other process's data plane is not mapped here, and its sockets lead nowhere.
+                ramet_dataplane::begin_new_life();
+                drop(joined);
+                let control = ControlSocket::from_stdin()?;
+                release_stdin()?;
+                joined = join::join_again(control, sequence)?;
+                rebirth::run_hooks(joined.instance.id, &joined.instance.name).map_err(ServeError::Hook)?;
+                crew.start(&joined.instance, &crew.seats(&joined.instance))?;
+            }
+        }
     }
-    converse(&joined.instance, joined.sequence)
-}
-
-/// Says that requests are welcome, and follows the supervisor until it is gone.
-pub(crate) fn converse(instance: &Instance, joined_sequence: u64) -> Result<(), ServeError> {
-    control::welcome(instance, joined_sequence)?;
-    control::follow(instance)
-}
-
-pub(crate) fn thread(name: String, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    std::thread::Builder::new().name(name).spawn(work).map(drop)
 }
 
 /// Takes standard input for the control socket and turns the end into an exit code.
@@ -97,7 +115,7 @@ pub(crate) fn run(serve: impl FnOnce(ControlSocket) -> Result<(), ServeError>) -
 }
 
 /// Puts `/dev/null` in place of the control socket, so that no library reads from it.
-fn release_stdin() -> io::Result<()> {
+pub(crate) fn release_stdin() -> io::Result<()> {
     let null = std::fs::File::open("/dev/null")?;
     nix::unistd::dup2_stdin(&null)?;
     Ok(())

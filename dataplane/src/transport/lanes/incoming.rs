@@ -40,6 +40,8 @@ pub(super) struct Incoming {
     /// Which lane is looked at first, so that a busy one cannot starve the others.
     first: usize,
     rejected: u64,
+    /// Whether whoever waits is to return.
+    is_woken: bool,
     patience: Patience,
     /// Whether looking at a lane is a system call, so that spinning on it would be pointless.
     polls: bool,
@@ -48,7 +50,7 @@ pub(super) struct Incoming {
 impl Receiver for Incoming {
     fn receive(&mut self, wait: Wait, take: &mut dyn FnMut(PacketDescriptor)) -> Result<usize, ReceiveError> {
         let taken = self.take_ready(take)?;
-        if taken > 0 || wait == Wait::No {
+        if std::mem::take(&mut self.is_woken) || taken > 0 || wait == Wait::No {
             return Ok(taken);
         }
         let deadline = match wait {
@@ -58,7 +60,10 @@ impl Receiver for Incoming {
         loop {
             self.wait_until(deadline)?;
             let taken = self.take_ready(take)?;
-            if taken > 0 || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            if std::mem::take(&mut self.is_woken)
+                || taken > 0
+                || deadline.is_some_and(|deadline| Instant::now() >= deadline)
+            {
                 return Ok(taken);
             }
         }
@@ -93,7 +98,7 @@ impl Incoming {
         patience: Patience,
     ) -> Self {
         let polls = kind == TransportKind::Socket;
-        Self { me, epoll, changes, lanes: Vec::new(), first: 0, rejected: 0, patience, polls }
+        Self { me, epoll, changes, lanes: Vec::new(), first: 0, rejected: 0, is_woken: false, patience, polls }
     }
 
     fn adopt_changes(&mut self) {
@@ -108,6 +113,7 @@ impl Incoming {
                         lane.state = LaneState::Draining;
                     }
                 }
+                Change::Woken => self.is_woken = true,
             }
         }
     }

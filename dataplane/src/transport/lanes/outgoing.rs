@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use crossbeam_queue::SegQueue;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use nix::sys::eventfd::EventFd;
 use ramet_common::{BATCH_MAX, FunctionId, InstanceId, PacketDescriptor, Refusal};
 use ramet_shm::ledger::Ledger;
 
@@ -36,6 +37,8 @@ pub(super) struct Outgoing {
     turn: AtomicUsize,
     changes: Arc<SegQueue<Change>>,
     epoll: Arc<Epoll>,
+    /// Ends the wait of whoever receives.
+    alarm: EventFd,
 }
 
 impl Sender for Outgoing {
@@ -64,9 +67,10 @@ impl Outgoing {
         ledgers: Arc<dyn Ledgers>,
         changes: Arc<SegQueue<Change>>,
         epoll: Arc<Epoll>,
+        alarm: EventFd,
     ) -> Self {
         let (lanes, gauges) = (RwLock::default(), RwLock::default());
-        Self { kind, me, ledgers, lanes, gauges, turn: AtomicUsize::new(0), changes, epoll }
+        Self { kind, me, ledgers, lanes, gauges, turn: AtomicUsize::new(0), changes, epoll, alarm }
     }
 
     /// Sends to the replica with the least to do; those of equal load take turns.
@@ -188,5 +192,11 @@ impl Links for Outgoing {
         for (_, gauge) in self.gauges.read().unwrap_or_else(PoisonError::into_inner).iter() {
             gauge.show(messages);
         }
+    }
+
+    fn wake(&self) {
+        self.changes.push(Change::Woken);
+        // An eventfd that cannot be written is at its limit, and was an event when it came there.
+        let _ = self.alarm.write(1);
     }
 }

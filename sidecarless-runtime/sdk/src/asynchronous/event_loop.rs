@@ -14,7 +14,7 @@ use ramet_dataplane::clock;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
-use tokio::task::{LocalSet, spawn_local, yield_now};
+use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
 
 use super::{AsyncContext, guarded};
 use crate::context::Context;
@@ -41,20 +41,26 @@ impl Turn {
     }
 }
 
-/// Serves until the data plane is closed.
-pub(super) fn run<H, F>(instance: &Arc<Instance>, handler: H)
+/// Serves until there is a recess or the data plane is closed, and gives the handler back, if no task has kept it.
+pub(super) fn run<H, F>(instance: &Arc<Instance>, handler: H) -> Option<H>
 where
     H: Fn(Request, AsyncContext) -> F + 'static,
     F: Future<Output = Result<Response>> + 'static,
 {
+    let handler = Rc::new(handler);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let served =
-        runtime.and_then(|runtime| LocalSet::new().block_on(&runtime, serve(Arc::clone(instance), Rc::new(handler))));
+    let served = runtime.and_then(|runtime| {
+        let served = LocalSet::new().block_on(&runtime, serve(Arc::clone(instance), Rc::clone(&handler)));
+        // What a handler lets block elsewhere is not waited for.
+        runtime.shutdown_background();
+        served
+    });
     if let Err(error) = served {
         // Without its loop this instance would never answer: better that it is replaced.
         instance.log(format_args!("the event loop failed: {error}"));
         instance.close();
     }
+    Rc::into_inner(handler)
 }
 
 async fn serve<H, F>(instance: Arc<Instance>, handler: Rc<H>) -> io::Result<()>
@@ -72,8 +78,13 @@ where
     let arrivals = instance.inbox.arrivals().try_clone_to_owned()?;
     #[allow(deprecated, reason = "its successor is unsafe, for types that may close early; an `OwnedFd` does not")]
     let readiness = AsyncFd::with_interest(arrivals, Interest::READABLE)?;
+    let mut settling: Vec<JoinHandle<()>> = Vec::new();
     while !instance.is_closed() {
         let has_come = instance.take_arrivals();
+        settling.retain(|task| !task.is_finished());
+        if instance.is_recess() && settling.is_empty() && instance.may_leave() {
+            return Ok(());
+        }
         while let Some((seat, descriptor)) = instance.begin() {
             spawn_local(serve_one(Arc::clone(&instance), seat, descriptor, Rc::clone(&handler), Arc::clone(&turn)));
         }
@@ -82,7 +93,11 @@ where
         let refused = instance.flush_now();
         if !refused.is_empty() {
             let instance = Arc::clone(&instance);
-            spawn_local(async move { instance.settle_all(refused).await });
+            let turn = Arc::clone(&turn);
+            settling.push(spawn_local(async move {
+                instance.settle_all(refused).await;
+                turn.wake();
+            }));
         }
         if has_come || !instance.arm() {
             continue;

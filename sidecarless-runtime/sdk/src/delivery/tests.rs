@@ -61,6 +61,7 @@ fn instance(answers: Vec<Answer>) -> (Instance, Arc<Moody>, ControlSocket) {
     };
     let message = ToInstance::Join(Box::new(join));
     supervisor.send(&Numbered { sequence: 1, message }, &[pool.as_fd(), ledger.as_fd()]).expect("said");
+    crate::join::greet(&ours).expect("said");
     let joined = crate::join::join(ours).expect("joined");
     assert!(matches!(supervisor.receive::<FromInstance>().expect("heard").0, FromInstance::Hello { .. }));
     let moody = Arc::new(Moody { answers: Mutex::new(answers.into()), ..Moody::default() });

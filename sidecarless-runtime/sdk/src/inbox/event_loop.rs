@@ -70,6 +70,9 @@ impl Instance {
     /// The next message, if there is one and a seat for it.
     pub(crate) fn begin(&self) -> Option<(Seat, PacketDescriptor)> {
         let mut floor = self.inbox.lock();
+        if floor.recess.is_called() {
+            return None;
+        }
         let seat = floor.desk.free_seat()?;
         Some((seat, floor.desk.next(seat)?))
     }
