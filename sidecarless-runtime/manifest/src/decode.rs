@@ -16,6 +16,7 @@ mod function;
 mod graph;
 pub(crate) mod pool;
 pub(crate) mod scalar;
+mod start;
 
 /// What the manifests of some sources say, as far as they can be understood.
 #[derive(Debug, Default)]

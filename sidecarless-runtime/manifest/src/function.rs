@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+pub use self::replicas::{REPLICAS_MAX, Replicas};
+pub use self::start::{RemoteFork, Start};
 use crate::name::{Name, QualifiedName};
 use crate::object::Metadata;
 use crate::quantity::{ByteCount, DurationText, serialize_duration};
 
-/// The most instances of one function in one security domain.
-pub const REPLICAS_MAX: u32 = 64;
+mod replicas;
+mod start;
+
 /// The most requests that one instance may have in service.
 pub const CONCURRENCY_MAX: u32 = 1024;
 /// The most requests that may wait at one instance.
@@ -57,9 +60,9 @@ pub struct FunctionSpec {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(with = "crate::schema::Environment", default)]
     pub env: BTreeMap<String, String>,
-    /// How many instances run.
-    #[schemars(range(min = 1, max = REPLICAS_MAX), default = "default::replicas")]
-    pub replicas: u32,
+    /// How many instances run: a number, or limits between which the load decides.
+    #[schemars(default)]
+    pub replicas: Replicas,
     /// How many requests one instance serves at a time.
     #[schemars(range(min = 1, max = CONCURRENCY_MAX), default = "default::concurrency")]
     pub concurrency: u32,
@@ -133,23 +136,9 @@ impl Default for Restart {
     }
 }
 
-/// How an instance is started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Start {
-    /// The command is executed.
-    #[default]
-    Exec,
-}
-
 /// What holds for a field that a manifest leaves out.
 pub(crate) mod default {
     use std::time::Duration;
-
-    pub(crate) const fn replicas() -> u32 {
-        1
-    }
 
     pub(crate) const fn concurrency() -> u32 {
         1
@@ -165,6 +154,10 @@ pub(crate) mod default {
 
     pub(crate) const fn shutdown_grace() -> Duration {
         Duration::from_secs(10)
+    }
+
+    pub(crate) const fn idle() -> Duration {
+        Duration::from_secs(30)
     }
 
     pub(crate) const fn open_files() -> u32 {

@@ -44,12 +44,18 @@ fn function_specs() {
             "7:14: spec.hangGrace: found \"5ms\", expected a duration from 100ms to 1h, such as 250ms, 10s or 1m",
         ),
         ("hang_grace: 5s", "7:3: spec.hang_grace: unknown field; did you mean \"hangGrace\"?"),
-        ("start: fork", "7:10: spec.start: this version cannot start instances by \"fork\"; expected \"exec\""),
+        ("replicas: {min: 3, max: 2}", "7:13: spec.replicas: max is less than min"),
+        ("replicas: {min: 3}", "7:13: spec.replicas.max: this field is needed"),
         (
             "start: remote-fork",
-            "7:10: spec.start: this version cannot start instances by \"remote-fork\"; expected \"exec\"",
+            "7:10: spec.start: \"remote-fork\" needs to know of which process: a map with address, handle and keyFile",
         ),
-        ("start: spawn", "7:10: spec.start: found \"spawn\", expected \"exec\""),
+        ("start: spawn", "7:10: spec.start: found \"spawn\", expected one of \"exec\", \"fork\""),
+        (
+            "start: {remote-fork: {address: here, handle: \"00112233445566778899aabbccddeeff\", keyFile: key}}",
+            "7:34: spec.start.remote-fork.address: found \"here\", expected an address and a port, such as \
+             192.0.2.1:7070",
+        ),
         (
             "resources: { memory: 8MB }",
             "7:24: spec.resources.memory: found \"8MB\", expected a number of bytes from 1Mi to 1024Gi, such as 64Ki \
@@ -396,7 +402,7 @@ fn one_error_has_no_echo() {
 fn a_problem_shows_the_line() {
     let errors = Manifests::parse(&[source(&function("f", "  command: [x]\n  start: later # \u{7}"))]).unwrap_err();
     let shown = format!("{:#}", errors.problems()[0]);
-    let marked = "ramet.yaml:7:10: spec.start: found \"later\", expected \"exec\"\n    7 |   start: later #\n      \
+    let marked = "ramet.yaml:7:10: spec.start: found \"later\", expected one of \"exec\", \"fork\"\n    7 |   start: later #\n      \
     |          ^^^^^";
     assert_eq!(shown, marked);
 }

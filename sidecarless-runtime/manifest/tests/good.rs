@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use ramet_manifest::{Isolation, Kind, Manifests, Name, Next, QualifiedName, Run, Source, Start, Target, to_yaml};
+use ramet_manifest::{
+    Isolation, Kind, Manifests, Name, Next, QualifiedName, RemoteFork, Replicas, Run, Source, Start, Target, to_yaml,
+};
 
 use crate::{apply, chain, desired, function, functions, source};
 
@@ -32,7 +34,15 @@ spec:
 apiVersion: ramet.dev/v1alpha1
 kind: Function
 metadata: { name: join, namespace: shop }
-spec: { command: [python3, join.py] }
+spec: { command: [python3, join.py], start: fork, replicas: { min: 2, max: 8, idle: 500ms } }
+---
+apiVersion: ramet.dev/v1alpha1
+kind: Function
+metadata: { name: far, namespace: shop }
+spec:
+  command: [far]
+  replicas: { max: 2 }
+  start: { remote-fork: { address: "192.0.2.1:7070", handle: 00112233445566778899AABBCCDDEEFF, keyFile: far.key } }
 ---
 apiVersion: ramet.dev/v1alpha1
 kind: Chain
@@ -82,13 +92,22 @@ fn everything_that_is_written_is_read() {
     assert_eq!(spec.command, ["/srv/bin/classify", "--model", "7", "yes"]);
     let env = [("MODE", "fast"), ("PORT", "8080"), ("DEBUG", "true"), ("RATE", "1.50"), ("EMPTY", "")];
     assert_eq!(spec.env, BTreeMap::from(env.map(|(name, value)| (name.to_owned(), value.to_owned()))));
-    assert_eq!((spec.replicas, spec.concurrency, spec.queue), (3, 4, 0));
+    assert_eq!((spec.replicas, spec.concurrency, spec.queue), (Replicas::fixed(3), 4, 0));
     assert_eq!(spec.calls, [name("prices"), name("classify")]);
     assert_eq!((spec.hang_grace, spec.shutdown_grace), (Duration::from_secs(90), Duration::ZERO));
     assert_eq!(spec.resources.memory.unwrap().bytes(), 256 << 20);
     assert_eq!((spec.resources.open_files, spec.resources.processes), (64, 8));
     assert_eq!(spec.restart.initial_backoff, Duration::from_millis(250));
-    assert_eq!((spec.restart.max_backoff, spec.start), (Duration::from_secs(3600), Start::Exec));
+    assert_eq!((spec.restart.max_backoff, spec.start.clone()), (Duration::from_secs(3600), Start::Exec));
+
+    let spec = &desired.function(&"shop/join".parse().unwrap()).unwrap().spec;
+    assert_eq!(spec.replicas, Replicas { min: 2, max: 8, idle: Duration::from_millis(500) });
+    assert_eq!(spec.start, Start::Fork);
+    let spec = &desired.function(&"shop/far".parse().unwrap()).unwrap().spec;
+    assert_eq!((spec.replicas.min, spec.replicas.max), (1, 2));
+    let handle = "00112233445566778899aabbccddeeff".to_owned();
+    let key_file = "/srv/far.key".into();
+    assert_eq!(spec.start, Start::RemoteFork(RemoteFork { address: ([192, 0, 2, 1], 7070).into(), handle, key_file }));
 
     let chain = desired.chain(&"shop/order".parse().unwrap()).unwrap();
     let routes: Vec<_> = chain.spec.route.iter().map(ToString::to_string).collect();
@@ -117,7 +136,7 @@ fn what_is_left_out_has_defaults() {
     let desired = desired(&(functions(&["echo"]) + &chain("echo", "  steps: [{ function: echo }]")));
     let echo: QualifiedName = "echo".parse().unwrap();
     let spec = &desired.function(&echo).unwrap().spec;
-    assert_eq!((spec.replicas, spec.concurrency, spec.queue), (1, 1, 64));
+    assert_eq!((spec.replicas, spec.concurrency, spec.queue), (Replicas::fixed(1), 1, 64));
     assert_eq!(spec.hang_grace, Duration::from_secs(10));
     assert_eq!((spec.resources.open_files, spec.resources.memory), (1024, None));
     let spec = &desired.chain(&echo).unwrap().spec;
@@ -164,8 +183,8 @@ fn objects_know_what_they_are() {
         .iter()
         .map(|object| (object.resource().kind(), object.resource().metadata().qualified_name().to_string()))
         .collect();
-    let kinds = [Kind::Function, Kind::Function, Kind::Function, Kind::Chain];
-    let expected = ["shop/classify", "shop/prices", "shop/join", "shop/order"];
+    let kinds = [Kind::Function, Kind::Function, Kind::Function, Kind::Function, Kind::Chain];
+    let expected = ["shop/classify", "shop/prices", "shop/join", "shop/far", "shop/order"];
     assert_eq!(names, kinds.into_iter().zip(expected.map(str::to_owned)).collect::<Vec<_>>());
 }
 

@@ -89,8 +89,15 @@ fn bad_functions() -> Vec<Value> {
         json!({ "resources": { "cpu": 1 } }),
         json!({ "resources": [] }),
         json!({ "restart": { "initialBackoff": 1 } }),
-        json!({ "start": "fork" }),
+        json!({ "replicas": { "min": 1 } }),
+        json!({ "replicas": { "max": 65 } }),
+        json!({ "replicas": { "max": 2, "idle": 3 } }),
+        json!({ "replicas": [1, 2] }),
+        json!({ "start": "spawn" }),
         json!({ "start": "remote-fork" }),
+        json!({ "start": { "fork": {} } }),
+        json!({ "start": { "remote-fork": { "address": "127.0.0.1:7070", "handle": "12", "keyFile": "/key" } } }),
+        json!({ "start": { "remote-fork": { "address": "127.0.0.1:7070", "keyFile": "/key" } } }),
     ]
 }
 

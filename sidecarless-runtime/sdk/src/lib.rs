@@ -34,8 +34,8 @@
 //! **An instance may be a copy of another one,** memory and all, where the manifest says so. What must not be the same
 //! in two processes is made anew in a hook: [`after_fork`].
 //!
-//! Reading order of the façade: [`serve()`], [`after_fork`], [`Request`], [`Body`], [`Response`], [`Context`], [`Call`].
-//! Of the inside: `join` and `control` talk to the supervisor, `crew` is who serves and `rebirth` what copies do first,
+//! Reading order of the façade: [`serve()`], [`after_fork`], [`Request`], [`Body`], [`Response`], [`Context`],
+//! [`Call`]. Of the inside: `join` and `control` talk to the supervisor, `crew` is who serves and `rebirth` what copies do first,
 //! `inbox` decides which thread receives and which one works, `service` is one message in this function's hands,
 //! `outcome` sends it on, `outbox` and `delivery` get it there.
 #![forbid(unsafe_code)]

@@ -131,6 +131,18 @@ on_every_transport! {
         assert!(slow.end().is_ok(), "end of file is a normal end");
     }
 
+    fn a_function_within_another_process_is_not_frozen(mut node: Node) {
+        node.chain(&[5]);
+        let mut echo = node.start(function(5), |control| {
+            serve_on(control, |request: Request, _: &Context| Ok(Response::ok(request.into_body())))
+        });
+        echo.tell(ToInstance::Freeze { patience: PATIENCE });
+        let FromInstance::Unfrozen { why } = echo.hear() else { panic!("it must not freeze") };
+        assert!(why.contains("not alone in its process"), "{why}");
+        let sent = node.request(5, "/", &[], b"goes on");
+        assert_eq!(node.outcome(sent).body, b"goes on");
+    }
+
     fn several_requests_are_served_at_once(mut node: Node) {
         node.chain(&[5]);
         let (begun, has_begun) = sync_channel(8);

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path as FilePath;
 use std::time::Duration;
 
-use super::{At, Body, Fields, Spec, list, scalar};
+use super::{At, Body, Fields, Spec, list, scalar, start};
 use crate::function::{
     CALLS_MAX, COMMAND_MAX, CONCURRENCY_MAX, ENV_MAX, FunctionSpec, OPEN_FILES_MAX, PROCESSES_MAX, QUEUE_MAX,
-    REPLICAS_MAX, Resources, Restart, Start, default,
+    Resources, Restart, default,
 };
 use crate::name::Name;
 use crate::source::Reference;
@@ -26,7 +26,7 @@ pub(super) fn spec(at: At<'_>, report: &mut Report, base_dir: Option<&FilePath>)
     let mut fields = Fields::of(at, report, "a map with `command`")?;
     let command = fields.need("command", report, |at, report| command(at, report, base_dir)).unwrap_or_default();
     let env = fields.get("env", report, env).unwrap_or_default();
-    let replicas = fields.get("replicas", report, |at, report| scalar::whole(at, report, 1..=REPLICAS_MAX));
+    let replicas = fields.get("replicas", report, start::replicas).unwrap_or_default();
     let concurrency = fields.get("concurrency", report, |at, report| scalar::whole(at, report, 1..=CONCURRENCY_MAX));
     let queue = fields.get("queue", report, |at, report| scalar::whole(at, report, 0..=QUEUE_MAX));
     let references = fields.get("calls", report, calls).unwrap_or_default();
@@ -38,12 +38,12 @@ pub(super) fn spec(at: At<'_>, report: &mut Report, base_dir: Option<&FilePath>)
         .unwrap_or(default::shutdown_grace());
     let resources = fields.get("resources", report, resources).unwrap_or_default();
     let restart = fields.get("restart", report, restart).unwrap_or_default();
-    let start = fields.get("start", report, start).unwrap_or_default();
+    let start = fields.get("start", report, |at, report| start::start(at, report, base_dir)).unwrap_or_default();
     fields.end(report);
     let spec = FunctionSpec {
         command,
         env,
-        replicas: replicas.unwrap_or(default::replicas()),
+        replicas,
         concurrency: concurrency.unwrap_or(default::concurrency()),
         queue: queue.unwrap_or(default::queue()),
         calls: references.iter().map(|reference| reference.function.clone()).collect(),
@@ -150,15 +150,4 @@ fn restart(at: At<'_>, report: &mut Report) -> Option<Restart> {
         at.say(report, "maxBackoff is shorter than initialBackoff");
     }
     Some(Restart { initial_backoff, max_backoff })
-}
-
-/// Only `exec` for now; the other kinds are known and not there yet.
-fn start(at: At<'_>, report: &mut Report) -> Option<Start> {
-    if let Value::Scalar { text, .. } = &at.node.value
-        && matches!(text.as_str(), "fork" | "remote-fork")
-    {
-        at.say(report, format!("this version cannot start instances by {}; expected \"exec\"", quoted(text)));
-        return None;
-    }
-    scalar::keyword(at, report, &[("exec", Start::Exec)])
 }

@@ -50,7 +50,7 @@ impl Domain {
     /// How many instances run in it.
     #[must_use]
     pub fn instances(&self) -> u64 {
-        self.functions.iter().map(|function| u64::from(function.spec.replicas)).sum()
+        self.functions.iter().map(|function| u64::from(function.spec.replicas.max)).sum()
     }
 }
 

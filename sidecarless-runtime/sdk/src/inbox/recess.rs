@@ -1,5 +1,5 @@
-//! A time when nothing is served: each thread ends what it serves and leaves its seat, so that the process can be copied
-//! without them.
+//! A time when nothing is served: each thread ends what it serves and leaves its seat, so that the process can be
+//! copied without them.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::MutexGuard;
