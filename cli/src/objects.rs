@@ -99,13 +99,14 @@ fn list_chains(node: &Node, selection: &Selection, format: Format) -> Result<(),
 
 fn list_instances(node: &Node, selection: &Selection, format: Format) -> Result<(), Failure> {
     let instances = instances(node, selection)?;
-    let header = ["ID", "NAMESPACE", "FUNCTION", "PID", "STATE", "AGE"];
+    let header = ["ID", "NAMESPACE", "FUNCTION", "PID", "ORIGIN", "STATE", "AGE"];
     output::rows(format, &instances, &header, |instance| {
         vec![
             instance.id.to_string(),
             instance.namespace.clone(),
             instance.function.clone(),
             instance.pid.to_string(),
+            instance.origin.clone(),
             instance.state.clone(),
             format!("{}s", instance.age_seconds),
         ]

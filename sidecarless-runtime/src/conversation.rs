@@ -4,7 +4,7 @@
 //! read, so at most [`WINDOW`] messages wait for their `Applied`; each answer lets the next one go.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use ramet_control::Numbered;
@@ -40,6 +40,11 @@ pub(crate) struct Conversation<M> {
 impl<M: Serialize> Conversation<M> {
     pub(crate) fn new(socket: ControlSocket) -> Self {
         Self { socket, next: 1, queue: VecDeque::new(), unanswered: BTreeSet::new(), waiting_since: None }
+    }
+
+    /// The socket that it is held over.
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 
     /// Says something and returns its number, for [`Self::is_applied`].

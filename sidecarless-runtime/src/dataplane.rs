@@ -144,6 +144,14 @@ impl DataPlane {
         }
     }
 
+    /// What ends the wait of whoever receives for a member, where it cannot do so itself.
+    pub(crate) fn far_end(&self, instance: InstanceId) -> Result<Option<OwnedFd>, DataPlaneError> {
+        match self {
+            Self::SkMsg(plane) => plane.far_end(instance),
+            Self::Lanes(_) => Ok(None),
+        }
+    }
+
     /// Takes a member's place away: it can neither send nor receive.
     pub(crate) fn leave(&mut self, instance: InstanceId) {
         match self {

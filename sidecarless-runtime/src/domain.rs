@@ -1,5 +1,6 @@
 //! A security domain that exists: its memory, and whether the gateway still needs it.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 
 use ramet_common::{DomainId, InstanceId, SlotIndex};
@@ -42,6 +43,20 @@ impl Domain {
             layout: self.layout,
             ledger_base: self.memory.ledger_base,
         }
+    }
+
+    /// How many messages each instance has, by the ledger.
+    pub(crate) fn held(&self) -> BTreeMap<InstanceId, u32> {
+        let mut held = BTreeMap::new();
+        let slots = self.layout.slots();
+        if let Ok(ledger) = Ledger::map(self.memory.ledger.as_fd(), self.memory.ledger_base, slots) {
+            for word in (0..slots).filter_map(|slot| ledger.read(SlotIndex(slot))) {
+                if word.owner != InstanceId::NONE {
+                    *held.entry(word.owner).or_default() += 1;
+                }
+            }
+        }
+        held
     }
 
     /// Whether an instance has a message, by the ledger: also one that it has not received yet.

@@ -2,13 +2,14 @@
 
 use std::process::ExitStatus;
 
-use ramet_common::InstanceId;
+use ramet_common::{FunctionId, InstanceId};
 use ramet_control::gateway::FromGateway;
 use ramet_control::instance::FromInstance;
 use ramet_control::socket::ControlError;
 use tokio::sync::mpsc;
 
 use crate::admin::Request;
+use crate::brood::News;
 
 /// How many events may wait. Whoever has one to tell waits when it is full; the node itself never sends.
 const QUEUE: usize = 1024;
@@ -20,6 +21,8 @@ pub(crate) enum Event {
     Instance(InstanceId, Word<FromInstance>),
     /// To the gateway's process of this epoch.
     Gateway(u32, Word<FromGateway>),
+    /// To the brood of this number, of a function.
+    Brood(FunctionId, u64, News),
     /// Somebody asks something on the admin socket.
     Admin(Request),
     /// The supervisor was told to end.

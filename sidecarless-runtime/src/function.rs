@@ -4,8 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ramet_common::{DomainId, FunctionId, InstanceId};
-use ramet_manifest::{self as manifest, DomainName, QualifiedName, Restart};
+use ramet_manifest::{self as manifest, DomainName, QualifiedName, Replicas, Restart, Start};
 use tokio::task::JoinHandle;
+
+use crate::brood::Brood;
+use crate::scale::Scale;
 
 /// An instance that lived this long was no failed start, so the next wait is short again.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
@@ -36,6 +39,13 @@ pub(crate) struct Function {
     pub(crate) calls: Vec<(String, FunctionId)>,
     pub(crate) role: Role,
     pub(crate) places: Vec<Place>,
+    /// How many instances the load asks for.
+    pub(crate) scale: Scale,
+    pub(crate) ancestry: Ancestry,
+    /// How many copies in a row could not be made.
+    pub(crate) fruitless: u32,
+    /// Why instances are not started in the way that was asked for.
+    pub(crate) start_problem: Option<String>,
     /// Why an instance was lost last.
     pub(crate) failure: Option<String>,
     /// The incoming version's instance that failed last, and the task that still reads what it wrote.
@@ -61,8 +71,38 @@ pub(crate) enum Occupant {
     Nobody,
     /// Nobody until a timer.
     Waiting,
+    /// An instance that is being forked.
+    Expected,
     /// This instance.
     Instance(InstanceId),
+}
+
+/// Where the process is that new instances are copies of.
+///
+/// Sought → Freezing when an instance can be the parent → Preparing when it is frozen → Ready when there is a seed;
+/// Sought → Preparing where the parent is on another node. Back to Sought when the seed is lost. From anywhere to Barren
+/// when something fails, and after a while to Sought.
+#[derive(Debug)]
+pub(crate) enum Ancestry {
+    /// Instances execute the command, as was asked for.
+    None,
+    /// Nobody yet.
+    Sought,
+    /// This instance was asked to freeze.
+    Freezing(InstanceId),
+    /// A seed is prepared, of this frozen instance or of a process of another node.
+    Preparing(Option<InstanceId>, Arc<Brood>),
+    /// Copies can be asked for.
+    Ready(Arc<Brood>),
+    /// Nobody for now: instances execute the command.
+    Barren,
+}
+
+impl Ancestry {
+    /// The beginning, for a function that starts like this.
+    pub(crate) fn of(start: &Start) -> Self {
+        if *start == Start::Exec { Self::None } else { Self::Sought }
+    }
 }
 
 impl Place {
@@ -97,7 +137,7 @@ impl Function {
     /// How many instances there should be.
     pub(crate) fn wanted(&self) -> u32 {
         match self.role {
-            Role::Incoming | Role::Current => self.manifest.spec.replicas,
+            Role::Incoming | Role::Current => self.scale.wanted(&self.manifest.spec.replicas),
             Role::Retired => 0,
         }
     }
@@ -106,7 +146,7 @@ impl Function {
     pub(crate) fn instances(&self) -> impl Iterator<Item = InstanceId> {
         self.places.iter().filter_map(|place| match place.occupant {
             Occupant::Instance(instance) => Some(instance),
-            Occupant::Nobody | Occupant::Waiting => None,
+            Occupant::Nobody | Occupant::Waiting | Occupant::Expected => None,
         })
     }
 
@@ -126,7 +166,7 @@ impl Function {
         extra
             .filter_map(|place| match place.occupant {
                 Occupant::Instance(instance) => Some(instance),
-                Occupant::Nobody | Occupant::Waiting => None,
+                Occupant::Nobody | Occupant::Waiting | Occupant::Expected => None,
             })
             .collect()
     }
@@ -141,7 +181,7 @@ impl Function {
 pub(crate) fn is_same_version(one: &manifest::Function, other: &manifest::Function) -> bool {
     let comparable = |function: &manifest::Function| {
         let mut spec = function.spec.clone();
-        spec.replicas = 1;
+        spec.replicas = Replicas::default();
         spec.restart = Restart::default();
         spec.shutdown_grace = Duration::ZERO;
         spec

@@ -56,7 +56,7 @@ impl Gateway {
             output: Output::Inherited,
         };
         let (process, _) =
-            Process::start(program, &sandbox(settings), events, move |word| Event::Gateway(epoch, word))?;
+            Process::start(program, &sandbox(settings), None, events, move |word| Event::Gateway(epoch, word))?;
         Ok(Self { epoch, process, stage: GatewayStage::Starting, workers: Vec::new(), is_watched: false })
     }
 }

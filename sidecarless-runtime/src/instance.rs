@@ -1,6 +1,7 @@
 //! One process of a function, and how far it is in its life.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 use ramet_common::{DomainId, FunctionId, InstanceId, RouteId};
@@ -8,6 +9,8 @@ use ramet_control::instance::ToInstance;
 use ramet_manifest::QualifiedName;
 use tokio::task::JoinHandle;
 
+use crate::brood::Brood;
+use crate::function::Function;
 use crate::process::Process;
 
 /// How far an instance is.
@@ -38,6 +41,28 @@ impl Stage {
     }
 }
 
+/// What an instance was made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Origin {
+    /// Its command.
+    Exec,
+    /// Another instance of this node.
+    Fork,
+    /// A process of another node.
+    RemoteFork,
+}
+
+impl Origin {
+    /// Its name, for people and metrics.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Exec => "exec",
+            Self::Fork => "fork",
+            Self::RemoteFork => "remote-fork",
+        }
+    }
+}
+
 /// A process of a function.
 #[derive(Debug)]
 pub(crate) struct Instance {
@@ -48,6 +73,11 @@ pub(crate) struct Instance {
     pub(crate) process: Process<ToInstance>,
     pub(crate) stage: Stage,
     pub(crate) started: Instant,
+    pub(crate) origin: Origin,
+    /// When it had its process, or had said hello: what came last.
+    pub(crate) known_since: Instant,
+    /// Whoever gives it the memory that it has not touched yet.
+    pub(crate) brood: Option<Arc<Brood>>,
     /// Whether it said that it is ready.
     pub(crate) is_willing: bool,
     /// It was told its place, and all of its routes by the message of this number.
@@ -62,4 +92,36 @@ pub(crate) struct Instance {
     pub(crate) output: JoinHandle<()>,
     /// Why the supervisor makes it end, for the log.
     pub(crate) condemned: Option<String>,
+}
+
+impl Instance {
+    /// One of a function, whose process has just begun.
+    pub(crate) fn new(
+        id: InstanceId,
+        function: &Function,
+        process: Process<ToInstance>,
+        output: JoinHandle<()>,
+        origin: Origin,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            id,
+            function: function.id,
+            domain: function.domain,
+            name: function.name(),
+            process,
+            stage: Stage::Starting,
+            started: now,
+            origin,
+            known_since: now,
+            brood: None,
+            is_willing: false,
+            welcomed: None,
+            introduced: None,
+            routes: BTreeSet::new(),
+            is_watched: false,
+            output,
+            condemned: None,
+        }
+    }
 }

@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::time::Duration;
 
 use ramet_common::Refusal;
 use ramet_common::map::EdgeCount;
 use ramet_dataplane::TransportKind;
+use ramet_fork::Phases;
 use ramet_manifest::QualifiedName;
+
+use crate::instance::Origin;
 
 /// What is counted of a function, over all its versions and domains.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +21,106 @@ pub(crate) struct FunctionFigures {
     pub(crate) draining: usize,
     pub(crate) wanted: u32,
     pub(crate) restarts: u64,
+}
+
+/// A part of an instance's start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum StartPhase {
+    /// Starting the process.
+    Spawn,
+    /// From there to its first word.
+    Greet,
+    /// Making what all copies of a process are forked from.
+    Template,
+    /// Opening a copy's files.
+    Open,
+    /// Forking it.
+    Fork,
+    /// From there until it is itself.
+    Begin,
+    /// Taking its place among the others.
+    Join,
+    /// All of it.
+    Total,
+}
+
+impl StartPhase {
+    /// The phases of making a copy.
+    pub(crate) fn of_fork(phases: &Phases) -> Vec<(Self, Duration)> {
+        let template =
+            phases.template.map(|made| (Self::Template, made.plan + made.copy + made.map + made.register + made.push));
+        let own = [(Self::Open, phases.open), (Self::Fork, phases.fork), (Self::Begin, phases.start)];
+        template.into_iter().chain(own).collect()
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Spawn => "spawn",
+            Self::Greet => "greet",
+            Self::Template => "template",
+            Self::Open => "open",
+            Self::Fork => "fork",
+            Self::Begin => "begin",
+            Self::Join => "join",
+            Self::Total => "total",
+        }
+    }
+}
+
+/// The upper ends of the ranges in which times are counted: 100 µs to 26 s, each four times the one before.
+const START_BUCKETS_SECONDS: [f64; 10] = [1e-4, 4e-4, 1.6e-3, 6.4e-3, 2.56e-2, 0.1024, 0.4096, 1.6384, 6.5536, 26.2144];
+
+/// How often something took how long.
+#[derive(Clone, Copy, Debug, Default)]
+struct Times {
+    counts: [u64; START_BUCKETS_SECONDS.len()],
+    count: u64,
+    sum: Duration,
+}
+
+/// How instances were started.
+#[derive(Debug, Default)]
+pub(crate) struct Starts {
+    totals: BTreeMap<Origin, u64>,
+    times: BTreeMap<(Origin, StartPhase), Times>,
+}
+
+impl Starts {
+    /// A part of a start took so long.
+    pub(crate) fn took(&mut self, origin: Origin, phase: StartPhase, time: Duration) {
+        let times = self.times.entry((origin, phase)).or_default();
+        times.count += 1;
+        times.sum += time;
+        let seconds = time.as_secs_f64();
+        for (count, end) in times.counts.iter_mut().zip(START_BUCKETS_SECONDS) {
+            *count += u64::from(seconds <= end);
+        }
+    }
+
+    /// An instance takes requests, so long after it was wanted.
+    pub(crate) fn started(&mut self, origin: Origin, after: Duration) {
+        *self.totals.entry(origin).or_default() += 1;
+        self.took(origin, StartPhase::Total, after);
+    }
+
+    /// The lines of the counter and of the histogram.
+    fn lines(&self) -> (String, String) {
+        let (mut totals, mut times) = (String::new(), String::new());
+        for (origin, count) in &self.totals {
+            line(&mut totals, "ramet_instance_starts_total", &format!("kind=\"{}\"", origin.as_str()), count);
+        }
+        let name = "ramet_instance_start_seconds";
+        for ((origin, phase), taken) in &self.times {
+            let labels = format!("kind=\"{}\",phase=\"{}\"", origin.as_str(), phase.as_str());
+            for (count, end) in taken.counts.iter().zip(START_BUCKETS_SECONDS) {
+                line(&mut times, &format!("{name}_bucket"), &format!("{labels},le=\"{end}\""), count);
+            }
+            line(&mut times, &format!("{name}_bucket"), &format!("{labels},le=\"+Inf\""), taken.count);
+            line(&mut times, &format!("{name}_sum"), &labels, taken.sum.as_secs_f64());
+            line(&mut times, &format!("{name}_count"), &labels, taken.count);
+        }
+        (totals, times)
+    }
 }
 
 /// Figures as they are gathered.
@@ -57,7 +161,8 @@ impl Metrics {
     }
 
     /// All of it.
-    pub(crate) fn text(self, transport: TransportKind, epoch: u32) -> String {
+    pub(crate) fn text(self, transport: TransportKind, epoch: u32, starts: &Starts) -> String {
+        let (start_totals, start_times) = starts.lines();
         let (mut descriptors, mut batches) = (String::new(), String::new());
         for ((from, to), count) in &self.edges {
             let labels = format!("from=\"{from}\",to=\"{to}\"");
@@ -74,6 +179,13 @@ impl Metrics {
             ("ramet_instances", "gauge", "Instances of a function by state.", self.instances),
             ("ramet_instances_wanted", "gauge", "Instances that a function should have.", self.wanted),
             ("ramet_instance_restarts_total", "counter", "Instances that died or failed to start.", self.restarts),
+            (
+                "ramet_instance_starts_total",
+                "counter",
+                "Instances that got ready, by how they were made.",
+                start_totals,
+            ),
+            ("ramet_instance_start_seconds", "histogram", "What the parts of instances' starts took.", start_times),
             ("ramet_sproxy_refusals_total", "counter", "Sends that the kernel refused, by reason.", self.refusals),
             ("ramet_sproxy_descriptors_total", "counter", "Descriptors that went over an edge.", descriptors),
             ("ramet_sproxy_sends_total", "counter", "Sends that went over an edge.", batches),
@@ -104,7 +216,7 @@ mod tests {
         for descriptors in [5, 7] {
             metrics.edge(None, Some("shop/cart".to_owned()), EdgeCount { descriptors, batches: 1 });
         }
-        let text = metrics.text(TransportKind::SkMsg, 1);
+        let text = metrics.text(TransportKind::SkMsg, 1, &Starts::default());
         assert!(text.contains("ramet_instances{namespace=\"shop\",function=\"cart\",state=\"ready\"} 2\n"), "{text}");
         assert!(text.contains("ramet_sproxy_descriptors_total{from=\"gateway\",to=\"shop/cart\"} 12\n"), "{text}");
         assert!(!text.contains("refusals"), "an empty family is left out");

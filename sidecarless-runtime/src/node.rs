@@ -12,6 +12,7 @@ use ramet_manifest::{Desired, NodeSettings, QualifiedName};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::brood::Means;
 use crate::dataplane::DataPlane;
 use crate::domain::Domain;
 use crate::event::{Event, Events};
@@ -22,9 +23,11 @@ use crate::instance::Instance;
 use crate::links::LinkTable;
 use crate::listeners::Listeners;
 use crate::logs::Logs;
+use crate::metrics::Starts;
 use crate::timers::Timers;
 use crate::transport::Choice;
 
+mod births;
 mod change;
 mod draft;
 mod edges;
@@ -32,10 +35,13 @@ mod epoch;
 mod gateway;
 mod instances;
 mod lanes;
+mod load;
 mod report;
 mod retire;
 mod start;
 mod stop;
+
+use births::Birth;
 
 pub(crate) use change::{Change, What};
 pub use epoch::EpochError;
@@ -61,6 +67,7 @@ pub(crate) struct Parts {
     pub(crate) logs: Logs,
     pub(crate) events: Events,
     pub(crate) inbox: mpsc::Receiver<Event>,
+    pub(crate) means: Means,
 }
 
 /// A route that is told to somebody.
@@ -102,6 +109,14 @@ pub(crate) struct Node {
     /// Whether a route or function has gone since the edges were last looked at.
     are_edges_stale: bool,
     instances: BTreeMap<InstanceId, Instance>,
+    /// What instances are forked with, those that are being forked, and how many seeds there have been.
+    means: Means,
+    births: BTreeMap<InstanceId, Birth>,
+    last_brood: u64,
+    /// Whether a timer is set to look at loads.
+    is_looking: bool,
+    /// How instances were started, and how long it took.
+    starts: Starts,
     /// Those to which something has happened that may take them to another stage.
     touched: BTreeSet<InstanceId>,
     /// The gateway's messages that introduce instances, until they are applied.
@@ -152,7 +167,7 @@ pub enum Interrupted {
 
 impl Node {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { settings, desired, choice, plane, listeners, logs, events, inbox } = parts;
+        let Parts { settings, desired, choice, plane, listeners, logs, events, inbox, means } = parts;
         Self {
             settings,
             choice,
@@ -174,6 +189,11 @@ impl Node {
             edges: HashSet::new(),
             are_edges_stale: false,
             instances: BTreeMap::new(),
+            means,
+            births: BTreeMap::new(),
+            last_brood: 0,
+            is_looking: false,
+            starts: Starts::default(),
             touched: BTreeSet::new(),
             introductions: BTreeMap::new(),
             links: LinkTable::default(),
@@ -274,6 +294,7 @@ impl Node {
         match event {
             Event::Instance(instance, word) => self.hear_instance(instance, word),
             Event::Gateway(epoch, word) => self.hear_gateway(epoch, word),
+            Event::Brood(function, number, news) => self.hear_brood(function, number, news),
             Event::Admin(request) => self.answer(request),
             Event::Signal => self.signals += 1,
         }
@@ -290,6 +311,10 @@ impl Node {
             self.is_readiness_stale = false;
             self.tell_readiness();
         }
+    }
+
+    fn is_running(&self) -> bool {
+        self.mode == Mode::Running
     }
 
     fn gateway_stage(&self) -> Option<GatewayStage> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use std::{io, process::ExitStatus};
 
 use ramet_control::socket::{ControlError, ControlSocket};
+use ramet_fork::Habitat;
 use ramet_sys::{Captured, End, Pidfd, Program, Sandbox, SandboxReport, SpawnError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -34,13 +35,18 @@ pub(crate) struct Process<M> {
     pub(crate) conversation: Conversation<M>,
     pub(crate) report: SandboxReport,
     pidfd: Arc<Pidfd>,
+    /// What it lives in, where it was forked or is to be.
+    pub(crate) habitat: Option<Arc<Habitat>>,
 }
 
 impl<M: Serialize> Process<M> {
     /// Starts a child whose standard input is its end of the conversation. `program.stdin` is replaced by it.
+    ///
+    /// In a habitat it can be forked, which may have to outlive it.
     pub(crate) fn start<F>(
         program: impl FnOnce(OwnedFd) -> Program,
         sandbox: &Sandbox,
+        habitat: Option<Arc<Habitat>>,
         events: Events,
         event: impl Fn(Word<F>) -> Event + Send + Sync + 'static,
     ) -> Result<(Self, Option<Captured>), StartError>
@@ -48,19 +54,57 @@ impl<M: Serialize> Process<M> {
         F: DeserializeOwned + Send + 'static,
     {
         let (ours, theirs) = ControlSocket::pair()?;
-        // A child says little, and may be hostile.
-        let ears = ControlSocket::from_fd(ours.as_fd().try_clone_to_owned()?).refusing_long();
-        let child = ramet_sys::spawn(program(theirs.into_fd()), sandbox)?;
-        let pidfd = Arc::new(child.pidfd);
+        let program = program(theirs.into_fd());
+        let child = match habitat.as_ref().and_then(|habitat| habitat.first()) {
+            Some(first) => ramet_sys::spawn_beside(first, program, sandbox)?,
+            None => ramet_sys::spawn(program, sandbox)?,
+        };
         let process = Self {
             pid: child.pid,
             conversation: Conversation::new(ours),
             report: child.report,
-            pidfd: Arc::clone(&pidfd),
+            pidfd: Arc::new(child.pidfd),
+            habitat,
         };
+        process.watch(events, event)?;
+        Ok((process, child.captured))
+    }
+
+    /// Looks after a child that was forked, and that `control` leads to.
+    pub(crate) fn adopt<F>(
+        child: ramet_fork::Child,
+        control: ControlSocket,
+        events: Events,
+        event: impl Fn(Word<F>) -> Event + Send + Sync + 'static,
+    ) -> io::Result<Self>
+    where
+        F: DeserializeOwned + Send + 'static,
+    {
+        let pid = child.pid.cast_unsigned();
+        let (pidfd, habitat) = child.into_parts();
+        let process = Self {
+            pid,
+            conversation: Conversation::new(control),
+            report: SandboxReport::default(),
+            pidfd: Arc::new(pidfd),
+            habitat: Some(Arc::new(habitat)),
+        };
+        process.watch(events, event)?;
+        Ok(process)
+    }
+
+    /// Makes events of what it says and of its end.
+    fn watch<F>(&self, events: Events, event: impl Fn(Word<F>) -> Event + Send + Sync + 'static) -> io::Result<()>
+    where
+        F: DeserializeOwned + Send + 'static,
+    {
+        let ours = self.conversation.as_fd().try_clone_to_owned()?;
+        // A child says little, and may be hostile.
+        let ears = ControlSocket::from_fd(ours).refusing_long();
+        let pidfd = Arc::clone(&self.pidfd);
         let watch = Watch { ears: watched(ears.as_fd())?, end: watched(pidfd.as_fd())?, socket: ears, pidfd };
         tokio::spawn(watch.run(events, event));
-        Ok((process, child.captured))
+        Ok(())
     }
 }
 

@@ -19,6 +19,12 @@ pub(crate) enum Timer {
     Restart(FunctionId, u32),
     /// A draining instance has had its time.
     Grace(InstanceId),
+    /// A parent should be frozen by now.
+    Freeze(InstanceId),
+    /// It may be tried again to fork a function's instances.
+    Seek(FunctionId),
+    /// It is time to look at the loads of functions.
+    Look,
     /// No request can run on this retired route any more.
     RouteOverdue(RouteId),
 }

@@ -145,6 +145,8 @@ pub struct Instance {
     pub pid: u32,
     /// `starting`, `ready`, `draining`.
     pub state: String,
+    /// What it was made of: `exec`, `fork`, `remote-fork`.
+    pub origin: String,
     /// Since when it runs, in seconds.
     pub age_seconds: u64,
 }

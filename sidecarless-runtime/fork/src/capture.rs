@@ -9,6 +9,7 @@ mod inject;
 mod library;
 mod maps;
 mod namespaces;
+mod numbers;
 mod registers;
 mod seed;
 mod status;

@@ -362,6 +362,11 @@ pub enum OpenFileKind {
         /// `EFD_SEMAPHORE`.
         semaphore: bool,
     },
+    /// An epoll(7).
+    Epoll {
+        /// What it watches.
+        watched: Vec<Watched>,
+    },
     /// A terminal: what the child is given takes its place.
     Terminal,
     /// A socket. As a standard stream it is replaced by what the child is given; elsewhere one whose other end has
@@ -372,6 +377,17 @@ pub enum OpenFileKind {
         /// `/proc/PID/fd/N` as a link.
         name: Vec<u8>,
     },
+}
+
+/// A file that an epoll watches (`struct epoll_event`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watched {
+    /// Its descriptor.
+    pub fd: i32,
+    /// `EPOLL…`
+    pub events: u32,
+    /// What the process is told with an event.
+    pub data: u64,
 }
 
 /// Why bytes are no descriptor.
@@ -423,6 +439,16 @@ impl ForkDescriptor {
         }
         crate::validate::validate(&descriptor)?;
         Ok(descriptor)
+    }
+}
+
+impl ForkDescriptor {
+    /// What its epolls watch, each with the epoll's own descriptor.
+    pub(crate) fn watched(&self) -> impl Iterator<Item = (i32, &Watched)> {
+        self.files.iter().flat_map(|file| match &file.kind {
+            OpenFileKind::Epoll { watched } => watched.iter().map(|watched| (file.fd, watched)).collect(),
+            _ => Vec::new(),
+        })
     }
 }
 

@@ -33,7 +33,7 @@ mod wire;
 pub use capture::{PrepareError, Prepared, Seed, prepare};
 pub use descriptor::ForkDescriptor;
 pub use nursery::{Hosts, Nursery};
-pub use resume::{Child, Family, Given, Host, Phases, ResumeError};
+pub use resume::{Child, Family, Given, Habitat, Host, Phases, ResumeError};
 pub use seeds::{Handle, Held, Key, Seeds, Terms};
 pub use server::{Agent, PageServer};
 pub use source::{LocalSource, PageSource, RdmaSource, TcpSource};

@@ -65,6 +65,26 @@ pub struct Child {
     _namespace: Option<Namespace>,
 }
 
+impl Child {
+    /// What ends and reaps it, and what it lives in, which has to be kept for as long as it lives.
+    #[must_use]
+    pub fn into_parts(self) -> (Pidfd, Habitat) {
+        (self.pidfd, Habitat(self._namespace))
+    }
+}
+
+/// What a child lives in. It ends when it is dropped, and so does what lives in it.
+#[derive(Debug)]
+pub struct Habitat(Option<Namespace>);
+
+impl Habitat {
+    /// The first process of the PID namespace that it is, if it is one.
+    #[must_use]
+    pub fn first(&self) -> Option<&Pidfd> {
+        self.0.as_ref().map(|namespace| &namespace.first)
+    }
+}
+
 /// A PID namespace, which ends when this is dropped.
 #[derive(Debug)]
 struct Namespace {
@@ -207,6 +227,14 @@ impl Host {
             }
             pid => Ok(Pidfd::of_child(pid.cast_unsigned())?),
         }
+    }
+
+    /// A PID namespace for whatever is to be forked: the first process of one cannot be, and here that is another.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn habitat(&self) -> Result<Habitat, ResumeError> {
+        self.namespace().map(|namespace| Habitat(Some(namespace)))
     }
 
     /// Makes a PID namespace.

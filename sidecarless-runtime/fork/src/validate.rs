@@ -2,7 +2,7 @@
 
 use ramet_sys::pagemap::PAGE_BYTES;
 
-use crate::descriptor::{Area, AreaKind, DecodeError, ForkDescriptor};
+use crate::descriptor::{Area, AreaKind, DecodeError, ForkDescriptor, OpenFileKind};
 
 /// No address of a process is as high (x86-64, four levels of page tables).
 pub const ADDRESS_END: u64 = 0x7fff_ffff_f000;
@@ -37,6 +37,13 @@ pub(crate) fn validate(descriptor: &ForkDescriptor) -> Result<(), DecodeError> {
     must(signals.iter().all(|action| (1..=64).contains(&action.signal)), "a signal's number")?;
     must(files.windows(2).all(|pair| pair[0].fd < pair[1].fd), "the order of open files")?;
     must(files.iter().all(|file| (0..1 << 20).contains(&file.fd)), "the number of an open file")?;
+    for file in files {
+        if let OpenFileKind::Epoll { watched } = &file.kind {
+            must(watched.len() <= FILES_MAX, "the number of files that an epoll watches")?;
+            let is_open = |fd: i32| files.binary_search_by_key(&fd, |file| file.fd).is_ok();
+            must(watched.iter().all(|watched| is_open(watched.fd)), "a file that an epoll watches")?;
+        }
+    }
     let stacks = STACK_START..ADDRESS_END;
     must(threads.iter().all(|thread| stacks.contains(&thread.registers.rsp)), "a thread's stack pointer")?;
     must(threads.iter().all(|thread| thread.tid > 0 && thread.extended_state.len() <= 1 << 14), "a thread")?;

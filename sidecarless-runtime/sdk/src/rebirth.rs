@@ -61,7 +61,7 @@ impl Rebirth {
     /// The operating system's.
     pub fn random<const BYTES: usize>(&self) -> io::Result<[u8; BYTES]> {
         let mut bytes = [0; BYTES];
-        getrandom::fill(&mut bytes)?;
+        getrandom::fill(&mut bytes).map_err(io::Error::other)?;
         Ok(bytes)
     }
 }

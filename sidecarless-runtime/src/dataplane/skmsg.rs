@@ -17,7 +17,8 @@ pub(crate) struct SkMsg {
     sproxy: Sproxy,
     space: LedgerSpace,
     bases: BTreeMap<DomainId, u32>,
-    /// The far ends of each member's sockets. They are never used, but closing one would end the member's.
+    /// The far ends of each member's sockets: the sender's and the receiver's. The first is never used, the second only
+    /// to end a wait, but closing one would end the member's.
     far_ends: BTreeMap<InstanceId, [OwnedFd; 2]>,
 }
 
@@ -73,6 +74,11 @@ impl SkMsg {
         self.sproxy.join(identity, capacity, sockets.sender.as_fd(), sockets.receiver.as_fd())?;
         self.far_ends.insert(instance, [sockets.sender_peer, sockets.receiver_peer]);
         Ok(vec![sockets.sender, sockets.receiver])
+    }
+
+    /// The far end of a member's receiving socket.
+    pub(super) fn far_end(&self, instance: InstanceId) -> Result<Option<OwnedFd>, DataPlaneError> {
+        self.far_ends.get(&instance).map(|[_, receiver]| copy(receiver)).transpose()
     }
 
     pub(super) fn leave(&mut self, instance: InstanceId) {

@@ -11,9 +11,10 @@ use super::change::ChangeError;
 use super::{LiveRoute, Node};
 use crate::dataplane::copy;
 use crate::domain::{Domain, DomainState};
-use crate::function::{Function, Role};
+use crate::function::{Ancestry, Function, Role};
 use crate::plan::{Plan, PlannedDomain, Running};
 use crate::route::{self, FunctionIds};
+use crate::scale::Scale;
 
 /// A change that is being prepared.
 #[derive(Debug)]
@@ -75,6 +76,8 @@ impl Node {
         }
         self.update_edges()?;
         for function in draft.incoming.clone() {
+            // Of a process on another node, if there is one.
+            self.seek_parent(function);
             self.fill_places(function);
         }
         Ok(())
@@ -118,6 +121,7 @@ impl Node {
                 continue;
             }
             draft.incoming.insert(id);
+            let ancestry = Ancestry::of(&manifest.spec.start);
             let version = Function {
                 id,
                 domain,
@@ -126,6 +130,10 @@ impl Node {
                 calls: Vec::new(),
                 role: Role::Incoming,
                 places: Vec::new(),
+                scale: Scale::default(),
+                ancestry,
+                fruitless: 0,
+                start_problem: None,
                 failure: None,
                 failed: None,
             };
@@ -200,11 +208,12 @@ impl Node {
         for function in self.functions.keys().copied().collect::<Vec<_>>() {
             self.scale(function);
         }
+        self.begin_looking();
         self.retire();
     }
 
     /// Brings the number of a function's instances to what is wanted.
-    fn scale(&mut self, id: FunctionId) {
+    pub(super) fn scale(&mut self, id: FunctionId) {
         let Some(function) = self.functions.get(&id) else { return };
         if function.role != Role::Current {
             return;

@@ -98,10 +98,13 @@ impl Node {
         }
         self.gateway = None;
         self.instances.clear();
+        // What is born of them meanwhile finds no place, and ends.
+        self.births.clear();
         self.touched.clear();
         self.introductions.clear();
         self.links = LinkTable::default();
         self.timers.clear();
+        self.is_looking = false;
         self.routes.clear();
         self.chains.clear();
         for edge in std::mem::take(&mut self.edges) {

@@ -14,6 +14,7 @@ use crate::conversation::ANSWER_TIMEOUT;
 use crate::event::Word;
 use crate::function::{Function, Occupant, Role};
 use crate::instance::{Instance, Stage};
+use crate::metrics::StartPhase;
 use crate::timers::Timer;
 
 /// How long an instance that was asked to end may take once it holds nothing any more.
@@ -73,6 +74,8 @@ impl Node {
             }
             FromInstance::Hello { sdk, .. } if instance.stage == Stage::Starting => {
                 tracing::debug!(function = %instance.name, instance = %id, sdk, "said hello");
+                self.starts.took(instance.origin, StartPhase::Greet, instance.known_since.elapsed());
+                instance.known_since = Instant::now();
                 if let Err(error) = self.welcome(id) {
                     self.condemn(id, &error.to_string());
                 }
@@ -102,6 +105,8 @@ impl Node {
                 self.timers.set(Instant::now() + END_TIMEOUT, Timer::Grace(id));
             }
             FromInstance::Drained => {}
+            FromInstance::Frozen => self.hear_frozen(id),
+            FromInstance::Unfrozen { why } => self.hear_unfrozen(id, &why),
         }
     }
 
@@ -144,10 +149,14 @@ impl Node {
         self.set_stage(id, Stage::Ready);
         let Some(instance) = self.instances.get(&id) else { return };
         let (function, domain) = (instance.function, instance.domain);
-        tracing::info!(function = %instance.name, instance = %id, after = ?instance.started.elapsed(), "ready");
+        let after = instance.started.elapsed();
+        tracing::info!(function = %instance.name, instance = %id, origin = instance.origin.as_str(), ?after, "ready");
+        self.starts.took(instance.origin, StartPhase::Join, instance.known_since.elapsed());
+        self.starts.started(instance.origin, after);
         self.update_replicas(function, domain);
         self.want_lanes_of(id);
         self.is_readiness_stale = true;
+        self.seek_parent(function);
     }
 
     fn update_replicas(&mut self, function: FunctionId, domain: ramet_common::DomainId) {
@@ -194,6 +203,7 @@ impl Node {
             self.tell_gateway(ToGateway::InstanceGone { instance: id }, Vec::new());
         }
         self.ids.free_instance(id);
+        self.lose_parent(instance.function, id, "it has ended");
         let is_expected = instance.stage == Stage::Ending || self.mode != Mode::Running;
         let how = instance.condemned.unwrap_or_else(|| status.to_string());
         let asked = if instance.stage == Stage::Ending { " as it was asked to" } else { "" };
@@ -279,6 +289,9 @@ impl Node {
                     self.condemn(id, "it did not finish what it held within its shutdownGrace");
                 }
             }
+            Timer::Freeze(parent) => self.check_freezing(parent),
+            Timer::Seek(function) => self.seek_again(function),
+            Timer::Look => self.look(),
             Timer::RouteOverdue(route) => self.route_is_overdue(route),
         }
     }

@@ -113,7 +113,12 @@ impl Node {
             message: match failed {
                 Some(Function { failure: Some(failure), .. }) => failure.clone(),
                 Some(_) => "no instance is ready yet".to_owned(),
-                None => String::new(),
+                None => versions
+                    .iter()
+                    .find_map(|function| function.start_problem.as_ref())
+                    .map_or_else(String::new, |why| {
+                        format!("instances execute the command, because they cannot be forked: {why}")
+                    }),
             },
             ready_instances: ready,
             wanted_instances: wanted,
@@ -150,6 +155,7 @@ impl Node {
                 function: instance.name.name.to_string(),
                 pid: instance.process.pid,
                 state: self.state_of(instance).to_owned(),
+                origin: instance.origin.as_str().to_owned(),
                 age_seconds: Instant::now().saturating_duration_since(instance.started).as_secs(),
             })
             .collect()
@@ -186,7 +192,7 @@ impl Node {
         for (edge, count) in self.plane.edge_counts() {
             metrics.edge(name(edge.from), name(edge.to), count);
         }
-        metrics.text(self.choice.kind, self.epoch)
+        metrics.text(self.choice.kind, self.epoch, &self.starts)
     }
 }
 

@@ -8,12 +8,15 @@ use ramet_control::gateway::{self, ToGateway};
 use ramet_control::instance::{Join, START_TIMEOUT, ToInstance};
 use ramet_dataplane::Route;
 
+use super::births::Way;
 use super::{LiveRoute, Node};
+use crate::brood::BroodError;
 use crate::dataplane::{DataPlaneError, Member, copy};
 use crate::event::Event;
 use crate::function::{Function, Occupant};
 use crate::ids::NoRoom;
-use crate::instance::{Instance, Stage};
+use crate::instance::{Instance, Origin, Stage};
+use crate::metrics::StartPhase;
 use crate::process::{Process, StartError};
 use crate::program::{self, Launch, NotFound};
 use crate::timers::Timer;
@@ -23,13 +26,17 @@ const JOIN_ROUTES_BYTES: usize = 32 << 10;
 
 /// Why an instance could not be started.
 #[derive(Debug, thiserror::Error)]
-enum LaunchError {
+pub(super) enum LaunchError {
     #[error(transparent)]
     NotFound(#[from] NotFound),
     #[error(transparent)]
     NoRoom(#[from] NoRoom),
     #[error(transparent)]
     Start(#[from] StartError),
+    #[error("cannot make its sockets and pipes: {0}; is the supervisor's limit of open files reached?")]
+    Descriptors(#[from] std::io::Error),
+    #[error(transparent)]
+    Brood(#[from] Box<BroodError>),
 }
 
 impl Node {
@@ -37,9 +44,15 @@ impl Node {
     pub(super) fn fill_places(&mut self, function: FunctionId) {
         let vacancies = self.functions.get_mut(&function).map(Function::vacancies).unwrap_or_default();
         for place in vacancies {
-            match self.launch(function) {
-                Ok(instance) => self.occupy(function, place, Occupant::Instance(instance)),
-                Err(error) => self.lost(function, place, Duration::ZERO, &format!("it could not be started: {error}")),
+            let outcome = match self.way(function) {
+                Way::Later => return,
+                Way::Fork(brood) => self.conceive(function, place, brood),
+                Way::Exec => self.launch(function).map(|instance| {
+                    self.occupy(function, place, Occupant::Instance(instance));
+                }),
+            };
+            if let Err(error) = outcome {
+                self.lost(function, place, Duration::ZERO, &format!("it could not be started: {error}"));
             }
         }
     }
@@ -62,11 +75,13 @@ impl Node {
 
     fn launch_as(&mut self, id: InstanceId, function: FunctionId) -> Result<(), LaunchError> {
         let Some(function) = self.functions.get(&function) else { return Ok(()) };
+        let begun = Instant::now();
         let launch = Launch::new(&function.manifest, id)?;
         let sandbox = program::sandbox(&function.manifest, id, &self.settings, self.plane.kind());
         let program = |stdin| launch.with_stdin(stdin);
         let event = move |word| Event::Instance(id, word);
-        let (process, captured) = Process::start(program, &sandbox, self.events.clone(), event)?;
+        let habitat = self.habitat_for(function);
+        let (process, captured) = Process::start(program, &sandbox, habitat, self.events.clone(), event)?;
         let name = function.name();
         for (part, errno) in process.report.refused() {
             tracing::debug!(function = %name, instance = %id, "the sandbox goes without its {part}: {errno}");
@@ -76,25 +91,17 @@ impl Node {
             Some(captured) => self.logs.capture(&name, id, captured),
             None => tokio::spawn(async {}),
         };
-        let instance = Instance {
-            id,
-            function: function.id,
-            domain: function.domain,
-            name,
-            process,
-            stage: Stage::Starting,
-            started: Instant::now(),
-            is_willing: false,
-            welcomed: None,
-            introduced: None,
-            routes: BTreeSet::new(),
-            is_watched: false,
-            output,
-            condemned: None,
-        };
-        self.timers.set(instance.started + START_TIMEOUT, Timer::Start(id));
+        let mut instance = Instance::new(id, function, process, output, Origin::Exec);
+        self.starts.took(Origin::Exec, StartPhase::Spawn, begun.elapsed());
+        instance.started = begun;
+        self.watch_start(&instance);
         self.instances.insert(id, instance);
         Ok(())
+    }
+
+    /// Ends an instance that does not get ready.
+    pub(super) fn watch_start(&mut self, instance: &Instance) {
+        self.timers.set(instance.started + START_TIMEOUT, Timer::Start(instance.id));
     }
 
     /// Makes an instance's place on the data plane, and tells it and the gateway.

@@ -43,4 +43,4 @@ pub use memory::{ProcessMemory, Range};
 pub use pidfd::{End, Pidfd};
 pub use report::{Outcome, Part, SandboxReport};
 pub use sandbox::{Limits, Network, Sandbox, User};
-pub use spawn::{Captured, Child, Output, Program, SpawnError, probe, spawn};
+pub use spawn::{Captured, Child, Output, Program, SpawnError, probe, spawn, spawn_beside};

@@ -1,25 +1,39 @@
 //! A process namespace for a child: the kernel puts the *next* child of a thread into it, so the parent has to ask.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+use rustix::thread::{
+    LinkNameSpaceType, ThreadNameSpaceType, UnshareFlags, move_into_link_name_space, move_into_thread_name_spaces,
+    unshare_unsafe,
+};
 
-/// While this lives, a child of this thread becomes the first process of a new namespace.
+/// While this lives, children of this thread are in another namespace than it.
 #[derive(Debug)]
 pub(crate) struct ProcessNamespace {
     own: OwnedFd,
 }
 
 impl ProcessNamespace {
-    /// Makes the namespace. The calling process itself stays in its own.
+    /// Makes a namespace, whose first process the next child is. The calling process itself stays in its own.
     pub(crate) fn for_next_child() -> Result<Self, Errno> {
-        let own = open(c"/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let own = own()?;
         // SAFETY: C4: only the namespace of future children changes.
         unsafe { unshare_unsafe(UnshareFlags::NEWPID) }?;
         Ok(Self { own })
     }
+
+    /// The namespace of a process, by its descriptor.
+    pub(crate) fn of(process: BorrowedFd<'_>) -> Result<Self, Errno> {
+        let own = own()?;
+        move_into_thread_name_spaces(process, ThreadNameSpaceType::PROCESS_ID)?;
+        Ok(Self { own })
+    }
+}
+
+fn own() -> Result<OwnedFd, Errno> {
+    open(c"/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
 }
 
 impl Drop for ProcessNamespace {

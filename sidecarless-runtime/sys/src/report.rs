@@ -103,7 +103,7 @@ pub enum Outcome {
 }
 
 /// What became of every part.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SandboxReport {
     outcomes: Vec<(Part, Outcome)>,
 }

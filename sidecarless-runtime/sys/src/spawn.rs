@@ -3,7 +3,7 @@
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{self, PipeReader, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
@@ -122,6 +122,19 @@ fn system(call: &'static str) -> impl FnOnce(io::Error) -> SpawnError {
 /// # Errors
 /// [`SpawnError`]; no process is left behind.
 pub fn spawn(program: Program, sandbox: &Sandbox) -> Result<Child, SpawnError> {
+    spawn_in(program, sandbox, None)
+}
+
+/// As [`spawn`], but in the process namespace of another process, `neighbour`, instead of one of the child's own: it is
+/// not the first there, so that it can be forked from outside (a first process has no siblings, clone(2)).
+///
+/// # Errors
+/// [`SpawnError`]; no process is left behind.
+pub fn spawn_beside(neighbour: &Pidfd, program: Program, sandbox: &Sandbox) -> Result<Child, SpawnError> {
+    spawn_in(program, sandbox, Some(neighbour.as_fd()))
+}
+
+fn spawn_in(program: Program, sandbox: &Sandbox, neighbour: Option<BorrowedFd<'_>>) -> Result<Child, SpawnError> {
     let file = open_program(&program.path)?;
     let path = program.path.clone();
     let c_path = c_string(program.path.into_os_string())?;
@@ -138,7 +151,7 @@ pub fn spawn(program: Program, sandbox: &Sandbox) -> Result<Child, SpawnError> {
         Output::Captured => Some(capture(&mut command)?),
         Output::Inherited => None,
     };
-    let (result, records) = start(command, sandbox, Some(image))?;
+    let (result, records) = start(command, sandbox, Some(image), neighbour)?;
     let child = result.map_err(|error| gave_up(path, error, &records))?;
     let pidfd = match Pidfd::of_child(child.id()) {
         Ok(pidfd) => pidfd,
@@ -164,7 +177,7 @@ fn capture(command: &mut Command) -> Result<Captured, SpawnError> {
 pub fn probe(sandbox: &Sandbox) -> Result<SandboxReport, SpawnError> {
     let mut command = Command::new("/");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let (result, records) = start(command, sandbox, None)?;
+    let (result, records) = start(command, sandbox, None, None)?;
     match result {
         Ok(child) => abandon(child),
         Err(error) if error.raw_os_error() == Some(Errno::CANCELED.raw_os_error()) => {}
@@ -175,14 +188,23 @@ pub fn probe(sandbox: &Sandbox) -> Result<SandboxReport, SpawnError> {
 
 type Started = (io::Result<std::process::Child>, Vec<Record>);
 
-fn start(mut command: Command, sandbox: &Sandbox, image: Option<Image>) -> Result<Started, SpawnError> {
+fn start(
+    mut command: Command,
+    sandbox: &Sandbox,
+    image: Option<Image>,
+    neighbour: Option<BorrowedFd<'_>>,
+) -> Result<Started, SpawnError> {
     let (mut report, report_writer) = io::pipe().map_err(system("pipe"))?;
     let is_root = geteuid().is_root();
     let user_map = (!is_root).then(|| UserMap {
         uid: format!("{0} {0} 1", geteuid().as_raw()),
         gid: format!("{0} {0} 1", getegid().as_raw()),
     });
-    let namespace = if is_root { ProcessNamespace::for_next_child() } else { Err(Errno::PERM) };
+    let namespace = match neighbour {
+        Some(neighbour) => ProcessNamespace::of(neighbour),
+        None if is_root => ProcessNamespace::for_next_child(),
+        None => Err(Errno::PERM),
+    };
     let supervisor = pidfd_open(getpid(), PidfdFlags::empty());
     let entry = Entry {
         supervisor: supervisor.map_err(io::Error::from).map_err(system("pidfd_open"))?,

@@ -3,13 +3,42 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "what a function prints is its log")]
 
+use std::fmt::Write as _;
 use std::io::Write;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ramet_sdk::{Call, Context, Error, ExitCode, Request, Response, Result};
 
+/// What an actor remembers from one request to the next, and a copy of it from the other one's.
+struct Memory {
+    /// What it was told to keep.
+    kept: Vec<u8>,
+    /// How often it has become a copy.
+    forks: u32,
+    /// What no other actor has.
+    token: u128,
+}
+
+static MEMORY: Mutex<Memory> = Mutex::new(Memory { kept: Vec::new(), forks: 0, token: 0 });
+
+fn memory() -> MutexGuard<'static, Memory> {
+    MEMORY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn main() -> ExitCode {
     println!("actor {} starts", name());
+    // What is there before it serves is in every copy.
+    memory().kept = (0..4 << 20).map(|at: u32| (at % 251) as u8).collect();
+    if std::env::args().any(|argument| argument == "--barren") {
+        ramet_sdk::after_fork(|_| Err(Error::new("this actor wants no copies")));
+    }
+    ramet_sdk::after_fork(|copy| {
+        let mut memory = memory();
+        memory.forks += 1;
+        memory.token = u128::from_ne_bytes(copy.random()?);
+        Ok(())
+    });
     ramet_sdk::serve(handle)
 }
 
@@ -25,6 +54,12 @@ fn handle(request: Request, context: &Context) -> Result<Response> {
     match verb {
         "echo" => Ok(Response::ok(request.into_body())),
         "tag" => tag(&request),
+        "identity" => Ok(identity(context)),
+        "keep" => {
+            memory().kept = request.body().to_contiguous().into_owned();
+            Ok(Response::text("kept"))
+        }
+        "kept" => Ok(Response::ok(memory().kept.clone())),
         "pid" => Ok(Response::text(std::process::id().to_string()).reply()),
         "panic" => panic!("as told"),
         "error" => Err(Error::new("as told")),
@@ -61,6 +96,15 @@ fn handle(request: Request, context: &Context) -> Result<Response> {
         }
         _ => Ok(Response::sentence(400, format!("an actor cannot {verb}"))),
     }
+}
+
+/// Who it is, how often it was copied, its token, and a sum over all that it keeps.
+fn identity(context: &Context) -> Response {
+    let memory = memory();
+    let sum = memory.kept.iter().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
+    let mut text = String::new();
+    let _ = write!(text, "{} {} {:032x} {sum:016x}", context.instance().0, memory.forks, memory.token);
+    Response::text(text)
 }
 
 /// Adds the actor's name to the body.

@@ -33,7 +33,7 @@ fn lists_show_what_runs() {
     assert_eq!(chains.len(), 4);
 
     let instances = get(&["instances"]);
-    assert_eq!(instances[0], ["ID", "NAMESPACE", "FUNCTION", "PID", "STATE", "AGE"]);
+    assert_eq!(instances[0], ["ID", "NAMESPACE", "FUNCTION", "PID", "ORIGIN", "STATE", "AGE"]);
     assert_eq!(instances.len(), 5);
     let pids: Vec<_> = node.instances("actor b").iter().map(|pid| pid.as_raw().to_string()).collect();
     let listed: Vec<_> = get(&["instances", "b"])[1..].iter().map(|row| row[3].clone()).collect();

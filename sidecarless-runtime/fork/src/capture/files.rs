@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
-use crate::descriptor::{FileIdentity, OpenFile, OpenFileKind};
+use crate::descriptor::{FileIdentity, OpenFile, OpenFileKind, Watched};
 
 /// Everything that a process has open, by descriptor.
 pub(super) fn open_files(pid: i32) -> io::Result<Vec<OpenFile>> {
@@ -15,15 +15,41 @@ pub(super) fn open_files(pid: i32) -> io::Result<Vec<OpenFile>> {
         let entry = entry?;
         let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         let link = fs::read_link(entry.path())?.into_os_string().into_vec();
-        let information = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}"))?;
-        let information = Information::parse(&information);
+        let text = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}"))?;
+        let information = Information::parse(&text);
         // Follows the link to the file itself, whatever its name has become.
         let metadata = fs::metadata(entry.path())?;
         let flags = information.number("flags", 8) as u32;
-        files.push(OpenFile { fd, flags, kind: kind(link, &metadata, &information) });
+        let kind = match link.as_slice() {
+            b"anon_inode:[eventpoll]" => epoll(&text),
+            _ => kind(link, &metadata, &information),
+        };
+        files.push(OpenFile { fd, flags, kind });
     }
     files.sort_unstable_by_key(|file| file.fd);
+    let numbers: Vec<i32> = files.iter().map(|file| file.fd).collect();
+    for file in &mut files {
+        if let OpenFileKind::Epoll { watched } = &file.kind
+            && !watched.iter().all(|watched| numbers.binary_search(&watched.fd).is_ok())
+        {
+            let name = b"an epoll that watches a file whose descriptor was closed".to_vec();
+            file.kind = OpenFileKind::Other { name };
+        }
+    }
     Ok(files)
+}
+
+/// What an epoll watches: `tfd: 5 events: 19 data: 7 …` (proc_pid_fdinfo(5)).
+fn epoll(information: &str) -> OpenFileKind {
+    let watched = information.lines().filter_map(|line| {
+        let mut words = line.strip_prefix("tfd:")?.split_ascii_whitespace();
+        let fd = words.next()?.parse().ok()?;
+        let mut number = |key| words.next().filter(|word| *word == key).and_then(|_| words.next());
+        let events = u32::from_str_radix(number("events:")?, 16).ok()?;
+        let data = u64::from_str_radix(number("data:")?, 16).ok()?;
+        Some(Watched { fd, events, data })
+    });
+    OpenFileKind::Epoll { watched: watched.collect() }
 }
 
 /// What tells a file from others.
@@ -68,5 +94,20 @@ impl<'t> Information<'t> {
     /// 0 if there is no such line.
     fn number(&self, key: &str, radix: u32) -> u64 {
         self.0.get(key).and_then(|value| u64::from_str_radix(value, radix).ok()).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoll_is_read_with_what_it_watches() {
+        let text = "pos:\t0\nflags:\t02000002\nmnt_id:\t15\nino:\t9\n\
+            tfd:        5 events:       19 data:               2a  pos:0 ino:61 sdev:d\n\
+            tfd:       12 events: 80000001 data: ffffffffffffffff  pos:0 ino:f sdev:10\n";
+        let first = Watched { fd: 5, events: 0x19, data: 0x2a };
+        let second = Watched { fd: 12, events: 0x8000_0001, data: u64::MAX };
+        assert_eq!(epoll(text), OpenFileKind::Epoll { watched: vec![first, second] });
     }
 }

@@ -25,6 +25,8 @@ pub(super) struct Status {
     pub(super) filters: u32,
     /// Its number in its own namespace.
     pub(super) number: i32,
+    /// Whose child it is, in our numbers.
+    pub(super) parent: i32,
     /// Signals that are ignored; bit 0 is signal 1.
     pub(super) ignored: u64,
     /// Signals that have a handler.
@@ -57,6 +59,7 @@ impl Status {
                 b"NoNewPrivs" => credentials.no_new_privileges = value == "1",
                 b"Seccomp" => status.seccomp = value.parse().ok()?,
                 b"Seccomp_filters" => status.filters = value.parse().ok()?,
+                b"PPid" => status.parent = value.parse().ok()?,
                 b"NSpid" => status.number = value.split_ascii_whitespace().next_back()?.parse().ok()?,
                 b"SigIgn" => status.ignored = mask()?,
                 b"SigCgt" => status.caught = mask()?,

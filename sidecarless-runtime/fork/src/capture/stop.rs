@@ -15,6 +15,7 @@ use ramet_sys::{CallError, ProcessMemory};
 use super::PrepareError;
 use super::inject::Injection;
 use super::library::number_place;
+use super::numbers::Parentage;
 use super::registers::general;
 use crate::descriptor::{Rseq, Scheduling, SignalStack, Thread};
 
@@ -70,6 +71,8 @@ pub(super) fn stop_and_copy(
     instruction: u64,
     filters: Filters,
 ) -> Result<(Tracee, Copied), PrepareError> {
+    let failed = |source| PrepareError::Proc { pid, source };
+    let parentage = Parentage::of(pid).map_err(failed)?;
     let mut held = attach_all(pid)?;
     let start = Instant::now();
     let mut stopped = stop_all(pid, &mut held, start + STOP_TIMEOUT)?;
@@ -87,6 +90,7 @@ pub(super) fn stop_and_copy(
     let seed = copy(pid, &held[0].tracee, &stopped[0].registers, instruction)?;
     drop(held);
     let pause = start.elapsed();
+    let seed = Tracee::inherited(parentage.sibling(seed).map_err(failed)?);
     let queued_signals = queued.iter().map(|information| information.to_vec()).collect();
     let threads = stopped.into_iter().map(|thread| thread.state).collect();
     Ok((seed, Copied { threads, queued_signals, pause }))
@@ -245,8 +249,8 @@ fn ask_some(
     asked
 }
 
-/// The first of the stopped threads forks.
-fn copy(pid: i32, tracee: &Tracee, registers: &Registers, instruction: u64) -> Result<Tracee, PrepareError> {
+/// The first of the stopped threads forks. Gives the number that the process knows the copy by.
+fn copy(pid: i32, tracee: &Tracee, registers: &Registers, instruction: u64) -> Result<i32, PrepareError> {
     let injection = Injection::begin(tracee, *registers, instruction)?;
     // A sibling, so that the process is told nothing of a child that it does not know; traced from the beginning.
     // Should nobody trace it any more, it has no stack to go on with, and blocks the signal that it gets for that.
@@ -258,6 +262,6 @@ fn copy(pid: i32, tracee: &Tracee, registers: &Registers, instruction: u64) -> R
             let source = io::Error::from_raw_os_error(-error as i32);
             Err(PrepareError::Injected { pid, call: "clone", source })
         }
-        seed => Ok(Tracee::inherited(seed as i32)),
+        seed => Ok(seed as i32),
     }
 }

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 
 use ramet_sys::User;
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fs::{Mode, OFlags, SeekFrom, seek};
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -77,6 +77,8 @@ fn open_one(
             }
             counter
         }
+        // What it watches is known once that has its numbers.
+        OpenFileKind::Epoll { .. } => epoll::create(epoll::CreateFlags::CLOEXEC).map_err(io::Error::from)?,
         OpenFileKind::Terminal => return Err(cannot_carry(file, b"a terminal")),
         OpenFileKind::Socket => dead_socket(flags)?,
         OpenFileKind::Other { name } => return Err(cannot_carry(file, name)),

@@ -1,8 +1,8 @@
 //! How a template makes its children, and what each of them takes from the host.
 
 use libc::{
-    SYS_clone3, SYS_close, SYS_dup3, SYS_exit_group, SYS_fcntl, SYS_mount, SYS_recvmsg, SYS_setns, SYS_setsid,
-    SYS_unshare,
+    SYS_clone3, SYS_close, SYS_dup3, SYS_epoll_ctl, SYS_exit_group, SYS_fcntl, SYS_mount, SYS_recvmsg, SYS_setns,
+    SYS_setsid, SYS_unshare,
 };
 
 use super::{Numbers, Planner};
@@ -98,6 +98,13 @@ impl Planner<'_> {
         let is_one = |number: u64| self.open.iter().any(|(fd, _)| u64::from(fd.cast_unsigned()) == number);
         for come in (0..self.open.len() as u64).filter(|come| !is_one(*come)) {
             main.call("closing what a file came as", SYS_close, &[come]);
+        }
+        for (fd, watched) in self.descriptor.watched() {
+            // `struct epoll_event` is packed.
+            let event = main.data(&[&watched.events.to_ne_bytes()[..], &watched.data.to_ne_bytes()].concat());
+            let arguments = [fd, libc::EPOLL_CTL_ADD, watched.fd].map(|argument| u64::from(argument.cast_unsigned()));
+            let [epoll, add, file] = arguments;
+            main.call("watching a file", SYS_epoll_ctl, &[epoll, add, file, event]);
         }
     }
 }

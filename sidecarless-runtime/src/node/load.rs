@@ -1,0 +1,63 @@
+//! How busy the instances of functions are whose number follows the load. A node without such functions does not look.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use ramet_common::{DomainId, FunctionId, InstanceId};
+
+use super::Node;
+use crate::function::{Function, Role};
+use crate::scale::Load;
+use crate::timers::Timer;
+
+/// How often it is looked while something may change soon.
+const BUSY_TICK: Duration = Duration::from_millis(5);
+/// How often it is looked while nothing is to do. It bounds how long the first of a burst's messages wait for more
+/// instances.
+const QUIET_TICK: Duration = Duration::from_millis(25);
+
+impl Node {
+    /// Begins to look, if there is anything to look at.
+    pub(super) fn begin_looking(&mut self) {
+        if !self.is_looking && self.functions.values().any(is_elastic) {
+            self.is_looking = true;
+            self.timers.set(Instant::now() + QUIET_TICK, Timer::Look);
+        }
+    }
+
+    /// Looks at the loads once, and has as many instances as they ask for.
+    pub(super) fn look(&mut self) {
+        self.is_looking = false;
+        let now = Instant::now();
+        let elastic: Vec<(FunctionId, DomainId)> =
+            self.functions.values().filter(|f| is_elastic(f)).map(|f| (f.id, f.domain)).collect();
+        if elastic.is_empty() || !self.is_running() {
+            return;
+        }
+        let mut held: BTreeMap<DomainId, BTreeMap<InstanceId, u32>> = BTreeMap::new();
+        let mut is_at_rest = true;
+        for (id, domain) in elastic {
+            let held = held
+                .entry(domain)
+                .or_insert_with(|| self.domains.get(&domain).map(crate::domain::Domain::held).unwrap_or_default());
+            let Some(function) = self.functions.get_mut(&id) else { continue };
+            let of_it = function.instances().filter_map(|instance| held.get(&instance)).sum();
+            let spec = &function.manifest.spec;
+            let load = Load { held: of_it, concurrency: spec.concurrency };
+            let limits = spec.replicas;
+            let is_changed = function.scale.look(now, load, &limits);
+            is_at_rest &= function.scale.is_at_rest(load, &limits);
+            if is_changed {
+                tracing::debug!(function = %function.name(), held = of_it, wanted = function.wanted(), "scaled");
+                self.is_readiness_stale = true;
+                self.scale(id);
+            }
+        }
+        self.is_looking = true;
+        self.timers.set(now + if is_at_rest { QUIET_TICK } else { BUSY_TICK }, Timer::Look);
+    }
+}
+
+fn is_elastic(function: &Function) -> bool {
+    function.role == Role::Current && function.manifest.spec.replicas.is_elastic()
+}
