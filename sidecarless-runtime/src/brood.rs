@@ -1,5 +1,5 @@
-//! The instances of one version of a function that are forked: a thread prepares the process that they are copies of and
-//! makes them, because both are done by waiting.
+//! The instances of one version of a function that are forked: a thread prepares the process that they are copies of
+//! and makes them, because both are done by waiting.
 
 use std::fs;
 use std::io;

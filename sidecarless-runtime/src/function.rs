@@ -80,8 +80,8 @@ pub(crate) enum Occupant {
 /// Where the process is that new instances are copies of.
 ///
 /// Sought → Freezing when an instance can be the parent → Preparing when it is frozen → Ready when there is a seed;
-/// Sought → Preparing where the parent is on another node. Back to Sought when the seed is lost. From anywhere to Barren
-/// when something fails, and after a while to Sought.
+/// Sought → Preparing where the parent is on another node. Back to Sought when the seed is lost. From anywhere to
+/// Barren when something fails, and after a while to Sought.
 #[derive(Debug)]
 pub(crate) enum Ancestry {
     /// Instances execute the command, as was asked for.

@@ -6,8 +6,8 @@
 //! # Invariants that SAFETY comments name
 //!
 //! - **S1 mapped:** a [`segment::Mapping`] owns `bytes` mapped bytes from its base until it is dropped, and its file
-//!   cannot shrink: every file that is mapped carries `F_SEAL_SHRINK`, or is a BPF array, whose size is fixed. A copy of
-//!   the process has nothing of it mapped, and it gives out no pointer there once [`segment::begin_new_life`] was
+//!   cannot shrink: every file that is mapped carries `F_SEAL_SHRINK`, or is a BPF array, whose size is fixed. A copy
+//!   of the process has nothing of it mapped, and it gives out no pointer there once [`segment::begin_new_life`] was
 //!   called.
 //! - **S2 in bounds:** every offset is checked against `bytes`, with checked arithmetic, before a pointer is made.
 //! - **S3 plain bytes:** nothing is read from shared memory as a type for which some bit patterns are invalid.

@@ -402,8 +402,8 @@ fn one_error_has_no_echo() {
 fn a_problem_shows_the_line() {
     let errors = Manifests::parse(&[source(&function("f", "  command: [x]\n  start: later # \u{7}"))]).unwrap_err();
     let shown = format!("{:#}", errors.problems()[0]);
-    let marked = "ramet.yaml:7:10: spec.start: found \"later\", expected one of \"exec\", \"fork\"\n    7 |   start: later #\n      \
-    |          ^^^^^";
+    let marked = "ramet.yaml:7:10: spec.start: found \"later\", expected one of \"exec\", \"fork\"\n    \
+        7 |   start: later #\n      |          ^^^^^";
     assert_eq!(shown, marked);
 }
 

@@ -35,9 +35,9 @@
 //! in two processes is made anew in a hook: [`after_fork`].
 //!
 //! Reading order of the façade: [`serve()`], [`after_fork`], [`Request`], [`Body`], [`Response`], [`Context`],
-//! [`Call`]. Of the inside: `join` and `control` talk to the supervisor, `crew` is who serves and `rebirth` what copies do first,
-//! `inbox` decides which thread receives and which one works, `service` is one message in this function's hands,
-//! `outcome` sends it on, `outbox` and `delivery` get it there.
+//! [`Call`]. Of the inside: `join` and `control` talk to the supervisor, `crew` is who serves and `rebirth` what copies
+//! do first, `inbox` decides which thread receives and which one works, `service` is one message in this function's
+//! hands, `outcome` sends it on, `outbox` and `delivery` get it there.
 #![forbid(unsafe_code)]
 
 mod serve;

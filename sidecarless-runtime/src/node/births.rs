@@ -148,7 +148,7 @@ impl Node {
         } else {
             tracing::warn!(
                 function = %name,
-                "its instances cannot be forked, so they execute the command; it is tried again in {BARREN_FOR:?}: {why}"
+                "its instances cannot be forked, so they execute the command; another try in {BARREN_FOR:?}: {why}"
             );
         }
         function.ancestry = Ancestry::Barren;

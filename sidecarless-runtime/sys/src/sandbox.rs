@@ -7,9 +7,9 @@
 /// are taken where the kernel grants them; the report says so. A process is dumpable again after every exec, so that
 /// flag is the child's own to clear.
 ///
-/// In a process namespace of its own the child is number 1: whatever it started dies with it, even with a supervisor that was
-/// killed, and signals for which it has no handler do not end it, except `SIGKILL`. Without the namespace, what it
-/// started is killed by its process group when the child is reaped.
+/// In a process namespace of its own the child is number 1: whatever it started dies with it, even with a supervisor
+/// that was killed, and signals for which it has no handler do not end it, except `SIGKILL`. Without the namespace,
+/// what it started is killed by its process group when the child is reaped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sandbox {
     /// Whom it runs as; only root can give one. `None`: as the supervisor.
