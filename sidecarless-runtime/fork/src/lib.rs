@@ -4,11 +4,12 @@
 //! Reading order: [`capture`] forks a process from outside and describes it; [`descriptor`] is that description,
 //! [`validate`] what must hold of one from a peer, [`machine`] what two hosts must have in common. [`mod@resume`] makes
 //! a process of it: a copy of the [`zygote`] runs a `program` in the `interpreter` and goes on from a signal `frame`;
-//! its files are `mapped` again; the `pager` gives it what is `missing`, after all `changes`, from a [`source`]; a
-//! `guard` sees that the end of all this is no zeros. [`seeds`] are kept for others, whom a [`server`] lets read them;
-//! `wire` is how they speak.
+//! its files are `mapped` again; the `pager` gives it what is `missing`, after all `changes`, from a [`source`] or the
+//! [`cache`]; a `guard` sees that the end of all this is no zeros. [`seeds`] are kept for others, whom a [`server`]
+//! lets read them; `wire` is how they speak.
 #![deny(unsafe_code)]
 
+pub mod cache;
 pub mod capture;
 pub mod descriptor;
 pub mod machine;
@@ -30,6 +31,7 @@ mod pager;
 mod program;
 mod wire;
 
+pub use cache::PullError;
 pub use capture::{PrepareError, Prepared, Seed, prepare};
 pub use descriptor::ForkDescriptor;
 pub use nursery::{Hosts, Nursery};

@@ -19,10 +19,11 @@ use ramet_sys::userfault::{Event, Placed, Userfault};
 use ramet_sys::{CallError, Range};
 use rustix::event::{Timespec, epoll};
 
+use crate::cache::{Cache, READS_FOR_CHILDREN_MAX};
 use crate::changes::Changes;
 use crate::guard;
 use crate::missing::{Missing, Origin};
-use crate::source::{PageSource, READ_RANGES_MAX, READS_MAX, SourceError};
+use crate::source::{READ_RANGES_MAX, SourceError};
 
 /// The most pages that one fault brings: more gained nothing for processes that read everything.
 pub(crate) const WINDOW_PAGES_MAX: u64 = 32;
@@ -37,6 +38,7 @@ const ANSWERS: u64 = u64::MAX - 1;
 
 /// A lesson is over when nothing was touched for so long.
 const LESSON_QUIET: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// Or when so much was: it is a beginning that is learned, not a whole life.
 const LESSON_PAGES_MAX: u64 = 1024;
 
@@ -47,6 +49,8 @@ pub(crate) enum News {
     Child(Space),
     /// There is the first child of a template with these faults.
     First(Space, Arc<Userfault>),
+    /// All pages of the seed are to be had without it.
+    Pull,
 }
 
 /// An address space to serve.
@@ -103,7 +107,7 @@ struct Lesson {
 
 /// Serves the children of one seed.
 pub(crate) struct Pager {
-    source: Box<dyn PageSource>,
+    source: Cache,
     lost: Arc<AtomicBool>,
     served: Served,
 }
@@ -128,7 +132,7 @@ struct Served {
 
 impl Pager {
     /// A pager, and what wakes it when a new space was sent.
-    pub(crate) fn new(source: Box<dyn PageSource>, guard: Arc<OwnedFd>, news: impl AsFd) -> io::Result<Self> {
+    pub(crate) fn new(source: Cache, guard: Arc<OwnedFd>, news: impl AsFd) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, news, epoll::EventData::new_u64(NEWS), epoll::EventFlags::IN)?;
         if let Some(ready) = source.readiness() {
@@ -158,12 +162,18 @@ impl Pager {
     pub(crate) fn run(mut self, told: &Receiver<News>, news: impl AsFd) -> io::Result<()> {
         let mut ready = [const { std::mem::MaybeUninit::uninit() }; 64];
         loop {
-            let patience = self.served.lesson.is_some().then_some(&LESSON_QUIET);
+            let patience = match self.served.lesson {
+                _ if self.source.wants_turns() => Some(&AT_ONCE),
+                Some(_) => Some(&LESSON_QUIET),
+                None => None,
+            };
             let (events, _) = match epoll::wait(&self.served.epoll, &mut ready, patience) {
                 Err(rustix::io::Errno::INTR) => continue,
                 result => result?,
             };
-            if events.is_empty() {
+            if self.source.wants_turns() {
+                self.collect();
+            } else if events.is_empty() {
                 self.end_lesson();
             }
             for event in events.iter() {
@@ -174,6 +184,7 @@ impl Pager {
                             match told.try_recv() {
                                 Ok(News::Child(space)) => _ = self.served.add(space)?,
                                 Ok(News::First(space, template)) => self.begin_lesson(space, template)?,
+                                Ok(News::Pull) => self.pull(),
                                 Err(TryRecvError::Empty) => break,
                                 Err(TryRecvError::Disconnected) => return Ok(()),
                             }
@@ -184,6 +195,13 @@ impl Pager {
                 }
             }
             self.settle();
+        }
+    }
+
+    fn pull(&mut self) {
+        // Whether it may was asked before.
+        if !self.lost.load(Ordering::Relaxed) && self.source.pull().is_ok() {
+            self.collect();
         }
     }
 
@@ -210,7 +228,7 @@ impl Pager {
             while let Some((id, address)) = self.served.faults.pop_front() {
                 self.give(id, address);
             }
-            if self.served.reads.is_empty() || self.source.readiness().is_some() {
+            if !self.source.is_due() {
                 return;
             }
             self.collect();
@@ -236,7 +254,7 @@ impl Pager {
         if served.reads.values().any(|read| read.brings(id, address, from)) {
             return;
         }
-        if served.reads.len() >= READS_MAX {
+        if served.reads.len() >= READS_FOR_CHILDREN_MAX {
             served.parked.push_back((id, address));
             return;
         }
@@ -272,6 +290,7 @@ impl Pager {
         {
             tracing::error!(%error, "cannot leave a lost seed alone");
         }
+        self.source.give_up();
         // Who waits for a page touches it again.
         for (_, read) in self.served.reads.drain() {
             if let Some(space) = self.served.spaces.get(&read.space)

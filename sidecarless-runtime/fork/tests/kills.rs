@@ -1,11 +1,13 @@
 //! Whatever a child loses while it still needs pages, it never sees a wrong one: it has all its bytes, or it ends by
 //! `SIGBUS` and the reason is logged. It never waits for ever.
 
-use std::io::{self, BufRead, BufReader, PipeReader, Read, pipe};
+#[path = "programs/witness.rs"]
+mod witness;
+
+use std::io::{self, PipeReader, Read, pipe};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
-use std::process::{Child as Process, Command, Stdio};
+use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -16,6 +18,8 @@ use ramet_fork::source::tcp;
 use ramet_fork::{Child, Family, ForkDescriptor, Given, Held, Host, PageServer, PageSource, Seeds, Terms};
 use ramet_sys::{End, Pidfd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use self::witness::Witness;
 
 /// How many children are watched.
 const CHILDREN: usize = 1000;
@@ -41,30 +45,6 @@ enum Loss {
     Server,
     /// The link to it breaks.
     Link,
-}
-
-struct Target(Process);
-
-impl Target {
-    fn start() -> Self {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/witness.c");
-        let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("witness");
-        let built = Command::new("cc").args(["-O2", "-o"]).arg(&program).arg(source).status();
-        assert!(built.expect("a C compiler").success());
-        let process = Command::new(program).stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
-        let mut process = process.expect("a target");
-        let mut line = String::new();
-        BufReader::new(process.stdout.as_mut().expect("its output")).read_line(&mut line).expect("a line");
-        assert_eq!(line, "ready\n");
-        Self(process)
-    }
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// The same numbers in every run (xorshift64).
@@ -105,10 +85,10 @@ struct Round {
 
 impl Round {
     /// None: it was lost before there could be a child.
-    fn start(target: &Target, is_local: bool, loss: Loss, moment: Duration) -> Option<Self> {
+    fn start(target: &Witness, is_local: bool, loss: Loss, moment: Duration) -> Option<Self> {
         let seeds = Arc::new(Seeds::new(Limits::default()));
         let lease = if loss == Loss::Expired { BEFORE_CHILDREN + moment } else { Duration::from_secs(600) };
-        let held = seeds.prepare(target.0.id().cast_signed(), Terms { lease }).expect("prepared");
+        let held = seeds.prepare(target.pid(), Terms { lease }).expect("prepared");
         let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
         let server = PageServer::start(listener, Arc::clone(&seeds)).expect("a server");
         let mut links = None;
@@ -209,7 +189,7 @@ fn every_byte_of_a_thousand_children_is_right_or_refused() {
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
     tracing::subscriber::set_global_default(subscriber).expect("the first");
-    let target = Target::start();
+    let target = Witness::start(&[]);
     let mut numbers = Numbers(0x5eed_0003);
     let ways = [
         (true, Loss::Nothing),

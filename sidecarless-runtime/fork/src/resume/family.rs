@@ -14,9 +14,11 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::template::Template;
 use super::{Child, Given, Host, ResumeError};
+use crate::cache::{CACHE_BYTES_MAX, Cache, PullError};
 use crate::descriptor::ForkDescriptor;
 use crate::mapped;
 use crate::pager::{News, Pager, Space};
+use crate::seeds::Granted;
 use crate::source::{self, Learned, PageSource};
 
 /// How far below its stack pointer the frame is written from which a thread goes on.
@@ -42,6 +44,8 @@ pub struct Family {
     template: Mutex<Option<Template>>,
     /// Whether the seed can be read no more.
     lost: Arc<AtomicBool>,
+    /// Whether it is not needed any more.
+    independent: Arc<AtomicBool>,
     told: Option<Sender<News>>,
     news: OwnedFd,
     pager: Option<JoinHandle<()>>,
@@ -61,7 +65,11 @@ impl Family {
         let warm = Warm::read(&descriptor, source.as_mut())?;
         let news = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?;
         let theirs = news.try_clone()?;
-        let pager = Pager::new(source, Arc::clone(&host.guard), &news)?;
+        let mut cache = Cache::new(source, Granted::of(&descriptor));
+        cache.keep(&warm.learned);
+        cache.keep(&warm.in_place);
+        let independent = cache.is_independent();
+        let pager = Pager::new(cache, Arc::clone(&host.guard), &news)?;
         let lost = pager.lost();
         let (told, receiver) = channel();
         let serve = move || {
@@ -71,7 +79,7 @@ impl Family {
         };
         let pager = thread::Builder::new().name("ramet-pager".to_owned()).spawn(serve)?;
         let template = Mutex::default();
-        Ok(Self { host, descriptor, warm, template, lost, told: Some(told), news, pager: Some(pager) })
+        Ok(Self { host, descriptor, warm, template, lost, independent, told: Some(told), news, pager: Some(pager) })
     }
 
     /// Forks a child.
@@ -113,6 +121,24 @@ impl Family {
     #[must_use]
     pub fn is_fertile(&self) -> bool {
         !self.is_lost() && self.host.is_alive()
+    }
+
+    /// Begins to read all of the seed's memory, so that its children, and those to come, need it no more.
+    ///
+    /// # Errors
+    /// It is too large for that.
+    pub fn pull(&self) -> Result<(), PullError> {
+        let bytes = Granted::of(&self.descriptor).bytes();
+        if bytes > CACHE_BYTES_MAX {
+            return Err(PullError::TooLarge { bytes });
+        }
+        self.tell(News::Pull).map_err(|_| PullError::Ended)
+    }
+
+    /// Whether the seed is not needed any more: all of its memory is here.
+    #[must_use]
+    pub fn is_independent(&self) -> bool {
+        self.independent.load(Ordering::Relaxed)
     }
 
     fn tell(&self, news: News) -> io::Result<()> {

@@ -27,6 +27,11 @@ impl Granted {
         granted
     }
 
+    #[cfg(test)]
+    pub(crate) fn of_range(range: Range) -> Self {
+        Self { runs: vec![range] }
+    }
+
     fn push(&mut self, range: Range) {
         match self.runs.last_mut() {
             Some(last) if last.end() == range.start => last.bytes += range.bytes,

@@ -72,7 +72,7 @@ pub(crate) fn restore<'b>(came: &'b [u8], bytes: usize, scratch: &'b mut Vec<u8>
 }
 
 /// Whether all bytes are zeros.
-fn is_zeros(bytes: &[u8]) -> bool {
+pub(crate) fn is_zeros(bytes: &[u8]) -> bool {
     let (words, rest) = bytes.as_chunks::<64>();
     words.iter().all(|word| *word == [0; 64]) && rest.iter().all(|byte| *byte == 0)
 }

@@ -1,5 +1,6 @@
 // Has pages of a known pattern, every seventh of them zeros. Where it finds itself forked from outside it looks at each
-// word of them, the first half of the pages in order and the other scattered, and says whether they are right.
+// word of them, the first half of the pages in order and the other scattered, and says whether they are right. Where it
+// is given the name of a file it waits for that before it looks.
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,7 +20,7 @@ static void look(const uint64_t *memory, uint64_t page) {
 		}
 }
 
-int main(void) {
+int main(int argc, char **argv) {
 	uint64_t *memory = mmap(0, (size_t)PAGE * PAGES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (memory == MAP_FAILED)
 		return 2;
@@ -29,6 +30,8 @@ int main(void) {
 	printf("ready\n");
 	fflush(stdout);
 	while (getpid() == first)
+		usleep(500);
+	while (argc > 1 && access(argv[1], F_OK) != 0)
 		usleep(500);
 	for (uint64_t page = 0; page < PAGES / 2; page++)
 		look(memory, page);
