@@ -1,9 +1,11 @@
 //! A process that is prepared is described as it is and goes on as it was.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use ramet_fork::descriptor::{AreaKind, OpenFileKind};
+use ramet_fork::descriptor::{Area, AreaKind, OpenFileKind};
 use ramet_fork::{ForkDescriptor, prepare};
 
 /// A process that says its line back.
@@ -11,7 +13,11 @@ struct Target(Child);
 
 impl Target {
     fn start() -> Self {
-        let child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        Self::of(Path::new("cat"))
+    }
+
+    fn of(program: &Path) -> Self {
+        let child = Command::new(program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut target = Self(child.expect("cat"));
         target.answers();
         target
@@ -46,7 +52,7 @@ fn describes_a_process_that_goes_on() {
     assert_eq!(descriptor.name, b"cat");
     assert_eq!(descriptor.threads.len(), 1);
     assert!(matches!(descriptor.files[0].kind, OpenFileKind::Pipe { .. }), "{:?}", descriptor.files[0]);
-    let mapped = |area: &ramet_fork::descriptor::Area| matches!(area.kind, AreaKind::File { .. });
+    let mapped = |area: &Area| matches!(area.kind, AreaKind::File { .. });
     assert!(descriptor.areas.iter().any(mapped), "libc is a file");
     assert!(descriptor.areas.iter().any(|area| area.kind == AreaKind::Stack && !area.own.is_empty()));
     // The stack's own page can be read from the seed.
@@ -61,8 +67,30 @@ fn describes_a_process_that_goes_on() {
     let seed = prepared.seed.pid();
     drop(prepared);
     target.answers();
-    let state = std::fs::read_to_string(format!("/proc/{seed}/stat"));
+    let state = fs::read_to_string(format!("/proc/{seed}/stat"));
     assert!(state.is_err() || state.is_ok_and(|stat| stat.contains(") Z ")), "the seed ended");
+}
+
+/// A program that was updated while it ran cannot be mapped again; its code must not come as zeros.
+#[test]
+fn a_file_that_is_gone_is_read_from_the_seed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = folder.path().join("cat");
+    fs::copy("/bin/cat", &program).expect("a copy");
+    let content = fs::read(&program).expect("its content");
+    let target = Target::of(&program);
+    fs::remove_file(&program).expect("removed");
+    let prepared = prepare(target.pid()).expect("prepared");
+    let is_code = |area: &&Area| area.protection & 4 != 0 && area.kind == AreaKind::Private;
+    let code = prepared.descriptor.areas.iter().find(is_code).expect("its code");
+    let pages: u64 = code.own_ranges().map(|range| range.bytes).sum();
+    assert_eq!(pages, code.bytes, "all of it is the seed's");
+    let mut bytes = vec![0; code.bytes as usize];
+    let ranges: Vec<_> = code.own_ranges().collect();
+    prepared.seed.memory().read_ranges(&ranges, &mut bytes).expect("read");
+    let start = content.windows(64).position(|part| part == &bytes[..64]).expect("a part of the file");
+    let length = bytes.len().min(content.len() - start);
+    assert!(bytes[..length] == content[start..start + length], "what the file has");
 }
 
 #[test]

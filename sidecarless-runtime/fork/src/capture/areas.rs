@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use ramet_sys::Range;
@@ -34,7 +35,11 @@ impl Seed {
                 _ if line.name.ends_with(b" (deleted)") && line.shared => {
                     return Err(unfit("it shares a file that was deleted since"));
                 }
-                _ => mapped.kind(line),
+                _ => match mapped.kind(line) {
+                    Some(kind) => kind,
+                    None if line.shared => return Err(unfit("it shares a file that is not where it was")),
+                    None => AreaKind::Private,
+                },
             };
             let Range { start, bytes } = line.range;
             if line.inode != 0 && kind == AreaKind::Private {
@@ -113,26 +118,42 @@ impl Seed {
 struct MappedFiles {
     pid: i32,
     files: Vec<MappedFile>,
-    indices: HashMap<(u64, u64), Option<u32>>,
+    /// By device, number and name: where file systems are stacked, two files may share the first two.
+    indices: HashMap<(u64, u64, Vec<u8>), Option<u32>>,
 }
 
 impl MappedFiles {
-    /// A file that can be mapped again; otherwise memory.
-    fn kind(&mut self, line: &maps::Line) -> AreaKind {
-        let index = *self.indices.entry((line.device, line.inode)).or_insert_with(|| {
-            let inside = OsStr::from_bytes(line.name.strip_prefix(b"/")?);
-            let path = Path::new("/proc").join(self.pid.to_string()).join("root").join(inside);
-            let identity = identity(&fs::metadata(path).ok()?);
-            if (identity.device, identity.inode) != (line.device, line.inode) {
+    /// The file, if it can be mapped again.
+    fn kind(&mut self, line: &maps::Line) -> Option<AreaKind> {
+        let key = (line.device, line.inode, line.name.clone());
+        let index = match self.indices.get(&key) {
+            Some(index) => *index,
+            None => {
+                let index = self.find(line);
+                self.indices.insert(key, index);
+                index
+            }
+        };
+        Some(AreaKind::File { file: index?, offset: line.offset, shared: line.shared })
+    }
+
+    fn find(&mut self, line: &maps::Line) -> Option<u32> {
+        let inside = OsStr::from_bytes(line.name.strip_prefix(b"/")?);
+        let process = Path::new("/proc").join(self.pid.to_string());
+        let identity = identity(&fs::metadata(process.join("root").join(inside)).ok()?);
+        let found = (identity.device, identity.inode);
+        if found != (line.device, line.inode) {
+            // On overlayfs the list of areas has the numbers of a file system below; the area's own link has those
+            // that everybody sees. It takes privilege to follow.
+            let Range { start, .. } = line.range;
+            let link = process.join("map_files").join(format!("{start:x}-{:x}", line.range.end()));
+            let mapped = fs::metadata(link).ok()?;
+            if found != (mapped.dev(), mapped.ino()) {
                 return None;
             }
-            self.files.push(MappedFile { path: line.name.clone(), identity });
-            u32::try_from(self.files.len() - 1).ok()
-        });
-        match index {
-            Some(file) => AreaKind::File { file, offset: line.offset, shared: line.shared },
-            None => AreaKind::Private,
         }
+        self.files.push(MappedFile { path: line.name.clone(), identity });
+        u32::try_from(self.files.len() - 1).ok()
     }
 }
 
