@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use ramet_bench::{ChainOptions, PeerOptions, Report, System};
+use ramet_bench::{ChainOptions, ForkOptions, PeerOptions, Report, System};
 use rustix::process::{Pid, Signal, kill_process};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -32,6 +32,7 @@ enum Role {
     BenchPeer(PeerOptions),
     Up(Up),
     Chain(ChainOptions),
+    Fork(ForkOptions),
 }
 
 #[derive(clap::Args)]
@@ -50,11 +51,12 @@ struct Up {
 
 fn main() -> anyhow::Result<()> {
     let first = std::env::args().nth(1).unwrap_or_default();
-    if ["bench-peer", "up", "chain"].contains(&first.as_str()) {
+    if ["bench-peer", "up", "chain", "fork"].contains(&first.as_str()) {
         return match Program::parse().command {
             Role::BenchPeer(options) => ramet_bench::peer(options),
             Role::Up(options) => stand_in_node(&options),
             Role::Chain(options) => ramet_bench::chain(&options).map(|report| eprint!("{report}")),
+            Role::Fork(options) => ramet_bench::fork(&options).map(|report| eprint!("{report}")),
         };
     }
     run_tests()
@@ -110,7 +112,7 @@ fn stand_in_node(options: &Up) -> anyhow::Result<()> {
 fn peer_options(arguments: &[&str]) -> PeerOptions {
     match Program::parse_from([&["", "bench-peer"], arguments].concat()).command {
         Role::BenchPeer(options) => options,
-        Role::Up(_) | Role::Chain(_) => unreachable!("it says bench-peer"),
+        Role::Up(_) | Role::Chain(_) | Role::Fork(_) => unreachable!("it says bench-peer"),
     }
 }
 
@@ -119,7 +121,7 @@ fn options(arguments: &[&str]) -> anyhow::Result<ChainOptions> {
     let short = ["", "chain", "--duration=300ms", "--warm-up=20ms", "--rounds=2", "--function=/proc/self/exe"];
     match Program::try_parse_from([&short, arguments].concat())?.command {
         Role::Chain(options) => Ok(options),
-        Role::Up(_) | Role::BenchPeer(_) => unreachable!("it says chain"),
+        Role::Up(_) | Role::BenchPeer(_) | Role::Fork(_) => unreachable!("it says chain"),
     }
 }
 

@@ -185,16 +185,24 @@ impl Seed {
         }
     }
 
-    /// Waits until the seed's host has been told what the first child touched.
-    pub(super) fn wait_until_learned(&self) -> anyhow::Result<()> {
+    /// How many pages the seed's host gives with the descriptor.
+    pub(super) fn learned_bytes(&self) -> anyhow::Result<usize> {
+        Ok(self.reach()?.1.take_learned().pages.len())
+    }
+
+    /// Waits until the seed's host has been told what the first child touched: it gives more than it did.
+    pub(super) fn wait_until_learned(&self, before: usize) -> anyhow::Result<usize> {
         let deadline = Instant::now() + LESSON_PATIENCE;
-        while self.reach()?.1.take_learned().ranges.is_empty() {
+        loop {
+            let bytes = self.learned_bytes()?;
+            if bytes > before {
+                return Ok(bytes);
+            }
             if Instant::now() > deadline {
                 bail!("nothing was learned of what the first child touched");
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        Ok(())
     }
 }
 

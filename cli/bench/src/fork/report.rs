@@ -93,6 +93,8 @@ pub(super) enum Measure {
     Prepare,
     /// How long a descriptor is.
     DescriptorBytes,
+    /// How much is given with a descriptor, because the first child touched it first.
+    LearnedKib,
     /// From the request to the answer of the first child ever.
     First,
     /// The same where nothing of the seed is on the host, and others had children of it.
@@ -113,6 +115,7 @@ impl Measure {
             Self::Pause => "pause",
             Self::Prepare => "prepare",
             Self::DescriptorBytes => "descriptor",
+            Self::LearnedKib => "learned memory",
             Self::First => "first answer ever",
             Self::Cold => "cold answer",
             Self::Template => "template answer",
@@ -126,6 +129,7 @@ impl Measure {
         match self {
             Self::DescriptorBytes => "bytes",
             Self::ChildrenPerS => "per second",
+            Self::LearnedKib => "KiB",
             Self::ChildKib => "KiB (PSS)",
             _ => "µs",
         }

@@ -107,9 +107,10 @@ impl Run<'_> {
 
     fn children(&mut self, system: ForkSystem, seed: &Seed, round: u32) -> anyhow::Result<()> {
         let all = 0..words(self.options.memory);
+        let unlearned = seed.learned_bytes()?;
         let (family, first, latency) = self.sides.cold(seed, &self.stretches.next())?;
         self.note(Measure::First, system, micros(latency.total));
-        seed.wait_until_learned()?;
+        self.note(Measure::LearnedKib, system, seed.wait_until_learned(unlearned)? as f64 / 1024.0);
         drop(first);
 
         let mut latencies = Vec::new();
