@@ -34,6 +34,7 @@ use crate::source::SourceError;
 use crate::zygote::{self, Order};
 
 pub use self::family::Family;
+pub(crate) use self::family::first_pages;
 pub use self::files::Given;
 
 /// How long a process may take for a step that depends on nobody else.

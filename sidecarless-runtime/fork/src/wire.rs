@@ -30,7 +30,7 @@ use crate::descriptor::DESCRIPTOR_BYTES_MAX;
 use crate::seeds::{Handle, KEY_BYTES, Key, LEARNED_PAGES_MAX, Refusal};
 use crate::source::{READ_BYTES_MAX, READ_RANGES_MAX};
 
-pub(crate) use self::elided::{Elided, is_zeros, restore};
+pub(crate) use self::elided::{Elided, is_zeros, restore, restore_owned};
 pub(crate) use self::inbox::{Filled, Inbox};
 
 /// What both sides must speak.

@@ -201,11 +201,11 @@ impl Warm {
 
 /// Where threads go on: their stacks, and what the kernel and the C library look at in them. And where the command line
 /// begins: who reads it of another process does not wait for what is missing, and would find none.
-fn first_pages(descriptor: &ForkDescriptor) -> Vec<Range> {
+pub(crate) fn first_pages(descriptor: &ForkDescriptor) -> Vec<Range> {
     let page = |address: u64| address & !(PAGE_BYTES - 1);
     let threads = descriptor.threads.iter().flat_map(|thread| {
         let registers = &thread.registers;
-        let stack = registers.rsp - FRAME_BYTES..registers.rsp + PAGE_BYTES;
+        let stack = registers.rsp.saturating_sub(FRAME_BYTES)..registers.rsp.saturating_add(PAGE_BYTES);
         let stack = stack.step_by(PAGE_BYTES as usize);
         let named = [registers.fs_base, thread.tid_address, thread.rseq.address, thread.robust_list.0, registers.rip];
         stack.chain(named).map(page)

@@ -15,6 +15,8 @@ use super::errands::Errands;
 use super::registered::Registered;
 use super::{Ending, Granted, Handle, Key, Refusal};
 use crate::capture::{self, Prepared};
+use crate::descriptor::ForkDescriptor;
+use crate::resume::first_pages;
 use crate::source::Learned;
 
 /// How many pages are learned of a seed.
@@ -99,7 +101,7 @@ impl Kept {
             readers: AtomicU32::new(0),
             links: AtomicU32::new(0),
             last_read_ms: AtomicU64::new(0),
-            learned: Mutex::default(),
+            learned: Mutex::new(Touched::beginning(descriptor)),
             errands: Errands::new()?,
             registered: Mutex::default(),
         })
@@ -215,6 +217,14 @@ impl Kept {
             }
         }
         ranges
+    }
+}
+
+impl Touched {
+    /// Where every child begins.
+    fn beginning(descriptor: &ForkDescriptor) -> Self {
+        let order: Vec<u64> = first_pages(descriptor).iter().map(|page| page.start).take(LEARNED_PAGES_MAX).collect();
+        Self { known: order.iter().copied().collect(), order }
     }
 }
 

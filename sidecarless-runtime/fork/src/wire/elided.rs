@@ -59,6 +59,7 @@ pub(crate) fn restore<'b>(came: &'b [u8], bytes: usize, scratch: &'b mut Vec<u8>
         return if rest.len() == bytes { Ok(rest) } else { Err(SENSELESS) };
     }
     scratch.clear();
+    scratch.reserve(bytes);
     for index in 0..bytes / PAGE {
         if is_set(zeros, index) {
             scratch.resize(scratch.len() + PAGE, 0);
@@ -69,6 +70,15 @@ pub(crate) fn restore<'b>(came: &'b [u8], bytes: usize, scratch: &'b mut Vec<u8>
         }
     }
     if rest.is_empty() { Ok(scratch) } else { Err(SENSELESS) }
+}
+
+/// The same, for who keeps them.
+pub(crate) fn restore_owned(came: &[u8], bytes: usize) -> Result<Vec<u8>, WireError> {
+    let mut scratch = Vec::new();
+    let pages = restore(came, bytes, &mut scratch)?;
+    // Memory that was never used costs a fault for each page, so they are put together at most once.
+    let is_together = pages.is_empty() || came.as_ptr_range().contains(&pages.as_ptr());
+    Ok(if is_together { pages.to_vec() } else { scratch })
 }
 
 /// Whether all bytes are zeros.
@@ -102,6 +112,7 @@ mod tests {
             assert_eq!(came.len(), 2 + pattern.count_ones() as usize * PAGE, "{pattern:#x}");
             let mut scratch = Vec::new();
             assert!(restore(&came, pages.len(), &mut scratch).expect("pages") == pages, "{pattern:#x}");
+            assert!(restore_owned(&came, pages.len()).expect("pages") == pages, "{pattern:#x}");
             assert!(restore(&came[..came.len() - 1], pages.len(), &mut scratch).is_err());
             assert!(restore(&[&came[..], &[0]].concat(), pages.len(), &mut scratch).is_err());
         }

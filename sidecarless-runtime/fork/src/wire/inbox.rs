@@ -31,7 +31,12 @@ pub(crate) struct Inbox {
 impl Inbox {
     /// One that takes no longer frame.
     pub(crate) fn new(payload_bytes_max: usize) -> Self {
-        let bytes = vec![0; BYTES_MIN.min(HEADER_BYTES + payload_bytes_max)];
+        Self::with_room(BYTES_MIN, payload_bytes_max)
+    }
+
+    /// One that need not grow until so much has come.
+    pub(crate) fn with_room(bytes: usize, payload_bytes_max: usize) -> Self {
+        let bytes = vec![0; bytes.min(HEADER_BYTES + payload_bytes_max)];
         Self { bytes, start: 0, end: 0, payload_bytes_max }
     }
 

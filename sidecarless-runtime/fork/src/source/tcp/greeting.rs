@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ramet_sys::Range;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -15,6 +15,17 @@ use crate::source::Learned;
 use crate::wire::{
     self, CHALLENGE_BYTES, Challenge, Filled, Hello, Inbox, Kind, PROOF_BYTES, Role, WELCOME_BYTES_MAX, WireError,
 };
+
+/// How much of a welcome has room at once: a descriptor, and the first pages of a usual process.
+const WELCOME_BYTES_USUAL: usize = 2 << 20;
+/// For how long a near host's answers are looked for without sleeping: to be woken takes as long as such an answer.
+const SPIN: Duration = Duration::from_micros(500);
+
+/// How long an answer is waited for, and how.
+struct Patience {
+    deadline: Instant,
+    spins_until: Instant,
+}
 
 /// What a reader is given.
 pub(super) struct Welcome {
@@ -66,14 +77,16 @@ fn converse(mut stream: &TcpStream, handle: Handle, key: &Key) -> Result<Welcome
     let hello = Hello { handle, nonce: random()? };
     // The first bytes into an empty socket are taken whole.
     stream.write_all(&hello.encode())?;
-    let challenge = Challenge::decode(hello, &receive::<CHALLENGE_BYTES>(stream, deadline)?)?;
+    let mut patience = Patience::until(deadline);
+    let challenge = Challenge::decode(hello, &receive::<CHALLENGE_BYTES>(stream, &mut patience)?)?;
     stream.write_all(&challenge.proof(key, Role::Client))?;
 
-    let mut inbox = Inbox::new(WELCOME_BYTES_MAX);
+    let mut inbox = Inbox::with_room(WELCOME_BYTES_USUAL, WELCOME_BYTES_MAX);
     loop {
-        wait(stream, false, deadline)?;
-        if inbox.fill(&mut stream)? == Filled::End {
-            return Err(Failure::Link(io::ErrorKind::UnexpectedEof.into()));
+        match inbox.fill(&mut stream)? {
+            Filled::End => return Err(Failure::Link(io::ErrorKind::UnexpectedEof.into())),
+            Filled::NotYet => patience.wait(stream)?,
+            Filled::Some => {}
         }
         let Some(frame) = inbox.next()? else { continue };
         let (descriptor, learned) = match frame.kind {
@@ -104,12 +117,11 @@ fn welcome(payload: &[u8], challenge: &Challenge, key: &Key) -> Result<(Vec<u8>,
     if bytes > LEARNED_PAGES_MAX as u64 * ramet_sys::pagemap::PAGE_BYTES {
         return Err(WireError::Senseless("more learned pages than there may be").into());
     }
-    let mut scratch = Vec::new();
-    let pages = wire::restore(pages_came, bytes as usize, &mut scratch)?.to_vec();
+    let pages = wire::restore_owned(pages_came, bytes as usize)?;
     Ok((descriptor.to_vec(), Learned { ranges, pages }))
 }
 
-fn receive<const N: usize>(mut stream: &TcpStream, deadline: Instant) -> io::Result<[u8; N]> {
+fn receive<const N: usize>(mut stream: &TcpStream, patience: &mut Patience) -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
     let mut come = 0;
     while come < N {
@@ -117,11 +129,27 @@ fn receive<const N: usize>(mut stream: &TcpStream, deadline: Instant) -> io::Res
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(count) => come += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait(stream, false, deadline)?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => patience.wait(stream)?,
             Err(error) => return Err(error),
         }
     }
     Ok(bytes)
+}
+
+impl Patience {
+    fn until(deadline: Instant) -> Self {
+        Self { deadline, spins_until: Instant::now() + SPIN }
+    }
+
+    /// Waits until there may be something to receive.
+    fn wait(&mut self, stream: &TcpStream) -> io::Result<()> {
+        if Instant::now() < self.spins_until {
+            // The server may have to run here.
+            std::thread::yield_now();
+            return Ok(());
+        }
+        wait(stream, false, self.deadline)
+    }
 }
 
 /// Waits until there is something to receive, or room to send if that is wanted.
