@@ -22,7 +22,7 @@ use ramet_control::fork::{SourceKind, socket_beside};
 use ramet_control::socket::ControlSocket;
 use ramet_fork::nursery::Bounds;
 use ramet_fork::seeds::Limits;
-use ramet_fork::{Handle, Hosts, Nursery, PageServer, Seeds};
+use ramet_fork::{Agent, Handle, Hosts, Nursery, PageServer, Seeds};
 use ramet_manifest::{ForkSettings, NodeSettings};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
@@ -88,6 +88,8 @@ struct Kept {
     hosts: Arc<Hosts>,
     /// Gives other hosts the seeds' pages.
     _server: PageServer,
+    /// Has the RDMA device of this host, if there is one and somebody asks for it.
+    agent: Arc<Agent>,
     seeds: Arc<Seeds>,
     /// Where it does.
     address: SocketAddr,
@@ -101,7 +103,8 @@ struct SeedName {
     address: SocketAddr,
     handle: Handle,
     key: [u8; 32],
-    source: SourceKind,
+    /// None: the best way to another host.
+    source: Option<SourceKind>,
 }
 
 impl KeeperSettings {
@@ -129,10 +132,12 @@ impl Keeper {
         let address = reachable(listener.local_addr().map_err(unheard)?);
         let hosts = Arc::new(Hosts::new(zygote)?);
         let seeds = Arc::new(Seeds::new(*limits));
+        let agent = Arc::new(Agent::new(None));
         let kept = Arc::new(Kept {
             nursery: Nursery::start(Arc::clone(&hosts), Bounds::default())?,
             hosts,
-            _server: PageServer::start(listener, Arc::clone(&seeds))?,
+            _server: PageServer::start_with_agent(listener, Arc::clone(&seeds), Arc::clone(&agent))?,
+            agent,
             seeds,
             address,
             owners: Mutex::default(),

@@ -32,13 +32,13 @@ fn can_fork() -> bool {
 const CHILD: [&str; 5] = ["pid", "first", "open_us", "fork_us", "start_us"];
 const FIRST: [&str; 6] = ["connect_us", "plan_us", "copy_us", "map_us", "register_us", "push_us"];
 
-/// Forks the target to another keeper, over tcp, and has it answer there.
-fn goes_on_elsewhere(mut target: Target) {
+/// Forks the target to another keeper and has it answer there.
+fn goes_on_elsewhere(mut target: Target, source: &str) {
     let (here, there) = (Keeper::start(), Keeper::start());
     let before = target.ask();
     let seed = Seed::prepare(&here, target.pid());
     for is_first in [true, false] {
-        let mut child = there.resume(&seed, &["--source", "tcp", "-o", "json", "--wait"]);
+        let mut child = there.resume(&seed, &["--source", source, "-o", "json", "--wait"]);
         let rows = child.rows();
         assert_eq!(rows.as_array().map(Vec::len), Some(1), "{rows}");
         assert_eq!(keys(&rows[0]), keys(&CHILD));
@@ -57,15 +57,37 @@ fn goes_on_elsewhere(mut target: Target) {
 #[test]
 fn a_python_process_goes_on_elsewhere() {
     if can_fork() {
-        goes_on_elsewhere(Target::python());
+        goes_on_elsewhere(Target::python(), "tcp");
     }
 }
 
 #[test]
 fn a_program_with_threads_goes_on_elsewhere() {
     if can_fork() {
-        goes_on_elsewhere(Target::threads());
+        goes_on_elsewhere(Target::threads(), "tcp");
     }
+}
+
+/// Where there is no RDMA device `--source rdma` is refused, and any source is TCP. Where there is one, in a guest, it
+/// is used.
+#[test]
+fn a_process_goes_on_elsewhere_by_rdma() {
+    if !can_fork() {
+        return;
+    }
+    let devices = std::fs::read_dir("/sys/class/infiniband").map_or(0, Iterator::count);
+    if devices > 0 {
+        goes_on_elsewhere(Target::python(), "rdma");
+        return;
+    }
+    skipped("RDMA: this machine has no device; a guest of `cargo xtask vm` has one");
+    let target = Target::python();
+    let (here, there) = (Keeper::start(), Keeper::start());
+    let seed = Seed::prepare(&here, target.pid());
+    let refused = there.resume_fails(&seed, &["--source", "rdma"]);
+    assert_eq!(code(&refused), 1);
+    assert!(err(&refused).contains("no RDMA device") || err(&refused).contains("no libibverbs"), "{}", err(&refused));
+    done(&there.resume_command(&seed, &[]).stdin(Stdio::null()).output().expect("ramet runs"));
 }
 
 #[test]

@@ -78,8 +78,8 @@ impl PageServer {
     ///
     /// # Errors
     /// The operating system's.
-    pub fn start_with_agent(listener: TcpListener, seeds: Arc<Seeds>, agent: Agent) -> io::Result<Self> {
-        Self::start_with(listener, seeds, Some(Arc::new(agent)))
+    pub fn start_with_agent(listener: TcpListener, seeds: Arc<Seeds>, agent: Arc<Agent>) -> io::Result<Self> {
+        Self::start_with(listener, seeds, Some(agent))
     }
 
     fn start_with(listener: TcpListener, seeds: Arc<Seeds>, means: Option<Arc<dyn Means>>) -> io::Result<Self> {

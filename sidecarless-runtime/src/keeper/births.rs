@@ -7,8 +7,10 @@ use std::sync::Arc;
 use ramet_control::fork::{self, Answer, CHILDREN_MAX, Life, Problem, ProblemKind, Resume, SourceKind};
 use ramet_control::socket::ControlSocket;
 use ramet_fork::nursery::{Born, NurseryError, Vigil};
+use ramet_fork::source::rdma;
 use ramet_fork::source::tcp::{self, ConnectError};
 use ramet_fork::{ForkDescriptor, Given, Handle, Key, PageSource};
+use ramet_rdma::Device;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::asker::Asker;
@@ -85,7 +87,7 @@ impl<'k> Births<'k> {
     fn child(&self, resume: &Resume, key: &Key, given: &Given, vigil: Option<&Arc<Vigil>>) -> Result<Born, NoChild> {
         let handle = Handle::from_bytes(resume.handle);
         let source = self.source(resume, handle, key);
-        if source == SourceKind::Local {
+        if source == Some(SourceKind::Local) {
             // A family that was reached before its seed has ended would not know yet.
             self.kept.seeds.check(handle, key).map_err(|refusal| NoChild(unread(refusal)))?;
         }
@@ -93,26 +95,34 @@ impl<'k> Births<'k> {
         self.kept.nursery.child(&name, given, vigil, || self.reach(&name, key).map_err(NoChild))
     }
 
-    /// The way that was asked for, or the best that there is.
-    fn source(&self, resume: &Resume, handle: Handle, key: &Key) -> SourceKind {
-        let best = || if self.kept.seeds.check(handle, key).is_ok() { SourceKind::Local } else { SourceKind::Tcp };
-        resume.source.unwrap_or_else(best)
+    /// The way that was asked for, or this host's own where the seed is here.
+    fn source(&self, resume: &Resume, handle: Handle, key: &Key) -> Option<SourceKind> {
+        let is_here = || self.kept.seeds.check(handle, key).is_ok();
+        resume.source.or_else(|| is_here().then_some(SourceKind::Local))
     }
 
     fn reach(&self, name: &SeedName, key: &Key) -> Result<Reached, Problem> {
         match name.source {
-            SourceKind::Local => {
+            Some(SourceKind::Local) => {
                 let (descriptor, source) = self.kept.seeds.open_local(name.handle, key).map_err(unread)?;
                 let descriptor = ForkDescriptor::decode(&descriptor);
                 Ok((descriptor.map_err(|error| problem(ProblemKind::Failed, error))?, Box::new(source)))
             }
-            SourceKind::Tcp => {
-                let (descriptor, source) = tcp::connect(name.address, name.handle, key).map_err(unreached)?;
-                Ok((descriptor, Box::new(source)))
-            }
-            SourceKind::Rdma => {
-                Err(problem(ProblemKind::Failed, "this build reads no seeds by RDMA; use --source tcp"))
-            }
+            Some(SourceKind::Tcp) => by_tcp(name, key),
+            Some(SourceKind::Rdma) => match self.kept.agent.device() {
+                Ok(device) => by_rdma(device, name, key).map_err(unread_by_rdma),
+                Err(error) => Err(problem(ProblemKind::Failed, format!("{error}; or use --source tcp"))),
+            },
+            None => match self.kept.agent.device() {
+                Ok(device) => by_rdma(device, name, key).or_else(|error| match error {
+                    rdma::ConnectError::Tcp(error) => Err(unreached(error)),
+                    error => {
+                        tracing::info!(%error, "a seed of another host is read over TCP");
+                        by_tcp(name, key)
+                    }
+                }),
+                Err(_) => by_tcp(name, key),
+            },
         }
     }
 
@@ -121,6 +131,23 @@ impl<'k> Births<'k> {
         let mut end = [PollFd::new(self.socket, PollFlags::empty())];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         matches!(poll(&mut end, Some(&now)), Ok(1..))
+    }
+}
+
+fn by_tcp(name: &SeedName, key: &Key) -> Result<Reached, Problem> {
+    let (descriptor, source) = tcp::connect(name.address, name.handle, key).map_err(unreached)?;
+    Ok((descriptor, Box::new(source)))
+}
+
+fn by_rdma(device: &Device, name: &SeedName, key: &Key) -> Result<Reached, rdma::ConnectError> {
+    let (descriptor, source) = rdma::connect(device, name.address, name.handle, key)?;
+    Ok((descriptor, Box::new(source)))
+}
+
+fn unread_by_rdma(error: rdma::ConnectError) -> Problem {
+    match error {
+        rdma::ConnectError::Tcp(error) => unreached(error),
+        error => problem(ProblemKind::Failed, error),
     }
 }
 

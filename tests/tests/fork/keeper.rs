@@ -51,6 +51,10 @@ impl Keeper {
     fn serve(&mut self, options: &[&str]) {
         let log = File::create(self.folder.path().join("log")).expect("a log");
         let mut command = self.command(&["serve"]);
+        if let Ok(address) = std::env::var("RAMET_VM_ADDRESS") {
+            // A guest's RDMA device has the address of its network.
+            command.args(["--listen", &format!("{address}:0")]);
+        }
         let command = command.args(options).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.process = Some(command.spawn().expect("ramet starts"));
         eventually("who keeps seeds to answer", || (code(&self.ramet(&["list"])) == 0).then_some(()));

@@ -72,6 +72,7 @@ pub struct RdmaSource {
     /// What is read over the connection. None: nobody wants it any more.
     over_tcp: HashMap<u64, Option<Part>>,
     over_tcp_next: u64,
+    brought_bytes: u64,
 }
 
 /// A read that was asked for.
@@ -84,8 +85,9 @@ struct Read {
 
 struct Gathered {
     at: usize,
-    /// Pieces of work of the device.
+    /// Pieces of work of the device, and what they bring.
     by_device: usize,
+    bytes: u64,
     is_tcp_missing: bool,
 }
 
@@ -131,6 +133,7 @@ impl RdmaSource {
             waiting: VecDeque::new(),
             over_tcp: HashMap::new(),
             over_tcp_next: 0,
+            brought_bytes: 0,
         })
     }
 
@@ -138,6 +141,12 @@ impl RdmaSource {
     #[must_use]
     pub const fn is_direct(&self) -> bool {
         self.direct.is_some()
+    }
+
+    /// How many bytes have come by RDMA.
+    #[must_use]
+    pub const fn brought_bytes(&self) -> u64 {
+        self.brought_bytes
     }
 
     /// Begins what can be begun.
@@ -186,8 +195,9 @@ impl RdmaSource {
             return self.launch_over_tcp(token);
         }
         let Some(at) = direct.room.take(token, read.bytes) else { return Ok(Launched::NoRoom) };
+        let bytes = pieces.iter().map(|piece| u64::from(piece.bytes)).sum();
         let by_device = direct.post(token, at, pieces).map_err(Failure::Device)?;
-        read.gathered = Some(Gathered { at, by_device, is_tcp_missing: !over_tcp.is_empty() });
+        read.gathered = Some(Gathered { at, by_device, bytes, is_tcp_missing: !over_tcp.is_empty() });
         if !over_tcp.is_empty() {
             let places = over_tcp.iter().map(|(range, place)| (*place, range.bytes as usize)).collect();
             let ranges: Vec<Range> = over_tcp.iter().map(|(range, _)| *range).collect();
@@ -232,12 +242,13 @@ impl RdmaSource {
 
     /// Takes what the device has read, and hands over what is complete.
     fn collect(&mut self, each: &mut dyn FnMut(u64, &[u8])) {
-        let Self { direct: Some(direct), reads, .. } = self else { return };
+        let Self { direct: Some(direct), reads, brought_bytes, .. } = self else { return };
         let mut done = std::mem::take(&mut direct.done);
         let outcome = direct.take(&mut done);
         for token in done.drain(..) {
             if let Some(gathered) = reads.get_mut(&token).and_then(|read| read.gathered.as_mut()) {
                 gathered.by_device -= 1;
+                *brought_bytes += std::mem::take(&mut gathered.bytes);
                 hand_over(direct, reads, token, each);
             }
         }
@@ -284,7 +295,7 @@ impl RdmaSource {
 /// Hands a read over if it is complete.
 fn hand_over(direct: &mut Direct, reads: &mut HashMap<u64, Read>, token: u64, each: &mut dyn FnMut(u64, &[u8])) {
     let Some(read) = reads.get(&token) else { return };
-    let Some(Gathered { at, by_device: 0, is_tcp_missing: false }) = read.gathered else { return };
+    let Some(Gathered { at, by_device: 0, is_tcp_missing: false, .. }) = read.gathered else { return };
     each(token, direct.bytes(at, read.bytes));
     direct.room.give_back(token);
     reads.remove(&token);

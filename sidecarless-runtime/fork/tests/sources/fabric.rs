@@ -72,8 +72,8 @@ impl Fabric {
         let listener = TcpListener::bind((host, 0)).expect("a listener");
         let server = match way {
             Way::Rdma => {
-                let agent = Agent::new(device().expect("a device"));
-                PageServer::start_with_agent(listener, Arc::clone(&seeds), agent)
+                let agent = Agent::new(std::env::var("RAMET_VM_DEVICE").ok());
+                PageServer::start_with_agent(listener, Arc::clone(&seeds), Arc::new(agent))
             }
             _ => PageServer::start(listener, Arc::clone(&seeds)),
         };
