@@ -26,6 +26,7 @@ use ramet_sys::pagemap::PAGE_BYTES;
 use ramet_sys::ptrace::{Filters, Stop};
 use ramet_sys::{CallError, ProcessMemory};
 
+use self::maps::Flag;
 use self::status::Status;
 use crate::descriptor::{Credentials, ForkDescriptor};
 use crate::machine::Machine;
@@ -36,6 +37,11 @@ pub(crate) use self::files::identity;
 pub(crate) use self::status::{LIMITS, limits};
 pub(crate) use self::vdso::call_and_return_offset;
 pub(crate) use self::visit::Visit;
+
+/// Why a process is not copied of whose pages nobody here knows where they are.
+const PAGES_ELSEWHERE: &str = "pages of its memory come from elsewhere when it touches them (userfaultfd), and those \
+                               that have not come would be zeros in the copy; have its own keeper prepare it, or wait \
+                               until it has all of them";
 
 /// A seed, what it is, and what it took.
 #[derive(Debug)]
@@ -150,6 +156,12 @@ pub fn prepare(pid: i32) -> Result<Prepared, PrepareError> {
     memory.read(vdso_start, &mut vdso_page)?;
     let offset = vdso::syscall_offset(&vdso_page);
     let instruction = vdso_start + offset.ok_or_else(|| PrepareError::unfit(pid, "its vdso makes no system call"))?;
+
+    // Before anything is stopped: to look takes as long as the copy. A copy of such memory may not show what it is.
+    let mappings = status::read(pid, "smaps").map_err(proc_failed)?;
+    if !maps::flagged(&mappings, Flag::Registered).is_empty() {
+        return Err(PrepareError::unfit(pid, PAGES_ELSEWHERE));
+    }
 
     let (seed, copied) = stop::stop_and_copy(pid, &memory, instruction, filters)?;
     let seed = Seed::take(seed, instruction, filters)?;

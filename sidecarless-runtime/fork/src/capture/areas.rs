@@ -10,6 +10,7 @@ use std::path::Path;
 use ramet_sys::Range;
 use ramet_sys::pagemap::{PAGE_BYTES, Pagemap};
 
+use super::maps::Flag;
 use super::{PrepareError, Seed, identity, maps, status};
 use crate::descriptor::{Area, AreaKind, MappedFile, PageRun};
 
@@ -75,8 +76,9 @@ impl Seed {
         if !areas.iter().any(may_be_wiped) {
             return Ok(());
         }
-        let starts = maps::wiped(&status::read(self.pid(), "smaps").map_err(failed)?);
-        for area in areas.iter_mut().filter(|area| may_be_wiped(area) && starts.contains(&area.start)) {
+        let wiped = maps::flagged(&status::read(self.pid(), "smaps").map_err(failed)?, Flag::Wiped);
+        let is_wiped = |area: &Area| wiped.iter().any(|mapping| mapping.start == area.start);
+        for area in areas.iter_mut().filter(|area| may_be_wiped(area) && is_wiped(area)) {
             area.kind = AreaKind::Wiped;
         }
         Ok(())

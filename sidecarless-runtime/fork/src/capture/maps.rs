@@ -20,17 +20,35 @@ pub(super) fn parse(text: &[u8]) -> Option<Vec<Line>> {
     text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(line).collect()
 }
 
-/// Where the mappings begin that forks wipe, from the text of `/proc/PID/smaps`.
-pub(super) fn wiped(text: &[u8]) -> Vec<u64> {
-    let mut start = None;
+/// What is special about a mapping (`VmFlags` in proc_pid_smaps(5)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flag {
+    /// Forks wipe it.
+    Wiped,
+    /// Its missing pages are given by who has a userfaultfd.
+    Registered,
+}
+
+impl Flag {
+    const fn letters(self) -> &'static [u8] {
+        match self {
+            Self::Wiped => b"wf",
+            Self::Registered => b"um",
+        }
+    }
+}
+
+/// The mappings that a flag is on, from the text of `/proc/PID/smaps`.
+pub(super) fn flagged(text: &[u8], flag: Flag) -> Vec<Range> {
+    let mut mapping = None;
     let mut found = Vec::new();
     for line in text.split(|byte| *byte == b'\n') {
         if let Some(flags) = line.strip_prefix(b"VmFlags:") {
-            if flags.split(|byte| *byte == b' ').any(|flag| flag == b"wf") {
-                found.extend(start);
+            if flags.split(|byte| *byte == b' ').any(|letters| letters == flag.letters()) {
+                found.extend(mapping);
             }
-        } else if let Some(mapping) = self::line(line) {
-            start = Some(mapping.range.start);
+        } else if let Some(line) = self::line(line) {
+            mapping = Some(line.range);
         }
     }
     found
@@ -84,11 +102,12 @@ mod tests {
     }
 
     #[test]
-    fn finds_what_forks_wipe() {
+    fn finds_what_a_flag_is_on() {
         let text =
             b"7f000000-7f001000 rw-p 00000000 00:00 0 \nSize:                  4 kB\nVmFlags: rd wr mr mw me ac \n\
             7f002000-7f003000 rw-p 00000000 00:00 0 \nRss:                   0 kB\nVmFlags: rd wr mr mw me wf ac sd \n\
-            7f003000-7f004000 rw-p 00000000 00:00 0 \nVmFlags: rd wr \n";
-        assert_eq!(wiped(text), [0x7f00_2000]);
+            7f003000-7f004000 rw-p 00000000 00:00 0 \nVmFlags: rd wr um \n";
+        assert_eq!(flagged(text, Flag::Wiped), [Range::new(0x7f00_2000, 0x7f00_3000)]);
+        assert_eq!(flagged(text, Flag::Registered), [Range::new(0x7f00_3000, 0x7f00_4000)]);
     }
 }
