@@ -165,7 +165,7 @@ impl Machine<'_> {
             Link::Pair => role.other().address(),
         };
         format!(
-            "console=ttyS0 quiet panic=-1 oops=panic mitigations=off nowatchdog net.ifnames=0 \
+            "console=ttyS0 quiet panic=-1 oops=panic mitigations=off nowatchdog no_timer_check net.ifnames=0 \
              RAMET_VM_ROLE={} RAMET_VM_ADDRESS={} RAMET_VM_PEER={peer} RAMET_VM_KERNEL={}",
             role.name(),
             role.address(),

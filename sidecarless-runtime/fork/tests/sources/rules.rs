@@ -176,18 +176,24 @@ pub(crate) fn what_was_taught_is_given_to_the_next(fabric: &Fabric) {
         |group: u64, page: u64| Range { start: fabric.target.own(group).start + page * PAGE_BYTES, bytes: PAGE_BYTES };
     let taught = [page(9, 3), page(2, 0), page(2, 1), page(2, 2), page(9, 3)];
     first.teach(&taught).expect("taught");
-    // What was said before is heard before.
-    read(first.as_mut(), page(0, 0)).expect("read");
-    let mut next = fabric.open();
-    let learned = next.take_learned();
     let expected = [page(9, 3), Range { bytes: 3 * PAGE_BYTES, ..page(2, 0) }];
+    // Not every read goes the way that what is taught goes, so that it may come sooner.
+    let (mut next, deadline) = (fabric.open(), Instant::now() + PATIENCE);
+    let mut learned = next.take_learned();
+    while learned.ranges.len() < beginning.len() + expected.len() {
+        assert!(Instant::now() < deadline, "it is not learned: {:?}", learned.ranges);
+        next = fabric.open();
+        learned = next.take_learned();
+    }
     assert_eq!(learned.ranges, [&beginning[..], &expected].concat());
     let bytes: u64 = beginning.iter().map(|range| range.bytes).sum();
     let pages = &learned.pages[bytes as usize..];
     assert!(pages == expected.iter().flat_map(|range| pattern(*range)).collect::<Vec<u8>>());
     assert_eq!(next.take_learned(), source::Learned::default(), "they are given once");
-    let outside = first.teach(&[fabric.target.secret(0)]).and_then(|()| read(first.as_mut(), page(0, 0)));
-    assert!(outside.is_err(), "what is not the seed's is not learned");
+    if first.teach(&[fabric.target.secret(0)]).is_ok() {
+        // What is not the seed's is not learned: who says it is believed nothing more.
+        ends(fabric, first.as_mut(), PATIENCE);
+    }
 }
 
 pub(crate) fn a_server_that_stops_says_so(fabric: &Fabric) {
