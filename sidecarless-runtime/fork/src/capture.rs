@@ -5,6 +5,7 @@
 
 mod areas;
 mod files;
+mod frozen;
 mod inject;
 mod library;
 mod maps;
@@ -26,6 +27,7 @@ use ramet_sys::pagemap::PAGE_BYTES;
 use ramet_sys::ptrace::{Filters, Stop};
 use ramet_sys::{CallError, ProcessMemory};
 
+use self::frozen::Watch;
 use self::maps::Flag;
 use self::status::Status;
 use crate::descriptor::{Credentials, ForkDescriptor};
@@ -110,6 +112,9 @@ pub enum PrepareError {
         /// For what.
         stop: Stop,
     },
+    /// It has come to have open files or shared memory that it had not.
+    #[error("process {0} opens files or shares memory faster than that can be listed; try again")]
+    Changed(i32),
     /// A call failed.
     #[error(transparent)]
     Call(#[from] CallError),
@@ -163,11 +168,18 @@ pub fn prepare(pid: i32) -> Result<Prepared, PrepareError> {
         return Err(PrepareError::unfit(pid, PAGES_ELSEWHERE));
     }
 
-    let (seed, copied) = stop::stop_and_copy(pid, &memory, instruction, filters)?;
-    let seed = Seed::take(seed, instruction, filters)?;
-    let pause = copied.pause;
-    let descriptor = seed.describe(pid, copied)?;
-    Ok(Prepared { seed, descriptor, pause })
+    let prepare = |watch| {
+        let (seed, copied) = stop::stop_and_copy(pid, &memory, instruction, filters, watch)?;
+        let seed = Seed::take(seed, instruction, filters)?;
+        let pause = copied.pause;
+        let descriptor = seed.describe(pid, copied)?;
+        Ok(Prepared { seed, descriptor, pause })
+    };
+    match prepare(Some(Watch::begin(pid).map_err(proc_failed)?)) {
+        // What was not known before the stop is looked for while it lasts.
+        Err(PrepareError::Changed(_)) => prepare(None),
+        prepared => prepared,
+    }
 }
 
 /// The machine that this process runs on, and its vdso.

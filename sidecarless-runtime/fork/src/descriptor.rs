@@ -49,6 +49,8 @@ pub struct ForkDescriptor {
     pub queued_signals: Vec<Vec<u8>>,
     /// Its open files.
     pub files: Vec<OpenFile>,
+    /// Memory that it shares, or that is a file of its own: what areas and open files name.
+    pub shared: Vec<SharedMemory>,
 }
 
 /// A seccomp filter.
@@ -178,23 +180,41 @@ pub enum AreaKind {
         /// Whether changes go to the file.
         shared: bool,
     },
-    /// Memory that the kernel shares with the children of a fork.
+    /// Memory that the kernel shares with the children of a fork. A child has its own, as it was when the process was
+    /// forked.
     SharedMemory {
-        /// Which: areas with the same number show the same memory.
-        id: u64,
+        /// Index into `shared`.
+        piece: u32,
         /// Where in it the area begins.
         offset: u64,
     },
+    /// What only the seed has: the content of shared memory, which the process has changed since.
+    Frozen,
     /// The kernel's code for all processes.
     Vdso,
     /// Its data.
     Vvar,
 }
 
-/// Neighbouring pages of an area.
+/// A piece of memory that is shared (memfd_create(2), `MAP_SHARED`, shm_open(3), shmget(2)).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedMemory {
+    /// The name that it was made with.
+    pub name: Vec<u8>,
+    /// Its length.
+    pub bytes: u64,
+    /// `F_SEAL_…`
+    pub seals: u32,
+    /// The pages of it that are not zeros, ascending.
+    pub content: Vec<PageRun>,
+    /// Where they are in the seed, one after the other.
+    pub frozen_at: u64,
+}
+
+/// Neighbouring pages of an area, or of a piece of shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageRun {
-    /// How many pages after the area's start.
+    /// How many pages after its start.
     pub first: u32,
     /// How many pages.
     pub pages: u32,
@@ -354,6 +374,8 @@ pub enum OpenFileKind {
     Pipe {
         /// Which pipe.
         id: u64,
+        /// What nobody has read yet, of a pipe that the process has both ends of; at the end that reads.
+        unread: Vec<u8>,
     },
     /// An event counter.
     Event {
@@ -367,6 +389,25 @@ pub enum OpenFileKind {
         /// What it watches.
         watched: Vec<Watched>,
     },
+    /// A timer (timerfd_create(2)).
+    Timer(Timer),
+    /// What signals are read from (signalfd(2)).
+    Signals {
+        /// Which signals; bit 0 is signal 1.
+        mask: u64,
+    },
+    /// Memory that is a file (memfd_create(2)).
+    Memory {
+        /// Index into `shared`.
+        piece: u32,
+        /// Where the next read begins.
+        position: u64,
+    },
+    /// The open file that a lower descriptor has, too: they share its position.
+    Same {
+        /// The lower one.
+        fd: i32,
+    },
     /// A terminal: what the child is given takes its place.
     Terminal,
     /// A socket. As a standard stream it is replaced by what the child is given; elsewhere one whose other end has
@@ -377,6 +418,19 @@ pub enum OpenFileKind {
         /// `/proc/PID/fd/N` as a link.
         name: Vec<u8>,
     },
+}
+
+/// A timer that is read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timer {
+    /// `CLOCK_…`
+    pub clock: u32,
+    /// How often it has expired without that having been read.
+    pub ticks: u64,
+    /// When it expires next, from then: seconds and nanoseconds. Zeros: never.
+    pub next: [u64; 2],
+    /// How often after that.
+    pub interval: [u64; 2],
 }
 
 /// A file that an epoll watches (`struct epoll_event`).
@@ -449,6 +503,14 @@ impl ForkDescriptor {
             OpenFileKind::Epoll { watched } => watched.iter().map(|watched| (file.fd, watched)).collect(),
             _ => Vec::new(),
         })
+    }
+}
+
+impl SharedMemory {
+    /// How much of it is in the seed.
+    #[must_use]
+    pub fn content_bytes(&self) -> u64 {
+        self.content.iter().map(|run| u64::from(run.pages)).sum::<u64>() * ramet_sys::pagemap::PAGE_BYTES
     }
 }
 

@@ -9,6 +9,7 @@ mod family;
 mod files;
 mod identity;
 mod plan;
+mod shared;
 mod template;
 
 use std::io::{self, IoSliceMut};

@@ -2,7 +2,7 @@
 
 use ramet_sys::pagemap::PAGE_BYTES;
 
-use crate::descriptor::{Area, AreaKind, DecodeError, ForkDescriptor, OpenFileKind};
+use crate::descriptor::{Area, AreaKind, DecodeError, ForkDescriptor, OpenFile, OpenFileKind, PageRun, SharedMemory};
 
 /// No address of a process is as high (x86-64, four levels of page tables).
 pub const ADDRESS_END: u64 = 0x7fff_ffff_f000;
@@ -21,9 +21,16 @@ pub const FILTERS_MAX: usize = 1024;
 /// How long the kernel lets a filter be (`BPF_MAXINSNS`).
 pub const FILTER_INSTRUCTIONS_MAX: usize = 4096;
 
+/// How much shared memory is copied while a process is stopped.
+pub const SHARED_BYTES_MAX: u64 = 64 << 20;
+/// How long the kernel lets a piece of shared memory be said to be; most of it has nothing in it.
+pub const PIECE_BYTES_MAX: u64 = 1 << 44;
+/// How much may wait in all pipes.
+pub const PIPES_BYTES_MAX: usize = 1 << 20;
+
 /// Says what is wrong first.
 pub(crate) fn validate(descriptor: &ForkDescriptor) -> Result<(), DecodeError> {
-    let ForkDescriptor { areas, mapped_files, signals, threads, files, filters, .. } = descriptor;
+    let ForkDescriptor { areas, mapped_files, signals, threads, files, filters, shared, .. } = descriptor;
     must(!threads.is_empty() && threads.len() <= THREADS_MAX, "the number of threads")?;
     must(areas.len() <= AREAS_MAX, "the number of areas")?;
     must(files.len() <= FILES_MAX, "the number of open files")?;
@@ -32,18 +39,13 @@ pub(crate) fn validate(descriptor: &ForkDescriptor) -> Result<(), DecodeError> {
     must(filters.iter().all(|filter| lengths.contains(&filter.instructions.len())), "a seccomp filter's length")?;
     let mut end = ADDRESS_START;
     for area in areas {
-        end = valid_area(area, end, mapped_files.len())?;
+        end = valid_area(area, end, mapped_files.len(), shared.len())?;
     }
+    valid_shared(shared, areas)?;
     must(signals.iter().all(|action| (1..=64).contains(&action.signal)), "a signal's number")?;
     must(files.windows(2).all(|pair| pair[0].fd < pair[1].fd), "the order of open files")?;
     must(files.iter().all(|file| (0..1 << 20).contains(&file.fd)), "the number of an open file")?;
-    for file in files {
-        if let OpenFileKind::Epoll { watched } = &file.kind {
-            must(watched.len() <= FILES_MAX, "the number of files that an epoll watches")?;
-            let is_open = |fd: i32| files.binary_search_by_key(&fd, |file| file.fd).is_ok();
-            must(watched.iter().all(|watched| is_open(watched.fd)), "a file that an epoll watches")?;
-        }
-    }
+    valid_files(files, shared.len())?;
     let stacks = STACK_START..ADDRESS_END;
     must(threads.iter().all(|thread| stacks.contains(&thread.registers.rsp)), "a thread's stack pointer")?;
     must(threads.iter().all(|thread| thread.tid > 0 && thread.extended_state.len() <= 1 << 14), "a thread")?;
@@ -51,7 +53,7 @@ pub(crate) fn validate(descriptor: &ForkDescriptor) -> Result<(), DecodeError> {
 }
 
 /// Where the area ends.
-fn valid_area(area: &Area, after: u64, mapped_files: usize) -> Result<u64, DecodeError> {
+fn valid_area(area: &Area, after: u64, mapped_files: usize, shared: usize) -> Result<u64, DecodeError> {
     must(
         area.start.is_multiple_of(PAGE_BYTES) && area.bytes.is_multiple_of(PAGE_BYTES) && area.bytes > 0,
         "an area is not whole pages",
@@ -63,13 +65,70 @@ fn valid_area(area: &Area, after: u64, mapped_files: usize) -> Result<u64, Decod
         must((file as usize) < mapped_files, "an area's file")?;
         must(offset % PAGE_BYTES == 0, "an area's place in its file")?;
     }
+    if let AreaKind::SharedMemory { piece, offset } = area.kind {
+        must((piece as usize) < shared, "an area's shared memory")?;
+        must(offset % PAGE_BYTES == 0 && offset <= PIECE_BYTES_MAX, "an area's place in shared memory")?;
+    }
+    valid_runs(&area.own, area.bytes)?;
+    Ok(end)
+}
+
+fn valid_runs(runs: &[PageRun], bytes: u64) -> Result<(), DecodeError> {
     let mut page = 0;
-    for run in &area.own {
+    for run in runs {
         must(run.pages > 0 && u64::from(run.first) >= page, "the order of pages")?;
         page = u64::from(run.first) + u64::from(run.pages);
     }
-    must(page <= area.bytes / PAGE_BYTES, "pages outside their area")?;
-    Ok(end)
+    must(page <= bytes.div_ceil(PAGE_BYTES), "pages outside of what they are of")
+}
+
+/// The content of shared memory is where the seed alone has something.
+fn valid_shared(shared: &[SharedMemory], areas: &[Area]) -> Result<(), DecodeError> {
+    must(shared.len() <= FILES_MAX, "the number of pieces of shared memory")?;
+    let mut left = SHARED_BYTES_MAX;
+    for piece in shared {
+        must(piece.bytes <= PIECE_BYTES_MAX, "the length of shared memory")?;
+        valid_runs(&piece.content, piece.bytes)?;
+        let bytes = piece.content_bytes();
+        left = left.checked_sub(bytes).ok_or(DecodeError::Senseless("the amount of shared memory"))?;
+        let holds = |area: &Area| {
+            let end = piece.frozen_at.checked_add(bytes);
+            let is_in = area.start <= piece.frozen_at && end.is_some_and(|end| end <= area.range().end());
+            area.kind == AreaKind::Frozen && is_in
+        };
+        must(piece.frozen_at % PAGE_BYTES == 0, "the place of shared memory's content")?;
+        must(bytes == 0 || areas.iter().any(holds), "the place of shared memory's content")?;
+        must(!piece.name.contains(&0), "the name of shared memory")?;
+    }
+    Ok(())
+}
+
+fn valid_files(files: &[OpenFile], shared: usize) -> Result<(), DecodeError> {
+    let find = |fd: i32| files.binary_search_by_key(&fd, |file| file.fd).ok().map(|at| &files[at].kind);
+    let mut left = PIPES_BYTES_MAX;
+    for file in files {
+        match &file.kind {
+            OpenFileKind::Epoll { watched } => {
+                must(watched.len() <= FILES_MAX, "the number of files that an epoll watches")?;
+                must(watched.iter().all(|watched| find(watched.fd).is_some()), "a file that an epoll watches")?;
+            }
+            OpenFileKind::Same { fd } => {
+                let is_first = matches!(find(*fd), Some(kind) if !matches!(kind, OpenFileKind::Same { .. }));
+                must(*fd < file.fd && is_first, "which open file is another one, too")?;
+            }
+            OpenFileKind::Memory { piece, .. } => must((*piece as usize) < shared, "memory that is open")?,
+            OpenFileKind::Pipe { unread, .. } => {
+                let rest = left.checked_sub(unread.len());
+                left = rest.ok_or(DecodeError::Senseless("how much waits in pipes"))?;
+            }
+            OpenFileKind::Timer(timer) => {
+                let is_time = |[seconds, nanoseconds]: [u64; 2]| seconds < 1 << 40 && nanoseconds < 1_000_000_000;
+                must(is_time(timer.next) && is_time(timer.interval), "a timer")?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 const fn must(holds: bool, what: &'static str) -> Result<(), DecodeError> {

@@ -4,7 +4,8 @@
 //! Reading order: [`sandbox`] says what a child is kept from, [`seccomp`] which system calls that means, [`report`]
 //! what of it was obtained; [`mod@spawn`] starts a child; `entry` is what runs in the child between fork and exec, and
 //! `namespace` what the parent does for it; [`pidfd`] ends and reaps it. [`ptrace`] stops threads of other processes,
-//! [`memory`] and [`pagemap`] look into them, [`userfault`] gives them their pages; [`copy`] makes new ones; [`call`]
+//! [`memory`] and [`pagemap`] look into them, [`userfault`] gives them their pages; [`copy`] makes new ones, and
+//! [`events`] what tells them of signals and times; [`call`]
 //! is how these fail.
 //!
 //! # Invariants that SAFETY comments name
@@ -24,6 +25,7 @@
 
 pub mod call;
 pub mod copy;
+pub mod events;
 pub mod memory;
 pub mod pagemap;
 pub mod pidfd;

@@ -1,6 +1,6 @@
 //! Single threads and processes that are not our children.
 
-use libc::{SYS_get_robust_list, SYS_sched_getattr, pid_t};
+use libc::{SYS_get_robust_list, SYS_kcmp, SYS_sched_getattr, pid_t};
 
 use crate::call::CallError;
 
@@ -42,6 +42,19 @@ pub fn scheduling(tid: pid_t) -> Result<Scheduling, CallError> {
     match unsafe { libc::syscall(SYS_sched_getattr, tid, &raw mut scheduling, bytes, 0) } {
         0 => Ok(scheduling),
         _ => Err(CallError::last("sched_getattr")),
+    }
+}
+
+/// Whether two descriptors of a process are of one open file: they share its position (kcmp(2)).
+///
+/// # Errors
+/// kcmp's: `ENOSYS` where the kernel was built without it.
+pub fn is_same_file(pid: pid_t, one: i32, other: i32) -> Result<bool, CallError> {
+    const KCMP_FILE: libc::c_int = 0;
+    // SAFETY: O1, the call takes no memory.
+    match unsafe { libc::syscall(SYS_kcmp, pid, pid, KCMP_FILE, i64::from(one), i64::from(other)) } {
+        -1 => Err(CallError::last("kcmp")),
+        order => Ok(order == 0),
     }
 }
 

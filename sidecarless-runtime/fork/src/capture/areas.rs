@@ -10,16 +10,23 @@ use std::path::Path;
 use ramet_sys::Range;
 use ramet_sys::pagemap::{PAGE_BYTES, Pagemap};
 
+use super::frozen::{Frozen, Piece, SHARED_BYTES_MAX};
 use super::maps::Flag;
 use super::{PrepareError, Seed, identity, maps, status};
 use crate::descriptor::{Area, AreaKind, MappedFile, PageRun};
 
 impl Seed {
-    pub(super) fn areas(&self, lines: &[maps::Line]) -> Result<(Vec<Area>, Vec<MappedFile>), PrepareError> {
+    pub(super) fn areas(
+        &self,
+        lines: &[maps::Line],
+        frozen: &Frozen,
+    ) -> Result<(Vec<Area>, Vec<MappedFile>), PrepareError> {
         let unfit = |reason: &'static str| PrepareError::unfit(self.pid(), reason);
         let mut areas = Vec::with_capacity(lines.len());
         // Those of a file that cannot be mapped again.
         let mut nameless = Vec::new();
+        // Those that are a process's own view of memory that others may write to.
+        let mut private = Vec::new();
         let mut mapped = MappedFiles { pid: self.pid(), files: Vec::new(), indices: HashMap::new() };
         for line in lines {
             let kind = match line.name.as_slice() {
@@ -28,11 +35,18 @@ impl Seed {
                 name if name.starts_with(b"[vvar") => AreaKind::Vvar,
                 b"[stack]" => AreaKind::Stack,
                 _ if line.inode == 0 => AreaKind::Private,
-                name if line.shared && is_memory(name) => {
-                    AreaKind::SharedMemory { id: line.inode, offset: line.offset }
+                name if name.starts_with(b"anon_inode:") => {
+                    let what = String::from_utf8_lossy(name);
+                    return Err(PrepareError::unfit(self.pid(), format!("it has memory of {what} mapped")));
                 }
-                // A private mapping of memory that has no name any more.
-                name if is_memory(name) => AreaKind::Private,
+                _ if line.is_memory() => {
+                    let piece = frozen.piece(line).ok_or(PrepareError::Changed(self.pid()))?;
+                    if !line.shared {
+                        private.push((areas.len(), piece, line.offset));
+                    }
+                    let offset = line.offset;
+                    if line.shared { AreaKind::SharedMemory { piece, offset } } else { AreaKind::Private }
+                }
                 _ if line.name.ends_with(b" (deleted)") && line.shared => {
                     return Err(unfit("it shares a file that was deleted since"));
                 }
@@ -43,18 +57,40 @@ impl Seed {
                 },
             };
             let Range { start, bytes } = line.range;
-            if line.inode != 0 && kind == AreaKind::Private {
+            if line.inode != 0 && kind == AreaKind::Private && !line.is_memory() {
                 nameless.push(areas.len());
             }
             areas.push(Area { start, bytes, protection: line.protection, kind, own: Vec::new() });
         }
         self.find_own_pages(&mut areas)?;
+        for (index, piece, offset) in private {
+            self.freeze_private(&mut areas[index], &frozen.pieces[piece as usize], offset)?;
+        }
         for index in nameless {
             let pages = self.readable_pages(areas[index].range()) as u32;
             areas[index].own = if pages == 0 { Vec::new() } else { vec![PageRun { first: 0, pages }] };
         }
         self.find_wiped(&mut areas)?;
         Ok((areas, mapped.files))
+    }
+
+    /// Gives a private mapping of memory pages of its own where it has none: what is beneath may change.
+    fn freeze_private(&self, area: &mut Area, piece: &Piece, offset: u64) -> Result<(), PrepareError> {
+        let end = piece.bytes.next_multiple_of(PAGE_BYTES).saturating_sub(offset).min(area.bytes);
+        let pages = (end / PAGE_BYTES) as u32;
+        if end > SHARED_BYTES_MAX {
+            return Err(piece.too_much(self.pid()));
+        }
+        let mut own = vec![false; pages as usize];
+        for run in &area.own {
+            own[run.first as usize..].iter_mut().take(run.pages as usize).for_each(|page| *page = true);
+        }
+        for (page, _) in (0..).zip(own).filter(|(_, is_own)| !is_own) {
+            let at = page * PAGE_BYTES;
+            self.memory().write(area.start + at, &piece.page(offset + at))?;
+        }
+        area.own = if pages == 0 { Vec::new() } else { vec![PageRun { first: 0, pages }] };
+        Ok(())
     }
 
     /// How many pages of a mapped file there are: it may be shorter than what is mapped of it.
@@ -88,7 +124,8 @@ impl Seed {
         let has_own = |area: &&Area| match area.kind {
             AreaKind::Private | AreaKind::Stack => true,
             AreaKind::File { shared, .. } => !shared,
-            AreaKind::Wiped | AreaKind::SharedMemory { .. } | AreaKind::Vdso | AreaKind::Vvar => false,
+            AreaKind::Wiped | AreaKind::SharedMemory { .. } => false,
+            AreaKind::Frozen | AreaKind::Vdso | AreaKind::Vvar => false,
         };
         let ranges: Vec<Range> = areas.iter().filter(has_own).map(Area::range).collect();
         let runs = Pagemap::open(self.pid())?.own_pages(&merged(&ranges))?;
@@ -157,12 +194,6 @@ impl MappedFiles {
         self.files.push(MappedFile { path: line.name.clone(), identity });
         u32::try_from(self.files.len() - 1).ok()
     }
-}
-
-fn is_memory(name: &[u8]) -> bool {
-    [&b"/dev/zero (deleted)"[..], b"/SYSV"].iter().any(|start| name.starts_with(start))
-        || name.starts_with(b"/memfd:")
-        || name.starts_with(b"anon_inode:")
 }
 
 /// Neighbouring ranges as one.

@@ -20,6 +20,21 @@ pub(super) fn parse(text: &[u8]) -> Option<Vec<Line>> {
     text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(line).collect()
 }
 
+impl Line {
+    /// Whether it maps memory that has no name in any file system: it is shared, or was a file of a process.
+    pub(super) fn is_memory(&self) -> bool {
+        self.inode != 0 && is_memory(&self.name)
+    }
+}
+
+/// Whether the name of a mapping, or of an open file, says that it is memory.
+pub(super) fn is_memory(name: &[u8]) -> bool {
+    let starts = [&b"/memfd:"[..], b"/dev/zero (deleted)", b"/SYSV"];
+    // What shm_open(3) made is memory, too, which nobody finds any more once it was unlinked.
+    let is_unlinked = name.starts_with(b"/dev/shm/") && name.ends_with(b" (deleted)");
+    is_unlinked || starts.iter().any(|start| name.starts_with(start))
+}
+
 /// What is special about a mapping (`VmFlags` in proc_pid_smaps(5)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flag {

@@ -71,16 +71,17 @@ impl Seed {
         let status = Status::parse(&read("status")?).ok_or_else(senseless)?;
         let mut layout = status::layout(&read("stat")?, &read("auxv")?).ok_or_else(senseless)?;
         let lines = maps::parse(&read("maps")?).ok_or_else(senseless)?;
-        let files = files::open_files(pid).map_err(failed)?;
         let directory = fs::read_link(format!("/proc/{pid}/cwd")).map_err(failed)?;
         let namespaces = namespaces::of(pid)?;
 
-        let Copied { mut threads, queued_signals, .. } = copied;
+        let Copied { mut threads, queued_signals, frozen, .. } = copied;
+        let files = files::open_files(pid, &frozen)?;
         self.complete(parent, &status, &mut threads)?;
         let answers = self.ask(threads[0].registers.rsp, &status)?;
         layout.brk = answers.brk;
         let filters = if status.seccomp == 0 { Vec::new() } else { self.filters()? };
-        let (areas, mapped_files) = self.areas(&lines)?;
+        let (mut areas, mapped_files) = self.areas(&lines, &frozen)?;
+        let shared = self.keep(frozen, &mut areas)?;
         let vdso = areas.iter().find(|area| area.kind == AreaKind::Vdso).map(Area::range);
         let mut vdso_code = vec![0; vdso.map_or(0, |range| range.bytes as usize)];
         self.memory.read(vdso.map_or(0, |range| range.start), &mut vdso_code)?;
@@ -106,6 +107,7 @@ impl Seed {
             threads,
             queued_signals,
             files,
+            shared,
         })
     }
 

@@ -13,6 +13,7 @@ use ramet_sys::ptrace::{Filters, Queue, Registers, Tracee};
 use ramet_sys::{CallError, ProcessMemory};
 
 use super::PrepareError;
+use super::frozen::{Frozen, Watch};
 use super::inject::Injection;
 use super::library::number_place;
 use super::numbers::Parentage;
@@ -38,6 +39,7 @@ pub(super) struct Copied {
     pub(super) threads: Vec<Thread>,
     /// Signals that wait for any of them.
     pub(super) queued_signals: Vec<Vec<u8>>,
+    pub(super) frozen: Frozen,
     pub(super) pause: Duration,
 }
 
@@ -70,6 +72,7 @@ pub(super) fn stop_and_copy(
     memory: &ProcessMemory,
     instruction: u64,
     filters: Filters,
+    watch: Option<Watch>,
 ) -> Result<(Tracee, Copied), PrepareError> {
     let failed = |source| PrepareError::Proc { pid, source };
     let parentage = Parentage::of(pid).map_err(failed)?;
@@ -86,6 +89,11 @@ pub(super) fn stop_and_copy(
         }
     }
     ask_threads(memory, instruction, &held, &mut stopped)?;
+    let watch = match watch {
+        Some(watch) => watch,
+        None => Watch::begin(pid).map_err(failed)?,
+    };
+    let frozen = watch.freeze(pid)?;
     let queued = held[0].tracee.queued_signals(Queue::Process)?;
     let seed = copy(pid, &held[0].tracee, &stopped[0].registers, instruction)?;
     drop(held);
@@ -93,7 +101,7 @@ pub(super) fn stop_and_copy(
     let seed = Tracee::inherited(parentage.sibling(seed).map_err(failed)?);
     let queued_signals = queued.iter().map(|information| information.to_vec()).collect();
     let threads = stopped.into_iter().map(|thread| thread.state).collect();
-    Ok((seed, Copied { threads, queued_signals, pause }))
+    Ok((seed, Copied { threads, queued_signals, frozen, pause }))
 }
 
 /// Attaches to every thread without stopping any.

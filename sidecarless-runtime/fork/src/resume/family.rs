@@ -12,6 +12,7 @@ use ramet_sys::pagemap::PAGE_BYTES;
 use ramet_sys::{Pidfd, ProcessMemory, Range};
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::shared::Contents;
 use super::template::Template;
 use super::{Child, Given, Host, ResumeError};
 use crate::cache::{CACHE_BYTES_MAX, Cache, PullError};
@@ -31,6 +32,8 @@ pub(super) struct Warm {
     pub(super) learned: Learned,
     /// What has to be there.
     in_place: Learned,
+    /// What each child gets of its own.
+    pub(super) shared: Contents,
 }
 
 /// Children of one seed. When it is dropped, those that still need pages wait for ever: end them first.
@@ -105,7 +108,7 @@ impl Family {
             })
         };
         // After an error nobody knows what the template still does, so the next child gets another one.
-        let mut child = made.fork(&self.host, &self.descriptor, given, serve)?;
+        let mut child = made.fork(&self.host, &self.descriptor, &self.warm, given, serve)?;
         child.phases.template = phases;
         *template = Some(made);
         Ok(child)
@@ -180,7 +183,8 @@ impl Warm {
         let in_place = Learned { ranges: places, pages: pages.split_off(firsts * PAGE_BYTES as usize) };
         learned.ranges.extend(&first[..firsts]);
         learned.pages.append(&mut pages);
-        Ok(Self { learned, in_place })
+        let shared = Contents::read(descriptor, source)?;
+        Ok(Self { learned, in_place, shared })
     }
 
     /// Writes what cannot come later into a template.

@@ -3,19 +3,23 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 
-use ramet_sys::User;
+use ramet_sys::{User, events};
 use rustix::event::{EventfdFlags, epoll, eventfd};
-use rustix::fs::{Mode, OFlags, SeekFrom, seek};
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::fs::{Mode, OFlags, SeekFrom, fcntl_setfl, seek};
+use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
 
 use super::ResumeError;
+use super::shared::reopen;
 use crate::capture::identity;
-use crate::descriptor::{FileIdentity, ForkDescriptor, OpenFile, OpenFileKind};
+use crate::descriptor::{FileIdentity, ForkDescriptor, OpenFile, OpenFileKind, Timer};
 
 /// What a child is given by its host in place of what it cannot have from the forked process.
 #[derive(Debug)]
@@ -39,15 +43,32 @@ impl Given {
 }
 
 /// Opens again what a child has open, in the order of the descriptor.
-pub(super) fn open(descriptor: &ForkDescriptor, given: &Given) -> Result<Vec<OwnedFd>, ResumeError> {
+pub(super) fn open(
+    descriptor: &ForkDescriptor,
+    given: &Given,
+    pieces: &[OwnedFd],
+) -> Result<Vec<OwnedFd>, ResumeError> {
     let mut pipes = HashMap::new();
-    descriptor.files.iter().map(|file| open_one(file, given, &mut pipes)).collect()
+    let mut opened: Vec<OwnedFd> = Vec::with_capacity(descriptor.files.len());
+    for (at, file) in descriptor.files.iter().enumerate() {
+        let one = match file.kind {
+            OpenFileKind::Same { fd } => {
+                let first = descriptor.files[..at].binary_search_by_key(&fd, |file| file.fd);
+                let first = first.ok().and_then(|first| opened.get(first));
+                first.ok_or(ResumeError::Unfit("one of its open files is none"))?.try_clone()?
+            }
+            _ => open_one(file, given, &mut pipes, pieces)?,
+        };
+        opened.push(one);
+    }
+    Ok(opened)
 }
 
 fn open_one(
     file: &OpenFile,
     given: &Given,
     pipes: &mut HashMap<u64, (OwnedFd, OwnedFd)>,
+    pieces: &[OwnedFd],
 ) -> Result<OwnedFd, ResumeError> {
     let flags = OFlags::from_bits_retain(file.flags);
     let stream = usize::try_from(file.fd).ok().and_then(|fd| given.streams.get(fd));
@@ -57,15 +78,24 @@ fn open_one(
         }
         OpenFileKind::Path { path, identity, position } => open_path(file, path, *identity, *position)?,
         // An end whose other end is in another process finds that closed.
-        OpenFileKind::Pipe { id } => {
-            let pipe_flags = if flags.contains(OFlags::NONBLOCK) { PipeFlags::NONBLOCK } else { PipeFlags::empty() };
+        OpenFileKind::Pipe { id, unread } => {
             let (read, write) = match pipes.get(id) {
                 Some(ends) => ends,
-                None => {
-                    pipes.entry(*id).or_insert(pipe_with(pipe_flags | PipeFlags::CLOEXEC).map_err(io::Error::from)?)
-                }
+                None => pipes.entry(*id).or_insert(pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from)?),
             };
-            if flags.contains(OFlags::WRONLY) { write.try_clone()? } else { read.try_clone()? }
+            fill(write, unread)?;
+            let end = if flags.contains(OFlags::WRONLY) { write } else { read };
+            fcntl_setfl(end, flags & OFlags::NONBLOCK).map_err(io::Error::from)?;
+            end.try_clone()?
+        }
+        OpenFileKind::Timer(timer) => open_timer(file, *timer)?,
+        OpenFileKind::Signals { mask } => events::signals(*mask)?,
+        OpenFileKind::Memory { piece, position } => {
+            let piece = pieces.get(*piece as usize).ok_or_else(|| cannot_carry(file, b"memory without content"))?;
+            let made = OFlags::CREATE | OFlags::TRUNC | OFlags::EXCL;
+            let opened = reopen(piece, flags - made)?;
+            seek(&opened, SeekFrom::Start(*position)).map_err(io::Error::from)?;
+            opened
         }
         OpenFileKind::Event { count, semaphore } => {
             let mut event_flags = EventfdFlags::CLOEXEC;
@@ -79,10 +109,50 @@ fn open_one(
         }
         // What it watches is known once that has its numbers.
         OpenFileKind::Epoll { .. } => epoll::create(epoll::CreateFlags::CLOEXEC).map_err(io::Error::from)?,
+        OpenFileKind::Same { .. } => return Err(cannot_carry(file, b"the file of another descriptor")),
         OpenFileKind::Terminal => return Err(cannot_carry(file, b"a terminal")),
         OpenFileKind::Socket => dead_socket(flags)?,
         OpenFileKind::Other { name } => return Err(cannot_carry(file, name)),
     };
+    if matches!(file.kind, OpenFileKind::Signals { .. } | OpenFileKind::Timer(_) | OpenFileKind::Epoll { .. }) {
+        fcntl_setfl(&opened, flags & OFlags::NONBLOCK).map_err(io::Error::from)?;
+    }
+    Ok(opened)
+}
+
+/// Has bytes wait in a pipe.
+fn fill(write: &OwnedFd, unread: &[u8]) -> io::Result<()> {
+    if unread.is_empty() {
+        return Ok(());
+    }
+    if unread.len() > fcntl_getpipe_size(write)? {
+        fcntl_setpipe_size(write, unread.len())?;
+    }
+    // They have room, so this waits for nobody.
+    File::from(write.try_clone()?).write_all(unread)
+}
+
+fn open_timer(file: &OpenFile, timer: Timer) -> Result<OwnedFd, ResumeError> {
+    let clock = match timer.clock.cast_signed() {
+        libc::CLOCK_REALTIME => TimerfdClockId::Realtime,
+        libc::CLOCK_MONOTONIC => TimerfdClockId::Monotonic,
+        libc::CLOCK_BOOTTIME => TimerfdClockId::Boottime,
+        _ => return Err(cannot_carry(file, b"a timer that wakes the machine")),
+    };
+    let opened = timerfd_create(clock, TimerfdFlags::CLOEXEC).map_err(io::Error::from)?;
+    let time = |[seconds, nanoseconds]: [u64; 2]| Timespec {
+        tv_sec: seconds.cast_signed(),
+        tv_nsec: nanoseconds.cast_signed(),
+    };
+    let at = Itimerspec { it_interval: time(timer.interval), it_value: time(timer.next) };
+    timerfd_settime(&opened, TimerfdTimerFlags::empty(), &at).map_err(io::Error::from)?;
+    // A timer that rings again and again goes on when that it has rung is read.
+    let goes_on = timer.next == [0, 0] && timer.interval != [0, 0];
+    if timer.ticks > 0 && (goes_on || events::set_ticks(&opened, timer.ticks).is_err()) {
+        // That it has expired, if not how often, can be had from every kernel.
+        let at = Itimerspec { it_value: Timespec { tv_sec: 0, tv_nsec: 1 }, ..at };
+        timerfd_settime(&opened, TimerfdTimerFlags::empty(), &at).map_err(io::Error::from)?;
+    }
     Ok(opened)
 }
 

@@ -97,8 +97,13 @@ impl Plan {
         rights: &Rights,
     ) -> Result<Self, ResumeError> {
         let on_exec = |flags: u32| u64::from(flags & libc::O_CLOEXEC.cast_unsigned());
-        let open: Vec<_> = descriptor.files.iter().map(|file| (file.fd, on_exec(file.flags))).collect();
-        let first_fd = open.last().map_or(0, |(fd, _)| fd + 1).max(FIRST_FD_MIN);
+        let mut open: Vec<_> = descriptor.files.iter().map(|file| (file.fd, on_exec(file.flags))).collect();
+        let pieces = descriptor.shared.len() as RawFd;
+        // All files together come below.
+        let first_fd = open.last().map_or(0, |(fd, _)| fd + 1).max(FIRST_FD_MIN) + pieces;
+        // Those of shared memory come where the mapped files were.
+        let pieces = (0..pieces).map(|piece| first_fd + OWN_FDS as RawFd + piece);
+        open.extend(pieces.map(|fd| (fd, libc::O_CLOEXEC as u64)));
         let vdso = descriptor.areas.iter().find(|area| area.kind == AreaKind::Vdso).map_or(0, |area| area.start);
         let restorer = descriptor.signal_return;
         let call_and_return = if vdso == 0 || restorer == 0 { 0 } else { call_and_return.map_or(0, |at| vdso + at) };
@@ -187,21 +192,22 @@ impl Planner<'_> {
         let mut main = Program::new(self.place.start);
         // Where it notes what failed comes first.
         main.data(&[0; 16]);
-        self.become_template(&mut main)?;
+        self.become_template(&mut main);
         self.fork_children(&mut main);
         self.enter_namespaces(&mut main);
         let identity = Identity::take(&mut main, self.number(CONTROL_FD), self.rights, &self.descriptor.credentials);
         self.take_files(&mut main);
+        self.map_shared(&mut main);
         let others = self.become_child(&mut main, identity)?;
         Ok(Draft { main, others })
     }
 
     /// Makes the address space and what else is the same for all children.
-    fn become_template(&mut self, main: &mut Program) -> Result<(), ResumeError> {
+    fn become_template(&mut self, main: &mut Program) {
         let control = self.number(CONTROL_FD);
         self.say_userfault(main, control);
         self.clear(main);
-        self.map(main)?;
+        self.map(main);
         self.describe(main);
         for action in &self.descriptor.signals {
             let words = [action.handler, action.flags, action.restorer, action.mask];
@@ -213,7 +219,6 @@ impl Planner<'_> {
         self.end_with_host(main);
         let byte = main.data(&[1]);
         main.call("telling its host", SYS_write, &[control, byte, 1]);
-        Ok(())
     }
 
     fn end_with_host(&self, main: &mut Program) {

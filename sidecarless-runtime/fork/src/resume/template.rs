@@ -89,13 +89,16 @@ impl Template {
         &self,
         host: &Host,
         descriptor: &ForkDescriptor,
+        warm: &Warm,
         given: &Given,
         serve: impl FnOnce(Userfault) -> io::Result<()>,
     ) -> Result<Child, ResumeError> {
         let start = Instant::now();
         let (control, theirs) = control_pair()?;
         let identity = host.rights.identity(&descriptor.credentials, given)?;
-        let files = files::open(descriptor, given)?;
+        let pieces = warm.shared.pieces(descriptor)?;
+        let mut files = files::open(descriptor, given, &pieces)?;
+        files.extend(pieces);
         let opened = Instant::now();
         let namespace = if self.plan.numbers == Numbers::Same { Some(host.namespace()?) } else { None };
         let first = namespace.as_ref().map(|namespace| namespace.first.as_fd());

@@ -3,7 +3,7 @@
 use ramet_sys::Range;
 use ramet_sys::pagemap::PAGE_BYTES;
 
-use crate::descriptor::{AreaKind, ForkDescriptor};
+use crate::descriptor::ForkDescriptor;
 
 /// The ranges of a seed that may be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,16 +13,12 @@ pub struct Granted {
 }
 
 impl Granted {
-    /// What a descriptor names: own pages of areas, and memory that is shared.
+    /// What a descriptor names: own pages of areas.
     #[must_use]
     pub fn of(descriptor: &ForkDescriptor) -> Self {
         let mut granted = Self::default();
         for area in &descriptor.areas {
-            if matches!(area.kind, AreaKind::SharedMemory { .. }) {
-                granted.push(area.range());
-            } else {
-                area.own_ranges().for_each(|range| granted.push(range));
-            }
+            area.own_ranges().for_each(|range| granted.push(range));
         }
         granted
     }

@@ -160,7 +160,6 @@ pub(crate) fn large_parts(descriptor: &ForkDescriptor) -> Vec<Range> {
     let mut parts = Vec::new();
     for area in &descriptor.areas {
         match area.kind {
-            AreaKind::SharedMemory { .. } => parts.push(area.range()),
             AreaKind::File { .. } => parts.extend(area.own_ranges()),
             _ => {
                 let mut own = area.own_ranges();

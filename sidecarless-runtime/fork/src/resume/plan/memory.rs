@@ -1,8 +1,8 @@
 //! A template's memory: what the zygote had is given up, and what the forked process had is mapped.
 
 use libc::{
-    SYS_arch_prctl, SYS_close_range, SYS_madvise, SYS_mmap, SYS_msync, SYS_munmap, SYS_rt_sigaction, SYS_sendmsg,
-    SYS_userfaultfd,
+    SYS_arch_prctl, SYS_close_range, SYS_fcntl, SYS_madvise, SYS_mmap, SYS_msync, SYS_munmap, SYS_rt_sigaction,
+    SYS_sendmsg, SYS_userfaultfd,
 };
 use ramet_sys::Range;
 
@@ -10,7 +10,7 @@ use super::Planner;
 use crate::descriptor::{Area, AreaKind};
 use crate::missing::Origin;
 use crate::program::Program;
-use crate::resume::ResumeError;
+use crate::resume::shared::seals_in_child;
 use crate::validate::ADDRESS_END;
 use crate::zygote::OWN_FDS;
 
@@ -44,7 +44,7 @@ impl Planner<'_> {
         }
     }
 
-    pub(super) fn map(&mut self, main: &mut Program) -> Result<(), ResumeError> {
+    pub(super) fn map(&mut self, main: &mut Program) {
         let areas = &self.descriptor.areas;
         let kernels = |area: &&Area| matches!(area.kind, AreaKind::Vdso | AreaKind::Vvar);
         if let Some(first) = areas.iter().find(kernels) {
@@ -56,12 +56,11 @@ impl Planner<'_> {
             }
         }
         for area in areas {
-            self.map_area(main, area)?;
+            self.map_area(main, area);
         }
-        Ok(())
     }
 
-    fn map_area(&mut self, main: &mut Program, area: &Area) -> Result<(), ResumeError> {
+    fn map_area(&mut self, main: &mut Program, area: &Area) {
         const MEMORY: i32 = libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         const NOWHERE: u64 = u64::MAX;
         let map = |main: &mut Program, meaning, range: Range, flags: i32, fd: u64, offset: u64| {
@@ -95,19 +94,29 @@ impl Planner<'_> {
                 let arguments = [area.start, area.bytes, libc::MADV_WIPEONFORK as u64];
                 main.call("having memory wiped at a fork", SYS_madvise, &arguments);
             }
-            AreaKind::SharedMemory { id, .. } => {
-                let same =
-                    |other: &&Area| matches!(other.kind, AreaKind::SharedMemory { id: theirs, .. } if theirs == id);
-                if self.descriptor.areas.iter().filter(same).count() > 1 {
-                    return Err(ResumeError::Unfit("it has one piece of shared memory mapped in several places"));
-                }
-                map(main, "mapping shared memory", area.range(), libc::MAP_SHARED | MEMORY | new, NOWHERE, 0);
-                self.missing.set(area.range(), Origin::Seed(area.start));
-                self.registered.push(area.range());
-            }
-            AreaKind::Vdso | AreaKind::Vvar => {}
+            // Each child has its own.
+            AreaKind::SharedMemory { .. } | AreaKind::Frozen | AreaKind::Vdso | AreaKind::Vvar => {}
         }
-        Ok(())
+    }
+
+    /// Maps a child's shared memory, which has come as its last files.
+    pub(super) fn map_shared(&self, main: &mut Program) {
+        let number = |piece: u32| self.number(OWN_FDS + piece as usize);
+        for area in &self.descriptor.areas {
+            let AreaKind::SharedMemory { piece, offset } = area.kind else { continue };
+            let flags = (libc::MAP_SHARED | libc::MAP_FIXED_NOREPLACE) as u64;
+            let arguments = [area.start, area.bytes, u64::from(area.protection), flags, number(piece), offset];
+            main.call("mapping shared memory", SYS_mmap, &arguments).gives(area.start);
+        }
+        let seals = libc::F_ADD_SEALS as u64;
+        for (piece, index) in self.descriptor.shared.iter().zip(0..) {
+            if piece.seals != 0 && seals_in_child(piece) {
+                main.call("sealing shared memory", SYS_fcntl, &[number(index), seals, u64::from(piece.seals)]);
+            }
+        }
+        if !self.descriptor.shared.is_empty() {
+            main.call("closing shared memory", SYS_close_range, &[number(0), u64::from(u32::MAX), 0]);
+        }
     }
 
     /// Registers the whole of an area that has pages of its own; the others are zeros. A part alone would be a mapping
