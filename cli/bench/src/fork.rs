@@ -1,7 +1,7 @@
 //! `ramet bench fork`: a running process is forked, and its children answer; beside `os.fork` and a fresh process.
 //!
 //! Reading order: `rounds` is the run; `python` the process, with its `data`; `host` the children's side and `keeper`
-//! the seeds'; [`report`] is what comes out.
+//! the seeds'; `floor` what a fault costs at least; [`report`] is what comes out.
 
 pub mod options;
 pub mod report;
@@ -9,6 +9,7 @@ pub mod report;
 pub(crate) mod keeper;
 
 mod data;
+mod floor;
 mod host;
 mod line;
 mod python;

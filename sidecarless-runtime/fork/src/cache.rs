@@ -378,8 +378,8 @@ mod tests {
             Some(std::os::fd::AsFd::as_fd(&self.always))
         }
 
-        fn take_learned(&mut self) -> Learned {
-            Learned::default()
+        fn take_learned(&mut self) -> Result<Learned, SourceError> {
+            Ok(Learned::default())
         }
 
         fn teach(&mut self, _: &[Range]) -> Result<(), SourceError> {

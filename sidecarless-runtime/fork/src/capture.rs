@@ -4,6 +4,7 @@
 //! injected into its first thread. Everything else is read from the copy, the *seed*.
 
 mod areas;
+mod core;
 mod files;
 mod frozen;
 mod inject;
@@ -27,6 +28,7 @@ use ramet_sys::pagemap::PAGE_BYTES;
 use ramet_sys::ptrace::{Filters, Stop};
 use ramet_sys::{CallError, ProcessMemory};
 
+use self::core::Beside;
 use self::frozen::Watch;
 use self::maps::Flag;
 use self::status::Status;
@@ -162,14 +164,16 @@ pub fn prepare(pid: i32) -> Result<Prepared, PrepareError> {
     let offset = vdso::syscall_offset(&vdso_page);
     let instruction = vdso_start + offset.ok_or_else(|| PrepareError::unfit(pid, "its vdso makes no system call"))?;
 
+    let mut beside = Beside::process(pid);
     // Before anything is stopped: to look takes as long as the copy. A copy of such memory may not show what it is.
     let mappings = status::read(pid, "smaps").map_err(proc_failed)?;
     if !maps::flagged(&mappings, Flag::Registered).is_empty() {
         return Err(PrepareError::unfit(pid, PAGES_ELSEWHERE));
     }
 
-    let prepare = |watch| {
+    let mut prepare = |watch| {
         let (seed, copied) = stop::stop_and_copy(pid, &memory, instruction, filters, watch)?;
+        beside = None;
         let seed = Seed::take(seed, instruction, filters)?;
         let pause = copied.pause;
         let descriptor = seed.describe(pid, copied)?;

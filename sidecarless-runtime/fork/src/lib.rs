@@ -5,8 +5,8 @@
 //! [`validate`] what must hold of one from a peer, [`machine`] what two hosts must have in common. [`mod@resume`] makes
 //! a process of it: a copy of the [`zygote`] runs a `program` in the `interpreter` and goes on from a signal `frame`;
 //! its files are `mapped` again; the `pager` gives it what is `missing`, after all `changes`, from a [`source`] or the
-//! [`cache`]; a `guard` sees that the end of all this is no zeros. [`seeds`] are kept for others, whom a [`server`]
-//! lets read them; `wire` is how they speak.
+//! [`cache`]; its template is `shown` what it had of files; a `guard` sees that the end of all this is no zeros.
+//! [`seeds`] are kept for others, whom a [`server`] lets read them; `wire` is how they speak.
 #![deny(unsafe_code)]
 
 pub mod cache;
@@ -29,6 +29,7 @@ mod mapped;
 mod missing;
 mod pager;
 mod program;
+mod shown;
 mod wire;
 
 pub use cache::PullError;

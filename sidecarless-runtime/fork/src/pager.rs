@@ -23,10 +23,14 @@ use crate::cache::{Cache, READS_FOR_CHILDREN_MAX};
 use crate::changes::Changes;
 use crate::guard;
 use crate::missing::{Missing, Origin};
+use crate::shown::Shown;
 use crate::source::{READ_RANGES_MAX, SourceError};
 
 /// The most pages that one fault brings: more gained nothing for processes that read everything.
 pub(crate) const WINDOW_PAGES_MAX: u64 = 32;
+
+/// And the fewest.
+const WINDOW_PAGES_MIN: u64 = 2;
 
 /// So many spaces are served before it is looked for the first time which of them have ended.
 const SWEEP_MIN: usize = 64;
@@ -49,6 +53,8 @@ pub(crate) enum News {
     Child(Space),
     /// There is the first child of a template with these faults.
     First(Space, Arc<Userfault>),
+    /// The files that this child touches are to be shown to its template.
+    Show(Box<Shown>),
     /// All pages of the seed are to be had without it.
     Pull,
 }
@@ -69,9 +75,10 @@ impl Space {
         Self { userfault, missing, changes: Changes::default(), window: 1, next: 0 }
     }
 
-    /// How much to bring for a fault where there are `bytes`: one page, unless one after the other is touched.
-    fn widen(&mut self, address: u64, bytes: u64) -> Range {
-        self.window = if address == self.next { (self.window * 2).min(WINDOW_PAGES_MAX) } else { 1 };
+    /// How much to bring for a fault where there are `bytes`: a page and the next, which costs less than the way to it,
+    /// and more if one after the other is touched.
+    fn widen(&mut self, address: u64, bytes: u64, fewest: u64) -> Range {
+        self.window = if address == self.next { (self.window * 2).min(WINDOW_PAGES_MAX) } else { fewest };
         let range = Range { start: address, bytes: (self.window * PAGE_BYTES).min(bytes) };
         self.next = range.end();
         range
@@ -103,6 +110,7 @@ struct Lesson {
     /// What it touched, in order.
     ranges: Vec<Range>,
     pages: u64,
+    shown: Option<Box<Shown>>,
 }
 
 /// Serves the children of one seed.
@@ -184,6 +192,7 @@ impl Pager {
                             match told.try_recv() {
                                 Ok(News::Child(space)) => _ = self.served.add(space)?,
                                 Ok(News::First(space, template)) => self.begin_lesson(space, template)?,
+                                Ok(News::Show(shown)) => self.served.show_after_lesson(shown),
                                 Ok(News::Pull) => self.pull(),
                                 Err(TryRecvError::Empty) => break,
                                 Err(TryRecvError::Disconnected) => return Ok(()),
@@ -208,12 +217,15 @@ impl Pager {
     fn begin_lesson(&mut self, space: Space, template: Arc<Userfault>) -> io::Result<()> {
         self.end_lesson();
         let space = self.served.add(space)?;
-        self.served.lesson = Some(Lesson { space, template, ranges: Vec::new(), pages: 0 });
+        self.served.lesson = Some(Lesson { space, template, ranges: Vec::new(), pages: 0, shown: None });
         Ok(())
     }
 
     fn end_lesson(&mut self) {
         let Some(lesson) = self.served.lesson.take() else { return };
+        if let Some(Err(error)) = lesson.shown.as_ref().map(|shown| shown.show()) {
+            tracing::debug!(%error, "not all that a first child had of files is shown to its template");
+        }
         if !self.lost.load(Ordering::Relaxed)
             && !lesson.ranges.is_empty()
             && let Err(error) = self.source.teach(&lesson.ranges)
@@ -259,7 +271,9 @@ impl Pager {
             return;
         }
         let Some(space) = served.spaces.get_mut(&id) else { return };
-        let range = space.widen(address, bytes);
+        // What is learned is what was touched and nothing else.
+        let is_lesson = served.lesson.as_ref().is_some_and(|lesson| lesson.space == id);
+        let range = space.widen(address, bytes, if is_lesson { 1 } else { WINDOW_PAGES_MIN });
         let token = served.read_next;
         served.read_next += 1;
         served.reads.insert(token, Read { space: id, range, from });
@@ -315,6 +329,13 @@ impl Served {
             self.sweep_at = (self.spaces.len() * 2).max(SWEEP_MIN);
         }
         Ok(id)
+    }
+
+    fn show_after_lesson(&mut self, shown: Box<Shown>) {
+        // One that is over already was long.
+        if let Some(lesson) = &mut self.lesson {
+            lesson.shown = Some(shown);
+        }
     }
 
     /// Notes what has changed in a space, in order, and keeps its faults.
@@ -393,12 +414,12 @@ impl Served {
 
     /// Puts pages where they still belong, and wakes who waits for the others.
     fn place(&mut self, read: &Read, pages: &[u8]) -> Result<(), CallError> {
-        let mut at = 0;
+        let (mut at, mut most) = (0, read.range.bytes);
         while at < read.range.bytes {
             let Some(space) = self.spaces.get(&read.space) else { return Ok(()) };
             let address = read.range.start + at;
             let (origin, bytes) = space.missing.origin(address);
-            let bytes = bytes.min(read.range.bytes - at);
+            let bytes = bytes.min(read.range.bytes - at).min(most);
             let placed = if origin == Origin::Seed(read.from + at) {
                 space.userfault.copy(address, &pages[at as usize..(at + bytes) as usize])?
             } else {
@@ -412,6 +433,8 @@ impl Served {
                         self.await_change(read.space);
                     }
                 }
+                // One copy goes into one mapping, and these may be two.
+                Placed::NoRange(0) if bytes > PAGE_BYTES => most = PAGE_BYTES,
                 Placed::Exists(done) | Placed::NoRange(done) => {
                     at += done + PAGE_BYTES;
                     space.userfault.wake(Range { start: address + done, bytes: PAGE_BYTES })?;

@@ -114,7 +114,7 @@ pub struct TemplatePhases {
     pub plan: Duration,
     /// Copying the zygote.
     pub copy: Duration,
-    /// The new process making its address space.
+    /// The new process making its address space, as far as nothing else was to do meanwhile.
     pub map: Duration,
     /// Registering what is missing.
     pub register: Duration,

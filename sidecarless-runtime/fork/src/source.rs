@@ -92,8 +92,11 @@ pub trait PageSource: Send {
     /// Readable when answers may be there, or the source has failed. None: answers are there as soon as begun.
     fn readiness(&self) -> Option<BorrowedFd<'_>>;
 
-    /// The pages that came with the descriptor. They are given once.
-    fn take_learned(&mut self) -> Learned;
+    /// The pages that come with the descriptor, for which it waits. They are given once.
+    ///
+    /// # Errors
+    /// The seed is lost.
+    fn take_learned(&mut self) -> Result<Learned, SourceError>;
 
     /// Tells the seed's host what a child touched first, for the next one's sake.
     ///

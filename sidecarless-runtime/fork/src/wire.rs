@@ -5,7 +5,8 @@
 //!   Hello: version, handle, nonce      →
 //!                                      ←   Challenge: version, nonce
 //!   proof of the key over both nonces  →
-//!                                      ←   Welcome: proof, descriptor, learned pages; or Error, and the end
+//!                                      ←   Welcome: proof, descriptor; or Error, and the end
+//!                                      ←   Learned: ranges, and their pages as in Pages
 //!   Read: token, ranges                →
 //!                                      ←   Pages: token, bytes but for zero pages; or Error, and the end
 //!   Teach: ranges                      →
@@ -57,7 +58,7 @@ pub(crate) const REQUEST_BYTES_MAX: usize =
     if SET_UP_BYTES_MAX > RANGES_BYTES_MAX { SET_UP_BYTES_MAX } else { RANGES_BYTES_MAX };
 /// The most that follows the header of an answer but for the first.
 pub(crate) const ANSWER_BYTES_MAX: usize = READ_BYTES_MAX as usize + 64;
-/// The most that follows the header of the first.
+/// The most that follows the header of the first, and of the pages that come with it.
 pub(crate) const WELCOME_BYTES_MAX: usize =
     DESCRIPTOR_BYTES_MAX + LEARNED_PAGES_MAX * (ramet_sys::pagemap::PAGE_BYTES as usize + RANGE_BYTES + 1) + 64;
 
@@ -88,6 +89,7 @@ pub(crate) enum Kind {
     Welcome = 16,
     Pages = 17,
     Error = 18,
+    Learned = 19,
 }
 
 impl Kind {
@@ -99,6 +101,7 @@ impl Kind {
             16 => Self::Welcome,
             17 => Self::Pages,
             18 => Self::Error,
+            19 => Self::Learned,
             _ => return None,
         })
     }

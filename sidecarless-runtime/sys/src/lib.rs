@@ -4,9 +4,8 @@
 //! Reading order: [`sandbox`] says what a child is kept from, [`seccomp`] which system calls that means, [`report`]
 //! what of it was obtained; [`mod@spawn`] starts a child; `entry` is what runs in the child between fork and exec, and
 //! `namespace` what the parent does for it; [`pidfd`] ends and reaps it. [`ptrace`] stops threads of other processes,
-//! [`memory`] and [`pagemap`] look into them, [`userfault`] gives them their pages; [`copy`] makes new ones, and
-//! [`events`] what tells them of signals and times; [`call`]
-//! is how these fail.
+//! [`memory`] and [`pagemap`] look into them, [`userfault`] gives them their pages, which an [`arena`] misses here;
+//! [`copy`] makes new ones, and [`events`] what tells them of signals and times; [`call`] is how these fail.
 //!
 //! # Invariants that SAFETY comments name
 //!
@@ -21,8 +20,11 @@
 //!   or borrowed by the caller, until the call returns. The kernel keeps no pointer.
 //! - **O2 written:** a request that succeeded has written the whole of its result.
 //! - **O4 alone:** a process is copied only by its only thread: no lock in the copy is held by nobody.
+//! - **M1 mapped:** an arena's pages are mapped from when it is made until it is dropped, and nobody writes to them but
+//!   the kernel.
 //! - **O3 new descriptor:** a descriptor that a call has just made is nobody else's.
 
+pub mod arena;
 pub mod call;
 pub mod copy;
 pub mod events;

@@ -23,6 +23,13 @@ pub struct Pagemap {
     file: File,
 }
 
+/// Which pages are looked for.
+#[derive(Clone, Copy)]
+enum Wanted {
+    Own,
+    OfFiles,
+}
+
 /// `struct pm_scan_arg`.
 #[repr(C)]
 struct ScanArgument {
@@ -70,14 +77,31 @@ impl Pagemap {
     /// # Errors
     /// The calls'.
     pub fn own_pages(&self, ranges: &[Range]) -> Result<Vec<OwnPages>, CallError> {
-        match self.scan(ranges) {
+        self.pages(ranges, Wanted::Own)
+    }
+
+    /// The pages of files that are there within `ranges`, which ascend. Neighbours come as one run.
+    ///
+    /// # Errors
+    /// The calls'.
+    pub fn file_pages(&self, ranges: &[Range]) -> Result<Vec<Range>, CallError> {
+        self.pages(ranges, Wanted::OfFiles)
+    }
+
+    fn pages(&self, ranges: &[Range], wanted: Wanted) -> Result<Vec<Range>, CallError> {
+        match self.scan(ranges, wanted) {
             // Linux before 6.7 does not know the call.
-            Err(error) if error.source.raw_os_error() == Some(libc::ENOTTY) => self.read(ranges),
+            Err(error) if error.source.raw_os_error() == Some(libc::ENOTTY) => self.read(ranges, wanted),
             found => found,
         }
     }
 
-    fn scan(&self, ranges: &[Range]) -> Result<Vec<OwnPages>, CallError> {
+    fn scan(&self, ranges: &[Range], wanted: Wanted) -> Result<Vec<OwnPages>, CallError> {
+        let (inverted, there) = match wanted {
+            // Neither of a file nor the shared page of zeros.
+            Wanted::Own => (IS_FILE | IS_ZERO, IS_PRESENT | IS_SWAPPED),
+            Wanted::OfFiles => (IS_ZERO, IS_PRESENT),
+        };
         let mut runs = Vec::new();
         let mut regions = [Region::default(); 512];
         for range in ranges {
@@ -92,12 +116,11 @@ impl Pagemap {
                     regions: regions.as_mut_ptr().expose_provenance() as u64,
                     regions_max: regions.len() as u64,
                     pages_max: 0,
-                    // Neither of a file nor the shared page of zeros, …
-                    category_inverted: IS_FILE | IS_ZERO,
+                    category_inverted: inverted,
                     category_mask: IS_FILE | IS_ZERO,
-                    // … and there.
-                    category_any: IS_PRESENT | IS_SWAPPED,
-                    category_return: IS_PRESENT | IS_SWAPPED,
+                    // And there.
+                    category_any: there,
+                    category_return: there,
                 };
                 // SAFETY: O1, the kernel writes the argument and at most the regions it names, which live long enough.
                 let found = unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN, &raw mut argument) };
@@ -112,7 +135,7 @@ impl Pagemap {
     }
 
     /// The old way. It cannot tell the page of zeros; who sends pages finds out.
-    fn read(&self, ranges: &[Range]) -> Result<Vec<OwnPages>, CallError> {
+    fn read(&self, ranges: &[Range], wanted: Wanted) -> Result<Vec<OwnPages>, CallError> {
         const ENTRY_BYTES: usize = size_of::<u64>();
         let mut runs = Vec::new();
         let mut entries = vec![0_u8; ENTRIES_READ * ENTRY_BYTES];
@@ -126,7 +149,7 @@ impl Pagemap {
                     result => result.map_err(CallError::of("read(/proc/PID/pagemap)"))?,
                 }
                 for (entry, at) in part.as_chunks().0.iter().zip(page..) {
-                    if is_own(u64::from_ne_bytes(*entry)) {
+                    if wanted.is(u64::from_ne_bytes(*entry)) {
                         push(&mut runs, Range { start: at * PAGE_BYTES, bytes: PAGE_BYTES });
                     }
                 }
@@ -137,11 +160,16 @@ impl Pagemap {
     }
 }
 
-const fn is_own(entry: u64) -> bool {
-    const PRESENT: u64 = 1 << 63;
-    const SWAPPED: u64 = 1 << 62;
-    const FILE: u64 = 1 << 61;
-    entry & (PRESENT | SWAPPED) != 0 && entry & FILE == 0
+impl Wanted {
+    const fn is(self, entry: u64) -> bool {
+        const PRESENT: u64 = 1 << 63;
+        const SWAPPED: u64 = 1 << 62;
+        const FILE: u64 = 1 << 61;
+        match self {
+            Self::Own => entry & (PRESENT | SWAPPED) != 0 && entry & FILE == 0,
+            Self::OfFiles => entry & PRESENT != 0 && entry & FILE != 0,
+        }
+    }
 }
 
 fn push(runs: &mut Vec<Range>, more: Range) {
@@ -166,8 +194,8 @@ mod tests {
         }
         let whole = [Range::new(start & !(PAGE_BYTES - 1), start + memory.len() as u64)];
         let pagemap = Pagemap::open(std::process::id().cast_signed()).expect("our own page tables");
-        let by_read = pagemap.read(&whole).expect("the table");
-        let by_scan = match pagemap.scan(&whole) {
+        let by_read = pagemap.read(&whole, Wanted::Own).expect("the table");
+        let by_scan = match pagemap.scan(&whole, Wanted::Own) {
             Err(error) if error.source.raw_os_error() == Some(libc::ENOTTY) => {
                 eprintln!("skipped: this kernel has no PAGEMAP_SCAN");
                 by_read.clone()

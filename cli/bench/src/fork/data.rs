@@ -23,6 +23,13 @@ data *= numpy.uint64(0x9e3779b97f4a7c15)
 def answer(start, end):
     os.write(1, b'%d\n' % data[int(start):int(end)].sum())
 
+def touch(first, count, places):
+    places = (first + numpy.arange(count) * 3571) % places * 2048
+    start = time.perf_counter_ns()
+    total = data[places].sum()
+    took = time.perf_counter_ns() - start
+    os.write(1, b'%d %d\n' % (total, took))
+
 def fork(work):
     start = time.perf_counter_ns()
     child = os.fork()
@@ -39,6 +46,8 @@ while True:
         break
     if request[0] == b'sum':
         answer(request[1], request[2])
+    elif request[0] == b'touch':
+        touch(*map(int, request[1:]))
     elif request[0] == b'fork':
         os.write(1, b'%d\n' % fork(lambda: None))
     elif request[0] == b'fork-sum':
@@ -80,6 +89,62 @@ impl Stretches {
     }
 }
 
+/// The size of a page.
+pub(super) const PAGE_BYTES: u64 = 4096;
+
+/// Words in pages far from each other, in no order, so that each costs a fault of its own.
+#[derive(Debug)]
+pub(super) struct Walk {
+    first: u64,
+    count: u64,
+    /// Among so many places: a power of two.
+    places: u64,
+}
+
+impl Walk {
+    const COUNT_MAX: u64 = 2000;
+    /// Odd, so that no place comes twice.
+    const STEP: u64 = 3571;
+    /// From one place to the next: some pages.
+    const PLACE_WORDS: u64 = 2048;
+
+    pub(super) fn of(words: u64, first: u64) -> Self {
+        let places = 1 << (words / Self::PLACE_WORDS).max(1).ilog2();
+        Self { first: first % places, count: places.min(Self::COUNT_MAX), places }
+    }
+
+    /// The same way, but a few steps of it.
+    pub(super) fn begin(words: u64, first: u64) -> Self {
+        let walk = Self::of(words, first);
+        Self { count: walk.count.min(8), ..walk }
+    }
+
+    pub(super) const fn count(&self) -> u32 {
+        self.count as u32
+    }
+
+    pub(super) fn words(&self) -> impl Iterator<Item = u64> {
+        let Self { first, count, places } = *self;
+        (0..count).map(move |step| (first + step * Self::STEP) % places * Self::PLACE_WORDS)
+    }
+
+    /// The word after the last that there may be.
+    pub(super) const fn end(&self) -> u64 {
+        self.places * Self::PLACE_WORDS
+    }
+
+    /// What the sum of the words is.
+    pub(super) fn sum(&self) -> u64 {
+        self.words().fold(0, |sum, word| sum.wrapping_add(word.wrapping_mul(FACTOR)))
+    }
+}
+
+impl std::fmt::Display for Walk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "touch {} {} {}", self.first, self.count, self.places)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,6 +155,16 @@ mod tests {
             let added = words.clone().fold(0_u64, |sum, word: u64| sum.wrapping_add(word.wrapping_mul(FACTOR)));
             assert_eq!(sum(&words), added, "{words:?}");
         }
+    }
+
+    #[test]
+    fn a_walk_visits_each_place_once() {
+        let walk = Walk::of(words(128 << 20), 77);
+        let mut visited: Vec<u64> = walk.words().collect();
+        visited.sort_unstable();
+        visited.dedup();
+        assert_eq!(visited.len() as u64, Walk::COUNT_MAX);
+        assert!(visited.iter().all(|word| *word < walk.end() && walk.end() <= words(128 << 20)));
     }
 
     #[test]

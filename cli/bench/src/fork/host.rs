@@ -13,6 +13,7 @@ use ramet_fork::{Child, Family, ForkDescriptor, Given, Host, Phases, Seeds, Term
 use ramet_sys::End;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::data::Walk;
 use super::keeper::{Keeper, Prepared};
 use super::line::Line;
 use super::options::ForkSystem;
@@ -79,7 +80,9 @@ impl Sides {
                 Ok(Seed::Local { seeds: Arc::clone(&self.seeds), held })
             }
             ForkSystem::RametTcp => Ok(Seed::Tcp(self.keeper.prepare(target.pid())?)),
-            ForkSystem::OsFork | ForkSystem::FreshPython => bail!("{system} has no seeds"),
+            ForkSystem::OsFork | ForkSystem::FreshPython | ForkSystem::SpinningHandler => {
+                bail!("{system} has no seeds")
+            }
         }
     }
 
@@ -187,7 +190,7 @@ impl Seed {
 
     /// How many pages the seed's host gives with the descriptor.
     pub(super) fn learned_bytes(&self) -> anyhow::Result<usize> {
-        Ok(self.reach()?.1.take_learned().pages.len())
+        Ok(self.reach()?.1.take_learned()?.pages.len())
     }
 
     /// Waits until the seed's host has been told what the first child touched: it gives more than it did.
@@ -210,6 +213,16 @@ impl Answered {
     /// Asks it once more.
     pub(super) fn check(&mut self, stretch: &Range<u64>) -> anyhow::Result<()> {
         check(&self.line.ask(Sum(stretch))?, stretch)
+    }
+
+    /// How long each fault of a walk takes it.
+    pub(super) fn fault(&mut self, walk: &Walk) -> anyhow::Result<Duration> {
+        let answer = self.line.ask(walk)?;
+        let (sum, nanoseconds) = answer.split_once(' ').with_context(|| format!("{answer:?} is no sum and time"))?;
+        if sum.parse() != Ok(walk.sum()) {
+            bail!("the sum of a walk is {}, and {sum} was answered", walk.sum());
+        }
+        Ok(Duration::from_nanos(nanoseconds.parse()?) / walk.count())
     }
 
     /// Its share of the memory that it has.

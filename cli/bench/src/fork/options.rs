@@ -45,11 +45,14 @@ pub enum ForkSystem {
     OsFork,
     /// Another one is started, and makes its data
     FreshPython,
+    /// Faults of its own, answered by a thread that spins on the same core: what a fault costs at least
+    SpinningHandler,
 }
 
 impl ForkSystem {
     /// All, in the order of their rounds.
-    pub const ALL: [Self; 4] = [Self::RametLocal, Self::RametTcp, Self::OsFork, Self::FreshPython];
+    pub const ALL: [Self; 5] =
+        [Self::RametLocal, Self::RametTcp, Self::OsFork, Self::FreshPython, Self::SpinningHandler];
 
     /// The name in options and reports.
     #[must_use]
@@ -59,6 +62,7 @@ impl ForkSystem {
             Self::RametTcp => "ramet-tcp",
             Self::OsFork => "os-fork",
             Self::FreshPython => "fresh-python",
+            Self::SpinningHandler => "spinning-handler",
         }
     }
 }

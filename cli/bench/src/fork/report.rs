@@ -101,6 +101,8 @@ pub(super) enum Measure {
     Cold,
     /// The same for a further child on the host.
     Template,
+    /// How long a page takes that is touched.
+    Fault,
     /// How many children are made and have answered in a second.
     ChildrenPerS,
     /// Proportional memory of each.
@@ -119,6 +121,7 @@ impl Measure {
             Self::First => "first answer ever",
             Self::Cold => "cold answer",
             Self::Template => "template answer",
+            Self::Fault => "fault",
             Self::ChildrenPerS => "children answered",
             Self::ChildKib => "memory of a child",
             Self::Phase { phase, .. } => phase,
@@ -163,9 +166,9 @@ impl ForkReport {
 }
 
 /// What is compared with what.
-const COMPARED: [(Measure, ForkSystem, Measure, ForkSystem); 8] = {
-    use ForkSystem::{FreshPython, OsFork, RametLocal, RametTcp};
-    use Measure::{Cold, Pause, Template};
+const COMPARED: [(Measure, ForkSystem, Measure, ForkSystem); 10] = {
+    use ForkSystem::{FreshPython, OsFork, RametLocal, RametTcp, SpinningHandler};
+    use Measure::{Cold, Fault, Pause, Template};
     [
         (Pause, RametLocal, Pause, OsFork),
         (Pause, RametTcp, Pause, OsFork),
@@ -175,6 +178,8 @@ const COMPARED: [(Measure, ForkSystem, Measure, ForkSystem); 8] = {
         (Template, RametTcp, Cold, OsFork),
         (Template, RametLocal, Cold, FreshPython),
         (Template, RametTcp, Cold, FreshPython),
+        (Fault, RametLocal, Fault, SpinningHandler),
+        (Fault, RametTcp, Fault, SpinningHandler),
     ]
 };
 
@@ -196,7 +201,7 @@ fn ratios(samples: &Samples) -> Vec<ForkRatio> {
 }
 
 fn aims(samples: &Samples) -> Vec<Aim> {
-    use ForkSystem::{FreshPython, RametTcp};
+    use ForkSystem::{FreshPython, RametLocal, RametTcp, SpinningHandler};
     let median = |measure| Some(Spread::of(samples.get(&(measure, RametTcp))?.iter().copied())?.median);
     let at_most = |aim, bound, reached: Option<f64>| {
         reached.map(|reached| Aim { aim, bound, is_at_most: true, reached, holds: reached <= bound })
@@ -217,6 +222,11 @@ fn aims(samples: &Samples) -> Vec<Aim> {
             "a fresh Python's answer, times the cold one",
             50.0,
             quotient((Measure::Cold, FreshPython), (Measure::Cold, RametTcp)),
+        ),
+        at_most(
+            "fault with the data on the host, times the least",
+            1.5,
+            quotient((Measure::Fault, RametLocal), (Measure::Fault, SpinningHandler)),
         ),
         at_least("children that have answered, per second", 1500.0, median(Measure::ChildrenPerS)),
         at_most("memory of each of many children, KiB", 300.0, median(Measure::ChildKib)),

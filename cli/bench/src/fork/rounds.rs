@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use indicatif::ProgressBar;
 
-use super::data::{Stretches, words};
+use super::data::{Stretches, Walk, words};
+use super::floor;
 use super::host::{self, Latency, Seed, Sides};
 use super::options::{ForkOptions, ForkSystem};
 use super::python::{Python, Target};
@@ -69,6 +70,7 @@ impl Run<'_> {
                 ForkSystem::RametLocal | ForkSystem::RametTcp => self.ramet(system, round),
                 ForkSystem::OsFork => self.os_fork(),
                 ForkSystem::FreshPython => self.fresh(),
+                ForkSystem::SpinningHandler => self.floor(),
             };
             outcome.with_context(|| format!("{system} failed"))?;
         }
@@ -124,6 +126,14 @@ impl Run<'_> {
         }
         self.note_latencies(Measure::Template, system, &latencies);
 
+        self.expect_wanted()?;
+        let (mut child, _) = host::warm(&family, &self.stretches.next())?;
+        let start = self.stretches.next().start;
+        child.fault(&Walk::begin(words(self.options.memory), start + 4000))?;
+        let took = child.fault(&Walk::of(words(self.options.memory), start))?;
+        self.note(Measure::Fault, system, micros(took));
+        drop(child);
+
         latencies.clear();
         for _ in 0..SHORT_TIMES {
             self.expect_wanted()?;
@@ -175,6 +185,13 @@ impl Run<'_> {
         }
         self.note(Measure::Pause, ForkSystem::OsFork, median_us(pauses));
         self.note(Measure::Cold, ForkSystem::OsFork, median_us(answers));
+        Ok(())
+    }
+
+    fn floor(&mut self) -> anyhow::Result<()> {
+        self.expect_wanted()?;
+        let took = floor::fault(&Walk::of(words(self.options.memory), self.stretches.next().start))?;
+        self.note(Measure::Fault, ForkSystem::SpinningHandler, micros(took));
         Ok(())
     }
 

@@ -13,13 +13,14 @@ use ramet_sys::{Pidfd, ProcessMemory, Range};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::shared::Contents;
-use super::template::Template;
+use super::template::{Begun, Template};
 use super::{Child, Given, Host, ResumeError};
 use crate::cache::{CACHE_BYTES_MAX, Cache, PullError};
 use crate::descriptor::ForkDescriptor;
 use crate::mapped;
 use crate::pager::{News, Pager, Space};
 use crate::seeds::Granted;
+use crate::shown::Shown;
 use crate::source::{self, Learned, PageSource};
 
 /// How far below its stack pointer the frame is written from which a thread goes on.
@@ -36,6 +37,16 @@ pub(super) struct Warm {
     pub(super) shared: Contents,
 }
 
+/// How far the template is.
+#[derive(Debug)]
+enum Stage {
+    /// It maps its memory while its pages are on their way.
+    Begun(Begun),
+    Made(Template),
+    /// It failed.
+    Gone,
+}
+
 /// Children of one seed. When it is dropped, those that still need pages wait for ever: end them first.
 #[derive(Debug)]
 pub struct Family {
@@ -43,8 +54,8 @@ pub struct Family {
     descriptor: ForkDescriptor,
     /// What a template has from the beginning.
     warm: Warm,
-    /// Made for the first child.
-    template: Mutex<Option<Template>>,
+    /// Begun for the first child.
+    template: Mutex<Stage>,
     /// Whether the seed can be read no more.
     lost: Arc<AtomicBool>,
     /// Whether it is not needed any more.
@@ -65,6 +76,7 @@ impl Family {
         mut source: Box<dyn PageSource>,
     ) -> Result<Self, ResumeError> {
         host.machine.can_take(&descriptor.machine)?;
+        let begun = Template::begin(&host, &descriptor)?;
         let warm = Warm::read(&descriptor, source.as_mut())?;
         let news = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?;
         let theirs = news.try_clone()?;
@@ -81,7 +93,7 @@ impl Family {
             }
         };
         let pager = thread::Builder::new().name("ramet-pager".to_owned()).spawn(serve)?;
-        let template = Mutex::default();
+        let template = Mutex::new(Stage::Begun(begun));
         Ok(Self { host, descriptor, warm, template, lost, independent, told: Some(told), news, pager: Some(pager) })
     }
 
@@ -91,12 +103,16 @@ impl Family {
     /// Why not. No process is left behind.
     pub fn child(&self, given: &Given) -> Result<Child, ResumeError> {
         let mut template = self.template.lock().unwrap_or_else(PoisonError::into_inner);
-        let (made, phases) = match template.take() {
-            Some(template) => (template, None),
-            None => {
-                let template = Template::make(&self.host, &self.descriptor, &self.warm)?;
-                let phases = template.phases;
-                (template, Some(phases))
+        let (made, phases) = match std::mem::replace(&mut *template, Stage::Gone) {
+            Stage::Made(made) => (made, None),
+            begun => {
+                let begun = match begun {
+                    Stage::Begun(begun) => begun,
+                    _ => Template::begin(&self.host, &self.descriptor)?,
+                };
+                let made = begun.finish(&self.warm)?;
+                let phases = made.phases;
+                (made, Some(phases))
             }
         };
         let serve = |userfault| {
@@ -110,7 +126,12 @@ impl Family {
         // After an error nobody knows what the template still does, so the next child gets another one.
         let mut child = made.fork(&self.host, &self.descriptor, &self.warm, given, serve)?;
         child.phases.template = phases;
-        *template = Some(made);
+        if phases.is_some()
+            && let Ok(shown) = Shown::open(child.pid, made.pid(), &self.descriptor)
+        {
+            self.tell(News::Show(Box::new(shown)))?;
+        }
+        *template = Stage::Made(made);
         Ok(child)
     }
 
@@ -171,7 +192,7 @@ impl Warm {
     /// The pages that every child touches before anything else, those that the source knows of, and those that cannot
     /// come later.
     fn read(descriptor: &ForkDescriptor, source: &mut dyn PageSource) -> Result<Self, ResumeError> {
-        let mut learned = source.take_learned();
+        let mut learned = source.take_learned()?;
         let is_known = |page: &Range| learned.ranges.iter().any(|range| range.contains(page.start));
         let mut first: Vec<Range> = first_pages(descriptor).into_iter().filter(|page| !is_known(page)).collect();
         let places = mapped::in_place(descriptor);

@@ -28,14 +28,29 @@ use crate::zygote::{self, Order, Start};
 #[derive(Debug)]
 pub(super) struct Template {
     control: UnixStream,
-    pidfd: Pidfd,
+    process: Process,
     userfault: Arc<Userfault>,
     plan: Plan,
     pub(super) phases: TemplatePhases,
 }
 
+/// A process that becomes a template. It maps its memory by itself.
+#[derive(Debug)]
+pub(super) struct Begun {
+    control: UnixStream,
+    process: Process,
+    plan: Plan,
+    planned: Duration,
+    copied: Duration,
+}
+
+/// A process that ends when this is dropped.
+#[derive(Debug)]
+struct Process(Pidfd);
+
 impl Template {
-    pub(super) fn make(host: &Host, descriptor: &ForkDescriptor, warm: &Warm) -> Result<Self, ResumeError> {
+    /// Begins to make one.
+    pub(super) fn begin(host: &Host, descriptor: &ForkDescriptor) -> Result<Begun, ResumeError> {
         let start = Instant::now();
         let (control, theirs) = control_pair()?;
         let mapped = mapped::open_all(descriptor)?;
@@ -44,39 +59,43 @@ impl Template {
         (&memory).write_all(&plan.image)?;
         let own = [memory.as_fd(), theirs.as_fd()].into_iter();
         let fds: Vec<_> = own.chain(mapped.iter().map(AsFd::as_fd)).collect();
-        let planned = Instant::now();
+        let planned = start.elapsed();
 
         let order = Order::Program(Start { fds: fds.len() as u32, ..plan.start });
-        let pidfd = host.copy(&order, &fds)?;
-        drop(theirs);
-        let copied = Instant::now();
-        let led = lead(&control, &plan).and_then(|led| {
-            warm.write_in_place(&pidfd)?;
-            Ok(led)
-        });
-        match led {
-            Ok((userfault, mapped)) => {
-                let registered = Instant::now();
-                push(&userfault, &plan.missing, &warm.learned);
-                let phases = TemplatePhases {
-                    plan: planned - start,
-                    copy: copied - planned,
-                    map: mapped - copied,
-                    register: registered - mapped,
-                    push: registered.elapsed(),
-                };
-                Ok(Self { control, pidfd, userfault: Arc::new(userfault), plan, phases })
-            }
-            Err(error) => {
-                end(&pidfd);
-                Err(error)
-            }
-        }
+        let process = Process(host.copy(&order, &fds)?);
+        Ok(Begun { control, process, plan, planned, copied: start.elapsed() - planned })
     }
+}
 
+impl Begun {
+    /// Waits for its memory, and lets it have what every child touches first.
+    pub(super) fn finish(self, warm: &Warm) -> Result<Template, ResumeError> {
+        let Self { control, process, plan, planned, copied } = self;
+        let start = Instant::now();
+        let (userfault, mapped) = lead(&control, &plan)?;
+        warm.write_in_place(&process.0)?;
+        let registered = Instant::now();
+        push(&userfault, &plan.missing, &warm.learned);
+        let phases = TemplatePhases {
+            plan: planned,
+            copy: copied,
+            map: mapped - start,
+            register: registered - mapped,
+            push: registered.elapsed(),
+        };
+        Ok(Template { control, process, userfault: Arc::new(userfault), plan, phases })
+    }
+}
+
+impl Template {
     /// What the children find missing.
     pub(super) const fn missing(&self) -> &Missing {
         &self.plan.missing
+    }
+
+    /// Its number, for as long as it is not dropped.
+    pub(super) const fn pid(&self) -> i32 {
+        self.process.0.pid()
     }
 
     /// Its faults. They are only for putting pages there.
@@ -172,9 +191,9 @@ impl Template {
     }
 }
 
-impl Drop for Template {
+impl Drop for Process {
     fn drop(&mut self) {
-        end(&self.pidfd);
+        end(&self.0);
     }
 }
 

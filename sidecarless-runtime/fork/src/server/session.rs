@@ -109,18 +109,18 @@ impl Session {
         }
     }
 
-    /// Gives all that a new reader needs in one answer.
+    /// Gives all that a new reader needs. The descriptor goes ahead: the reader has enough to do with it until the
+    /// pages come.
     fn welcome(&mut self, proof: &[u8; PROOF_BYTES]) -> Result<(), End> {
-        let learned = self.reader.learned()?;
         let descriptor = Arc::clone(&self.link.0.descriptor);
-        let mut head = Vec::with_capacity(PROOF_BYTES + 8 + learned.ranges.len() * 16);
-        head.extend(proof);
-        head.extend((descriptor.len() as u32).to_le_bytes());
+        self.send(Kind::Welcome, 0, &[proof, &descriptor])?;
+        let learned = self.reader.learned()?;
+        let mut head = Vec::with_capacity(4 + learned.ranges.len() * 16);
         head.extend((learned.ranges.len() as u32).to_le_bytes());
         wire::push_ranges(&mut head, &learned.ranges);
         let elided = Elided::of(&learned.pages, Vec::new());
-        let parts: Vec<&[u8]> = [&head[..], &descriptor].into_iter().chain(elided.parts()).collect();
-        self.send(Kind::Welcome, 0, &parts)
+        let parts: Vec<&[u8]> = std::iter::once(&head[..]).chain(elided.parts()).collect();
+        self.send(Kind::Learned, 0, &parts)
     }
 
     fn serve(&mut self) -> Result<(), End> {
@@ -164,7 +164,7 @@ impl Session {
                 self.link.0.learn(&room.ranges)?;
             }
             Kind::SetUp => self.set_up(frame.token, frame.payload)?,
-            Kind::Welcome | Kind::Pages | Kind::Error => return Err(Refusal::Senseless.into()),
+            Kind::Welcome | Kind::Learned | Kind::Pages | Kind::Error => return Err(Refusal::Senseless.into()),
         }
         self.room = room;
         Ok(())

@@ -74,8 +74,8 @@ impl PageSource for LocalSource {
         None
     }
 
-    fn take_learned(&mut self) -> Learned {
-        std::mem::take(&mut self.learned)
+    fn take_learned(&mut self) -> Result<Learned, SourceError> {
+        Ok(std::mem::take(&mut self.learned))
     }
 
     fn teach(&mut self, ranges: &[Range]) -> Result<(), SourceError> {

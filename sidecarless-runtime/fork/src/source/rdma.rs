@@ -342,7 +342,7 @@ impl PageSource for RdmaSource {
         Some(self.epoll.as_fd())
     }
 
-    fn take_learned(&mut self) -> Learned {
+    fn take_learned(&mut self) -> Result<Learned, SourceError> {
         self.tcp.take_learned()
     }
 

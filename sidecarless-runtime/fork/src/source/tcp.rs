@@ -10,12 +10,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use ramet_sys::Range;
+use ramet_sys::pagemap::PAGE_BYTES;
 use rustix::event::{Timespec, epoll};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 
 use super::{Learned, PageSource, READ_RANGES_MAX, SourceError, check_size};
 use crate::descriptor::{DecodeError, ForkDescriptor};
-use crate::seeds::{Handle, Key, Refusal};
+use crate::seeds::{Handle, Key, LEARNED_PAGES_MAX, Refusal};
 use crate::wire::{self, ANSWER_BYTES_MAX, Filled, Inbox, Kind, SET_UP_BYTES_MAX, WireError};
 
 /// How long it may take to reach a host, and to be let in.
@@ -90,7 +91,14 @@ pub struct TcpSource {
     heard: Instant,
     is_timed: bool,
     scratch: Vec<u8>,
-    learned: Learned,
+    learned: Coming,
+}
+
+/// The pages that the seed's host gives unasked.
+enum Coming {
+    /// They are on their way.
+    NotYet,
+    Here(Learned),
 }
 
 /// Opens a seed: what it is, and its pages.
@@ -102,13 +110,12 @@ pub fn connect(address: SocketAddr, handle: Handle, key: &Key) -> Result<(ForkDe
         .map_err(|source| ConnectError::Unreachable { address, source })?;
     let welcome = greeting::greet(&stream, address, handle, key)?;
     let descriptor = ForkDescriptor::decode(&welcome.descriptor)?;
-    let source = TcpSource::new(stream, welcome.inbox, welcome.learned);
+    let source = TcpSource::new(stream, welcome.inbox);
     Ok((descriptor, source.map_err(|source| ConnectError::Link { address, source })?))
 }
 
 impl TcpSource {
-    fn new(stream: TcpStream, mut inbox: Inbox, learned: Learned) -> io::Result<Self> {
-        inbox.limit(if SET_UP_BYTES_MAX > ANSWER_BYTES_MAX { SET_UP_BYTES_MAX } else { ANSWER_BYTES_MAX });
+    fn new(stream: TcpStream, inbox: Inbox) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
         epoll::add(&epoll, &stream, epoll::EventData::new_u64(SOCKET), epoll::EventFlags::IN)?;
@@ -126,7 +133,7 @@ impl TcpSource {
             heard: Instant::now(),
             is_timed: false,
             scratch: Vec::new(),
-            learned,
+            learned: Coming::NotYet,
         })
     }
 
@@ -137,6 +144,7 @@ impl TcpSource {
     /// The seed is lost.
     pub fn set_up(&mut self, request: &[u8]) -> Result<Vec<u8>, SourceError> {
         assert!(self.reads.is_empty(), "another way is set up before the first read");
+        self.await_learned()?;
         let deadline = Instant::now() + ANSWER_TIMEOUT;
         wire::push_frame(&mut self.outgoing, Kind::SetUp, 0, request);
         loop {
@@ -178,6 +186,26 @@ impl TcpSource {
     /// The addresses of both ends: ours, and the seed's host's.
     pub(super) fn ends(&self) -> io::Result<(IpAddr, IpAddr)> {
         Ok((self.stream.local_addr()?.ip(), self.stream.peer_addr()?.ip()))
+    }
+
+    /// Waits for the pages that the seed's host gives unasked.
+    fn await_learned(&mut self) -> Result<(), SourceError> {
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        while matches!(self.learned, Coming::NotYet) {
+            match self.inbox.next()? {
+                Some(frame) if frame.kind == Kind::Learned => self.learned = Coming::Here(learned(frame.payload)?),
+                Some(frame) if frame.kind == Kind::Error => return Err(wire::decode_refusal(frame.payload)?.into()),
+                Some(_) => return Err(WireError::Senseless("an answer to what was not asked").into()),
+                None => match self.inbox.fill(&mut &self.stream).map_err(SourceError::Link)? {
+                    Filled::End => return Err(ended()),
+                    Filled::NotYet => greeting::wait(&self.stream, false, deadline).map_err(SourceError::Link)?,
+                    Filled::Some => {}
+                },
+            }
+        }
+        // No other answer is that long.
+        self.inbox.limit(if SET_UP_BYTES_MAX > ANSWER_BYTES_MAX { SET_UP_BYTES_MAX } else { ANSWER_BYTES_MAX });
+        Ok(())
     }
 
     /// Sends what the socket takes now.
@@ -265,7 +293,7 @@ impl PageSource for TcpSource {
                 Ok(Filled::End) => return Err(ended()),
                 Err(error) => return Err(SourceError::Link(error)),
             }
-            let Self { inbox, reads, asked, told, scratch, .. } = self;
+            let Self { inbox, reads, asked, told, scratch, learned: coming, .. } = self;
             while let Some(frame) = inbox.next()? {
                 match frame.kind {
                     Kind::Pages => {
@@ -276,6 +304,9 @@ impl PageSource for TcpSource {
                     Kind::SetUp if *asked > 0 => {
                         *asked -= 1;
                         told.push((frame.token, frame.payload.to_vec()));
+                    }
+                    Kind::Learned if matches!(coming, Coming::NotYet) => {
+                        *coming = Coming::Here(learned(frame.payload)?);
                     }
                     Kind::Error => return Err(wire::decode_refusal(frame.payload)?.into()),
                     _ => return Err(WireError::Senseless("an answer of another kind").into()),
@@ -289,8 +320,12 @@ impl PageSource for TcpSource {
         Some(self.epoll.as_fd())
     }
 
-    fn take_learned(&mut self) -> Learned {
-        std::mem::take(&mut self.learned)
+    fn take_learned(&mut self) -> Result<Learned, SourceError> {
+        self.await_learned()?;
+        match std::mem::replace(&mut self.learned, Coming::Here(Learned::default())) {
+            Coming::Here(learned) => Ok(learned),
+            Coming::NotYet => Ok(Learned::default()),
+        }
     }
 
     fn teach(&mut self, ranges: &[Range]) -> Result<(), SourceError> {
@@ -305,6 +340,21 @@ impl fmt::Debug for TcpSource {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         to.debug_struct("TcpSource").field("peer", &self.stream.peer_addr()).finish_non_exhaustive()
     }
+}
+
+/// What came unasked.
+fn learned(payload: &[u8]) -> Result<Learned, WireError> {
+    const SENSELESS: WireError = WireError::Senseless("learned pages that end too soon");
+    let (ranges_count, rest) = payload.split_first_chunk().ok_or(SENSELESS)?;
+    let ranges_bytes = (u32::from_le_bytes(*ranges_count) as usize).saturating_mul(size_of::<Range>());
+    let (ranges_came, pages_came) = rest.split_at_checked(ranges_bytes).ok_or(SENSELESS)?;
+    let mut ranges = Vec::new();
+    wire::ranges(ranges_came, &mut ranges)?;
+    let bytes = ranges.iter().fold(0_u64, |sum, range| sum.saturating_add(range.bytes));
+    if bytes > LEARNED_PAGES_MAX as u64 * PAGE_BYTES {
+        return Err(WireError::Senseless("more learned pages than there may be"));
+    }
+    Ok(Learned { ranges, pages: wire::restore_owned(pages_came, bytes as usize)? })
 }
 
 fn ended() -> SourceError {

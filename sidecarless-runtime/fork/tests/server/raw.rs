@@ -12,6 +12,7 @@ use sha2::Sha256;
 pub(crate) const KIND_READ: u8 = 1;
 pub(crate) const KIND_TEACH: u8 = 2;
 pub(crate) const KIND_WELCOME: u8 = 16;
+pub(crate) const KIND_LEARNED: u8 = 19;
 pub(crate) const KIND_PAGES: u8 = 17;
 pub(crate) const KIND_ERROR: u8 = 18;
 const HEADER_BYTES: usize = 20;
@@ -64,6 +65,9 @@ impl Raw {
         let welcome = raw.next_frame().expect("a welcome");
         assert_eq!(welcome.kind, KIND_WELCOME);
         raw.heard.extend(welcome.bytes);
+        let learned = raw.next_frame().expect("learned pages");
+        assert_eq!(learned.kind, KIND_LEARNED);
+        raw.heard.extend(learned.bytes);
         raw
     }
 

@@ -171,7 +171,7 @@ pub(crate) fn a_seed_whose_process_is_killed_is_not_read_any_more(fabric: &Fabri
 pub(crate) fn what_was_taught_is_given_to_the_next(fabric: &Fabric) {
     let mut first = fabric.open();
     // Where every child begins is known from the beginning.
-    let beginning = first.take_learned().ranges;
+    let beginning = first.take_learned().expect("learned pages").ranges;
     let page =
         |group: u64, page: u64| Range { start: fabric.target.own(group).start + page * PAGE_BYTES, bytes: PAGE_BYTES };
     let taught = [page(9, 3), page(2, 0), page(2, 1), page(2, 2), page(9, 3)];
@@ -179,17 +179,18 @@ pub(crate) fn what_was_taught_is_given_to_the_next(fabric: &Fabric) {
     let expected = [page(9, 3), Range { bytes: 3 * PAGE_BYTES, ..page(2, 0) }];
     // Not every read goes the way that what is taught goes, so that it may come sooner.
     let (mut next, deadline) = (fabric.open(), Instant::now() + PATIENCE);
-    let mut learned = next.take_learned();
+    let mut learned = next.take_learned().expect("learned pages");
     while learned.ranges.len() < beginning.len() + expected.len() {
         assert!(Instant::now() < deadline, "it is not learned: {:?}", learned.ranges);
         next = fabric.open();
-        learned = next.take_learned();
+        learned = next.take_learned().expect("learned pages");
     }
     assert_eq!(learned.ranges, [&beginning[..], &expected].concat());
     let bytes: u64 = beginning.iter().map(|range| range.bytes).sum();
     let pages = &learned.pages[bytes as usize..];
     assert!(pages == expected.iter().flat_map(|range| pattern(*range)).collect::<Vec<u8>>());
-    assert_eq!(next.take_learned(), source::Learned::default(), "they are given once");
+    let again = next.take_learned().expect("no learned pages");
+    assert_eq!(again, source::Learned::default(), "they are given once");
     if first.teach(&[fabric.target.secret(0)]).is_ok() {
         // What is not the seed's is not learned: who says it is believed nothing more.
         ends(fabric, first.as_mut(), PATIENCE);

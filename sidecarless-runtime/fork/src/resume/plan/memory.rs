@@ -79,15 +79,24 @@ impl Planner<'_> {
             AreaKind::File { file, offset, shared } => {
                 let sharing = if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
                 let fd = self.number(OWN_FDS + file as usize);
-                map(main, "mapping a file", area.range(), sharing | new, fd, offset);
+                let map_file = |main: &mut Program, range: Range| {
+                    if range.bytes > 0 {
+                        map(main, "mapping a file", range, sharing | new, fd, offset + (range.start - area.start));
+                    }
+                };
                 let is_in_place = |own: &Range| self.in_place.binary_search_by_key(&own.start, |it| it.start).is_ok();
                 let over: Vec<_> = area.own_ranges().filter(|own| !is_in_place(own)).collect();
+                // The file only where it shows: what is mapped over a mapping takes it apart, which takes longer.
+                let mut rest = area.range();
                 for own in over {
-                    let flags = libc::MAP_PRIVATE | MEMORY | libc::MAP_FIXED;
+                    map_file(main, Range::new(rest.start, own.start));
+                    let flags = libc::MAP_PRIVATE | MEMORY | new;
                     map(main, "mapping changed pages of a file", own, flags, NOWHERE, 0);
                     self.missing.set(own, Origin::Seed(own.start));
                     self.registered.push(own);
+                    rest = Range::new(own.end(), rest.end());
                 }
+                map_file(main, rest);
             }
             AreaKind::Wiped => {
                 map(main, "mapping memory", area.range(), libc::MAP_PRIVATE | MEMORY | new, NOWHERE, 0);

@@ -1,17 +1,15 @@
-//! How a reader is let in: both sides prove that they know the key, and what the reader needs comes in one answer.
+//! How a reader is let in: both sides prove that they know the key, and what the reader needs comes at once.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use ramet_sys::Range;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{CONNECT_TIMEOUT, ConnectError};
-use crate::seeds::{Handle, Key, LEARNED_PAGES_MAX, random};
+use crate::seeds::{Handle, Key, random};
 use crate::server::keep_alive;
-use crate::source::Learned;
 use crate::wire::{
     self, CHALLENGE_BYTES, Challenge, Filled, Hello, Inbox, Kind, PROOF_BYTES, Role, WELCOME_BYTES_MAX, WireError,
 };
@@ -30,7 +28,6 @@ struct Patience {
 /// What a reader is given.
 pub(super) struct Welcome {
     pub(super) descriptor: Vec<u8>,
-    pub(super) learned: Learned,
     /// What came after it.
     pub(super) inbox: Inbox,
 }
@@ -89,36 +86,23 @@ fn converse(mut stream: &TcpStream, handle: Handle, key: &Key) -> Result<Welcome
             Filled::Some => {}
         }
         let Some(frame) = inbox.next()? else { continue };
-        let (descriptor, learned) = match frame.kind {
+        let descriptor = match frame.kind {
             Kind::Welcome => welcome(frame.payload, &challenge, key)?,
             Kind::Error => return Err(Failure::Refused(wire::decode_refusal(frame.payload)?)),
             _ => return Err(WireError::Senseless("an answer of another kind").into()),
         };
-        return Ok(Welcome { descriptor, learned, inbox });
+        return Ok(Welcome { descriptor, inbox });
     }
 }
 
 /// Reads the first answer, if who gives it knows the key.
-fn welcome(payload: &[u8], challenge: &Challenge, key: &Key) -> Result<(Vec<u8>, Learned), Failure> {
+fn welcome(payload: &[u8], challenge: &Challenge, key: &Key) -> Result<Vec<u8>, Failure> {
     const SENSELESS: WireError = WireError::Senseless("a welcome that ends too soon");
-    let (proof, rest) = payload.split_first_chunk::<PROOF_BYTES>().ok_or(SENSELESS)?;
+    let (proof, descriptor) = payload.split_first_chunk::<PROOF_BYTES>().ok_or(SENSELESS)?;
     if !challenge.is_proof(key, Role::Server, proof) {
         return Err(Failure::Impostor);
     }
-    let (descriptor_bytes, rest) = rest.split_first_chunk().ok_or(SENSELESS)?;
-    let (ranges_count, rest) = rest.split_first_chunk().ok_or(SENSELESS)?;
-    let ranges_bytes = (u32::from_le_bytes(*ranges_count) as usize).saturating_mul(size_of::<Range>());
-    let (ranges_came, rest) = rest.split_at_checked(ranges_bytes).ok_or(SENSELESS)?;
-    let descriptor_bytes = u32::from_le_bytes(*descriptor_bytes) as usize;
-    let (descriptor, pages_came) = rest.split_at_checked(descriptor_bytes).ok_or(SENSELESS)?;
-    let mut ranges = Vec::new();
-    wire::ranges(ranges_came, &mut ranges)?;
-    let bytes = ranges.iter().fold(0_u64, |sum, range| sum.saturating_add(range.bytes));
-    if bytes > LEARNED_PAGES_MAX as u64 * ramet_sys::pagemap::PAGE_BYTES {
-        return Err(WireError::Senseless("more learned pages than there may be").into());
-    }
-    let pages = wire::restore_owned(pages_came, bytes as usize)?;
-    Ok((descriptor.to_vec(), Learned { ranges, pages }))
+    Ok(descriptor.to_vec())
 }
 
 fn receive<const N: usize>(mut stream: &TcpStream, patience: &mut Patience) -> io::Result<[u8; N]> {
