@@ -179,7 +179,7 @@ pub fn prepare(pid: i32) -> Result<Prepared, PrepareError> {
         let descriptor = seed.describe(pid, copied)?;
         Ok(Prepared { seed, descriptor, pause })
     };
-    match prepare(Some(Watch::begin(pid).map_err(proc_failed)?)) {
+    match prepare(Some(Watch::begin(pid, &mappings).map_err(proc_failed)?)) {
         // What was not known before the stop is looked for while it lasts.
         Err(PrepareError::Changed(_)) => prepare(None),
         prepared => prepared,

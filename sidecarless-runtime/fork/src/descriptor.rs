@@ -51,6 +51,9 @@ pub struct ForkDescriptor {
     pub files: Vec<OpenFile>,
     /// Memory that it shares, or that is a file of its own: what areas and open files name.
     pub shared: Vec<SharedMemory>,
+    /// Addresses and lengths of what its own forks do not have (`MADV_DONTFORK`). A child has it, as it goes on as the
+    /// process.
+    pub left_out: Vec<(u64, u64)>,
 }
 
 /// A seccomp filter.

@@ -42,6 +42,12 @@ pub(crate) fn validate(descriptor: &ForkDescriptor) -> Result<(), DecodeError> {
         end = valid_area(area, end, mapped_files.len(), shared.len())?;
     }
     valid_shared(shared, areas)?;
+    must(descriptor.left_out.len() <= AREAS_MAX, "the number of areas that forks do not have")?;
+    let is_range = |(start, bytes): &(u64, u64)| {
+        let end = start.checked_add(*bytes).is_some_and(|end| end <= ADDRESS_END);
+        end && start % PAGE_BYTES == 0 && bytes % PAGE_BYTES == 0
+    };
+    must(descriptor.left_out.iter().all(is_range), "an area that forks do not have")?;
     must(signals.iter().all(|action| (1..=64).contains(&action.signal)), "a signal's number")?;
     must(files.windows(2).all(|pair| pair[0].fd < pair[1].fd), "the order of open files")?;
     must(files.iter().all(|file| (0..1 << 20).contains(&file.fd)), "the number of an open file")?;

@@ -137,6 +137,55 @@ fn goes_on_in_its_child(target: &Target) {
     }
 }
 
+/// Its heap is memory that its own forks do not have; its threads, its timers and its pool all go on.
+#[test]
+fn a_node_process_goes_on_in_its_child() {
+    let Ok(found) = Command::new("node").arg("--version").output() else {
+        assert!(std::env::var_os("CI").is_none(), "there is no node here; on Debian: apt-get install nodejs");
+        eprintln!("skipped: there is no node here");
+        return;
+    };
+    assert!(found.status.success());
+    let mut command = Command::new("node");
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/counts.js"));
+    let target = Target::start(command);
+    for _ in 0..5 {
+        goes_on_in_its_child(&target);
+    }
+}
+
+/// 128 MiB of live data, whose sum the child says, too.
+#[test]
+fn numpy_goes_on_in_its_child() {
+    const NUMPY: &str = r"
+import os, sys, time, numpy
+folder, n = sys.argv[1], 0
+data = numpy.arange(16 << 20, dtype=numpy.float64) * 1.5 + os.getpid()
+while True:
+    n += 1
+    name = folder + '/' + os.readlink('/proc/self')
+    with open(name + '.new', 'w') as file:
+        file.write(f'{n} {float(data.sum())}')
+    os.rename(name + '.new', name)
+    time.sleep(0.002)
+";
+    let has_numpy = |python: &&&str| {
+        let imported = Command::new(python).args(["-c", "import numpy"]).stderr(Stdio::null()).status();
+        imported.is_ok_and(|status| status.success())
+    };
+    let Some(python) = ["/usr/bin/python3", "python3"].iter().find(has_numpy) else {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "no python3 here has numpy; on Debian: apt-get install python3-numpy"
+        );
+        eprintln!("skipped: no python3 here has numpy");
+        return;
+    };
+    let mut command = Command::new(python);
+    command.args(["-c", NUMPY]);
+    goes_on_in_its_child(&Target::start(command));
+}
+
 #[test]
 fn a_python_process_goes_on_in_its_child() {
     goes_on_in_its_child(&Target::python());

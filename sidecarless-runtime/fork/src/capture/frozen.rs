@@ -16,6 +16,7 @@ use rustix::fs::{SeekFrom, seek};
 use rustix::pipe::{PipeFlags, SpliceFlags};
 
 use super::files::Information;
+use super::maps::Flag;
 use super::{PrepareError, Seed, maps, status};
 use crate::descriptor::{Area, AreaKind, PageRun, SharedMemory};
 use crate::validate::PIPES_BYTES_MAX;
@@ -31,6 +32,8 @@ pub(super) struct Watch {
     pipes: Vec<(i32, u64)>,
     /// Whether there is memory that others may change.
     has_memory: bool,
+    /// What the process's own forks do not have.
+    pub(super) left_out: Vec<Range>,
 }
 
 /// What was seen during the stop.
@@ -40,6 +43,12 @@ pub(super) struct Frozen {
     /// By the numbers of pipes.
     unread: HashMap<u64, Vec<u8>>,
     pub(super) pieces: Vec<Piece>,
+    /// What the copy has and other forks have not.
+    pub(super) left_out: Vec<Range>,
+    /// What no fork can have.
+    pub(super) refused: Vec<Range>,
+    /// Where there is something that may be missing in the copy.
+    mapped: Vec<Range>,
 }
 
 /// A piece of shared memory.
@@ -56,9 +65,10 @@ pub(super) struct Piece {
 }
 
 impl Watch {
-    /// Finds out what there is.
-    pub(super) fn begin(pid: i32) -> io::Result<Self> {
-        let mut watch = Self { told: Vec::new(), pipes: Vec::new(), has_memory: false };
+    /// Finds it out by the text of `/proc/PID/smaps` and the list of open files.
+    pub(super) fn begin(pid: i32, mappings: &[u8]) -> io::Result<Self> {
+        let left_out = maps::flagged(mappings, Flag::LeftOut);
+        let mut watch = Self { told: Vec::new(), pipes: Vec::new(), has_memory: false, left_out };
         // For each pipe, an end to read from and whether there is one to write to.
         let mut ends: HashMap<u64, (Option<i32>, bool)> = HashMap::new();
         for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
@@ -109,6 +119,12 @@ impl Watch {
         if self.has_memory {
             frozen.pieces = pieces(pid)?;
         }
+        if !self.left_out.is_empty() {
+            // More may have come since, and that the copy would not have.
+            let lines = status::read(pid, "maps").map_err(|source| PrepareError::Proc { pid, source })?;
+            let lines = maps::parse(&lines).unwrap_or_default();
+            frozen.mapped = lines.iter().filter(|line| !line.is_kernels()).map(|line| line.range).collect();
+        }
         Ok(frozen)
     }
 }
@@ -125,6 +141,22 @@ impl Frozen {
         let told = Information::parse(text).number("ino", 10);
         // Kernels before 5.14 do not tell the number.
         (told == 0 || told == inode).then_some(text)
+    }
+
+    /// Whether a copy with these mappings has all that it should.
+    pub(super) fn has_all(&self, lines: &[maps::Line]) -> bool {
+        let is_there = |range: &Range| {
+            let mut at = range.start;
+            for line in lines.iter().filter(|line| line.range.end() > range.start) {
+                if line.range.start > at {
+                    break;
+                }
+                at = line.range.end();
+            }
+            at >= range.end()
+        };
+        let is_ours = |range: &&Range| !self.refused.iter().any(|refused| refused.contains(range.start));
+        self.mapped.iter().filter(is_ours).all(is_there)
     }
 
     /// What waits in a pipe.
@@ -315,7 +347,8 @@ impl Seed {
             let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE) as u64;
             at = visit.call("mmap", libc::SYS_mmap, [0, bytes, protection, flags, u64::MAX, 0])?;
             let own = vec![PageRun { first: 0, pages: (bytes / PAGE_BYTES) as u32 }];
-            let area = Area { start: at, bytes, protection: libc::PROT_READ as u32, kind: AreaKind::Frozen, own };
+            let (protection, kind) = (libc::PROT_READ as u32, AreaKind::Frozen);
+            let area = Area { start: at, bytes, protection, kind, own };
             areas.insert(areas.partition_point(|area| area.start < at), area);
         }
         let mut kept = Vec::with_capacity(frozen.pieces.len());

@@ -21,6 +21,11 @@ pub(super) fn parse(text: &[u8]) -> Option<Vec<Line>> {
 }
 
 impl Line {
+    /// Whether it is the kernel's, which every process has somewhere.
+    pub(super) fn is_kernels(&self) -> bool {
+        [&b"[vsyscall]"[..], b"[vdso]", b"[vvar"].iter().any(|start| self.name.starts_with(start))
+    }
+
     /// Whether it maps memory that has no name in any file system: it is shared, or was a file of a process.
     pub(super) fn is_memory(&self) -> bool {
         self.inode != 0 && is_memory(&self.name)
@@ -40,6 +45,8 @@ pub(super) fn is_memory(name: &[u8]) -> bool {
 pub(super) enum Flag {
     /// Forks wipe it.
     Wiped,
+    /// Forks do not have it.
+    LeftOut,
     /// Its missing pages are given by who has a userfaultfd.
     Registered,
 }
@@ -48,6 +55,7 @@ impl Flag {
     const fn letters(self) -> &'static [u8] {
         match self {
             Self::Wiped => b"wf",
+            Self::LeftOut => b"dc",
             Self::Registered => b"um",
         }
     }

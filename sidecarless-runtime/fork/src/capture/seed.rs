@@ -76,11 +76,15 @@ impl Seed {
 
         let Copied { mut threads, queued_signals, frozen, .. } = copied;
         let files = files::open_files(pid, &frozen)?;
+        if !frozen.has_all(&lines) {
+            return Err(PrepareError::Changed(pid));
+        }
         self.complete(parent, &status, &mut threads)?;
         let answers = self.ask(threads[0].registers.rsp, &status)?;
         layout.brk = answers.brk;
         let filters = if status.seccomp == 0 { Vec::new() } else { self.filters()? };
         let (mut areas, mapped_files) = self.areas(&lines, &frozen)?;
+        let left_out = frozen.left_out.iter().map(|range| (range.start, range.bytes)).collect();
         let shared = self.keep(frozen, &mut areas)?;
         let vdso = areas.iter().find(|area| area.kind == AreaKind::Vdso).map(Area::range);
         let mut vdso_code = vec![0; vdso.map_or(0, |range| range.bytes as usize)];
@@ -108,6 +112,7 @@ impl Seed {
             queued_signals,
             files,
             shared,
+            left_out,
         })
     }
 

@@ -7,10 +7,10 @@ use std::fs;
 use std::io;
 use std::time::{Duration, Instant};
 
-use libc::{SYS_clone, SYS_prctl, SYS_sigaltstack};
+use libc::{SYS_clone, SYS_madvise, SYS_prctl, SYS_sigaltstack};
 use ramet_sys::pagemap::PAGE_BYTES;
 use ramet_sys::ptrace::{Filters, Queue, Registers, Tracee};
-use ramet_sys::{CallError, ProcessMemory};
+use ramet_sys::{CallError, ProcessMemory, Range};
 
 use super::PrepareError;
 use super::frozen::{Frozen, Watch};
@@ -91,11 +91,17 @@ pub(super) fn stop_and_copy(
     ask_threads(memory, instruction, &held, &mut stopped)?;
     let watch = match watch {
         Some(watch) => watch,
-        None => Watch::begin(pid).map_err(failed)?,
+        None => Watch::begin(pid, &super::status::read(pid, "smaps").map_err(failed)?).map_err(failed)?,
     };
-    let frozen = watch.freeze(pid)?;
+    let mut frozen = watch.freeze(pid)?;
     let queued = held[0].tracee.queued_signals(Queue::Process)?;
-    let seed = copy(pid, &held[0].tracee, &stopped[0].registers, instruction)?;
+    let first = (&held[0].tracee, &stopped[0].registers);
+    frozen.left_out = advise(first, instruction, libc::MADV_DOFORK, watch.left_out.clone())?;
+    frozen.refused = watch.left_out.into_iter().filter(|range| !frozen.left_out.contains(range)).collect();
+    let seed = copy(pid, first.0, first.1, instruction);
+    // Its own forks go on without.
+    advise(first, instruction, libc::MADV_DONTFORK, frozen.left_out.clone())?;
+    let seed = seed?;
     drop(held);
     let pause = start.elapsed();
     let seed = Tracee::inherited(parentage.sibling(seed).map_err(failed)?);
@@ -255,6 +261,33 @@ fn ask_some(
         injection.end()?;
     }
     asked
+}
+
+/// The first of the stopped threads says of ranges of its memory whether forks have them. Gives those of which that can
+/// be said: of memory of a device it cannot.
+fn advise(
+    (tracee, registers): (&Tracee, &Registers),
+    instruction: u64,
+    advice: libc::c_int,
+    mut ranges: Vec<Range>,
+) -> Result<Vec<Range>, PrepareError> {
+    if ranges.is_empty() {
+        return Ok(ranges);
+    }
+    let injection = Injection::begin(tracee, *registers, instruction)?;
+    let mut failed = Ok(());
+    ranges.retain(|range| {
+        let advised = injection.call(SYS_madvise, [range.start, range.bytes, advice as u64, 0, 0, 0]);
+        match advised {
+            Ok(result) => result == 0,
+            Err(error) => {
+                failed = Err(error);
+                false
+            }
+        }
+    });
+    injection.end()?;
+    failed.map(|()| ranges)
 }
 
 /// The first of the stopped threads forks. Gives the number that the process knows the copy by.

@@ -198,6 +198,7 @@ impl Planner<'_> {
         let identity = Identity::take(&mut main, self.number(CONTROL_FD), self.rights, &self.descriptor.credentials);
         self.take_files(&mut main);
         self.map_shared(&mut main);
+        self.leave_out(&mut main);
         let others = self.become_child(&mut main, identity)?;
         Ok(Draft { main, others })
     }

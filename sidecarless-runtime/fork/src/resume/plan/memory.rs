@@ -108,6 +108,14 @@ impl Planner<'_> {
         }
     }
 
+    /// Says which memory a child's own forks do not have. The child is a fork itself, and has it.
+    pub(super) fn leave_out(&self, main: &mut Program) {
+        for (start, bytes) in &self.descriptor.left_out {
+            let arguments = [*start, *bytes, libc::MADV_DONTFORK as u64];
+            main.call("leaving memory out of its forks", SYS_madvise, &arguments);
+        }
+    }
+
     /// Maps a child's shared memory, which has come as its last files.
     pub(super) fn map_shared(&self, main: &mut Program) {
         let number = |piece: u32| self.number(OWN_FDS + piece as usize);
