@@ -2,7 +2,7 @@
 
 use crate::build_ebpf::{Install, workspace_root};
 use crate::commands::{cargo, succeeds};
-use crate::test::Mode;
+use crate::test::{Guests, Mode};
 use crate::{debian, test, tidy};
 use anyhow::Result;
 use std::path::Path;
@@ -30,7 +30,7 @@ pub(crate) fn run(verbs: &[String]) -> Result<ExitCode> {
     ];
     let mut report = None;
     steps.push(step("test", || {
-        let outcome = test::run_all(mode, &[])?;
+        let outcome = test::run_all(mode, Guests::Also, &[])?;
         let passed = outcome.exit_code() == ExitCode::SUCCESS;
         report = Some(outcome);
         Ok(passed)

@@ -1,9 +1,11 @@
 //! `test`: everything that can be tested here, set up by itself, and a word about everything that cannot.
 
+mod guests;
 mod libtest;
 mod nextest;
 mod report;
 
+pub(crate) use guests::Guests;
 pub(crate) use report::Report;
 
 use crate::build_ebpf::{self, Freshness, Install, target_directory, workspace_root};
@@ -19,6 +21,9 @@ pub(crate) struct Args {
     /// Fail where something would be skipped for a missing privilege or tool; the same as `CI=true`
     #[arg(long)]
     ci: bool,
+    /// Whether tests are run in emulated guests, too
+    #[arg(long, value_enum, default_value_t)]
+    guests: Guests,
     /// Only the tests whose name contains one of these
     #[arg(last = true)]
     filter: Vec<String>,
@@ -61,18 +66,22 @@ impl Mode {
 /// Runs the verb.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mode = if args.ci { Mode::Ci } else { Mode::of_environment() };
-    let report = run_all(mode, &args.filter)?;
+    let report = run_all(mode, args.guests, &args.filter)?;
     report.print();
     Ok(report.exit_code())
 }
 
 /// Sets everything up and runs all tests whose name contains one of `filter`, or simply all.
-pub(crate) fn run_all(mode: Mode, filter: &[String]) -> Result<Report> {
+pub(crate) fn run_all(mode: Mode, guests: Guests, filter: &[String]) -> Result<Report> {
     let root = workspace_root()?;
     let target = target_directory(&root)?;
     debian::ensure_build_packages(Install::Allowed)?;
     let mut report = Report::default();
     build_object(mode, &mut report);
+    if guests == Guests::Only {
+        guests::run(mode, guests, &root, filter, &mut report)?;
+        return Ok(report);
+    }
     // Tests start the programs that lie beside them. With `--tests`, features are the same as when the tests are run,
     // so nothing is compiled twice.
     if !succeeds(&mut mode.cargo_everything(&root, &["build", "--bins", "--tests"]))? {
@@ -89,6 +98,11 @@ pub(crate) fn run_all(mode: Mode, filter: &[String]) -> Result<Report> {
         report.add("cargo test", tests, succeeded);
     }
     run_models(mode, &root, &target, filter, &mut report)?;
+    match guests {
+        Guests::Also if filter.is_empty() => guests::run(mode, guests, &root, &[], &mut report)?,
+        Guests::Also => report.left_out.push("the guests: a filter is given; --guests only has them alone".into()),
+        _ => report.left_out.push("the guests: --guests none".into()),
+    }
     Ok(report)
 }
 

@@ -14,21 +14,24 @@ mod run;
 mod script;
 mod series;
 mod sources;
+mod tail;
+
+pub(crate) use qemu::Role;
+pub(crate) use run::{Ending, Plan, Stream, run as follow};
+pub(crate) use script::{Script, quoted};
+pub(crate) use series::Series;
+pub(crate) use tail::Tail;
 
 use crate::build_ebpf::Install;
 use crate::debian::{self, Need};
 use anyhow::{Context, Result, ensure};
 use cache::Age;
-use qemu::Role;
-use run::{Ending, Plan, Stream};
-use script::Script;
-use series::Series;
-use std::collections::HashMap;
 use std::env;
 use std::io::{Write, stderr, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
+use tail::Lines;
 
 /// The exit code when the command had not ended in time, as of timeout(1).
 const TIMED_OUT: u8 = 124;
@@ -69,7 +72,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     timeout: u64,
     /// Memory of each guest
-    #[arg(long, value_name = "MIB", default_value_t = 2048)]
+    #[arg(long, value_name = "MIB", default_value_t = run::MEMORY_MIB)]
     memory: u32,
     /// A folder in which the guests can leave files, `$RAMET_VM_OUT` for them
     #[arg(long, value_name = "FOLDER")]
@@ -86,7 +89,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> ExitCode {
     let ending = prepare(args).and_then(|plan| {
         let mut printer = Printer::default();
-        let ending = run::run(&plan, &mut |role, stream, bytes| printer.hear(role, stream, bytes));
+        let ending = follow(&plan, &mut |role, stream, bytes| printer.hear(role, stream, bytes));
         printer.finish();
         ending
     });
@@ -126,19 +129,29 @@ fn prepare(args: &Args) -> Result<Plan> {
     })
 }
 
+/// Whether this machine is one that guests can be made on, given the packages.
+pub(crate) fn is_possible() -> bool {
+    cfg!(target_arch = "x86_64")
+}
+
 /// Makes sure that guests can be started.
-fn ensure_packages() -> Result<()> {
+pub(crate) fn ensure_packages() -> Result<()> {
     ensure!(
-        cfg!(target_arch = "x86_64"),
+        is_possible(),
         "guests run this machine's own programs on an emulated x86-64 machine, and this machine is another"
     );
     debian::ensure_packages("an emulated guest", &NEEDS, Install::Allowed)
 }
 
+/// Makes sure that a kernel of the series is there.
+pub(crate) fn ensure_kernel(series: Series) -> Result<()> {
+    cache::kernel(series, Age::Any).map(drop)
+}
+
 /// Passes on what guests say: the command's output as it is, everything else by the line and with its origin.
 #[derive(Debug, Default)]
 struct Printer {
-    partial: HashMap<(Role, Stream), Vec<u8>>,
+    lines: Lines,
 }
 
 impl Printer {
@@ -147,42 +160,12 @@ impl Printer {
         let _ = match (role, stream) {
             (Role::Command, Stream::Out) => stdout().write_all(bytes).and_then(|()| stdout().flush()),
             (Role::Command, Stream::Err) => stderr().write_all(bytes),
-            _ => {
-                let partial = self.partial.entry((role, stream)).or_default();
-                partial.extend_from_slice(bytes);
-                let end = partial.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-                let whole: Vec<u8> = partial.drain(..end).collect();
-                stderr().write_all(prefixed(role, stream, &whole).as_bytes())
-            }
+            _ => stderr().write_all(self.lines.take(role, stream, bytes).as_bytes()),
         };
     }
 
     /// Prints what had no end of line.
     fn finish(&mut self) {
-        for ((role, stream), rest) in self.partial.drain() {
-            eprint!("{}", prefixed(role, stream, &rest));
-        }
-    }
-}
-
-fn prefixed(role: Role, stream: Stream, bytes: &[u8]) -> String {
-    let origin = match (role, stream) {
-        (Role::Command, _) => "console: ",
-        (Role::Peer, Stream::Console) => "peer's console: ",
-        (Role::Peer, _) => "peer: ",
-    };
-    let text = String::from_utf8_lossy(bytes);
-    text.lines().map(|line| format!("{origin}{}\n", line.trim_end())).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_say_where_they_come_from() {
-        assert_eq!(prefixed(Role::Peer, Stream::Out, b"a\r\nb"), "peer: a\npeer: b\n");
-        assert_eq!(prefixed(Role::Command, Stream::Console, b"x\n"), "console: x\n");
-        assert_eq!(prefixed(Role::Peer, Stream::Console, b""), "");
+        eprint!("{}", self.lines.rest());
     }
 }

@@ -18,7 +18,7 @@ use ramet_fork::{Child, Family, ForkDescriptor, Given, Held, Host, PageServer, P
 
 use self::witness::Witness;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A seed whose children wait until they are let look at their memory.
 struct Waiting {

@@ -97,7 +97,7 @@ impl Drop for Target {
 }
 
 fn wait_until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(120);
     loop {
         if let Some(found) = attempt() {
             return found;

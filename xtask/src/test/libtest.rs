@@ -29,14 +29,14 @@ pub(super) fn run(mut command: Command, filter: &[String]) -> Result<(Report, bo
 
 /// Whether a reader wants to see a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shown {
+pub(super) enum Shown {
     Yes,
     No,
 }
 
 /// Where in the harness's output we are.
 #[derive(Debug, Default)]
-struct Listener {
+pub(super) struct Listener {
     report: Report,
     /// Set between `successes:` and `failures:` or the closing line.
     in_successes: bool,
@@ -47,7 +47,13 @@ struct Listener {
 }
 
 impl Listener {
-    fn hear(&mut self, line: &str) -> Shown {
+    /// What was heard.
+    pub(super) fn into_report(self) -> Report {
+        self.report
+    }
+
+    /// Takes the harness's next line.
+    pub(super) fn hear(&mut self, line: &str) -> Shown {
         if let Some(rest) = line.strip_prefix("test result: ") {
             self.in_successes = false;
             self.count(rest);

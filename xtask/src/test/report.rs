@@ -47,8 +47,12 @@ impl Report {
     }
 
     pub(crate) fn exit_code(&self) -> ExitCode {
-        let succeeded = self.failed == 0 && self.broken.is_empty() && self.passed > 0;
-        if succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        if self.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+
+    /// Tests were run, and nothing has failed.
+    pub(super) fn is_good(&self) -> bool {
+        self.failed == 0 && self.broken.is_empty() && self.passed > 0
     }
 
     /// What a reader must know, the runners' last words, and the counts as the last line.
@@ -84,7 +88,7 @@ impl Report {
     }
 
     /// A broken step counts as a failure.
-    fn counts(&self) -> String {
+    pub(super) fn counts(&self) -> String {
         let passed = self.passed.saturating_sub(self.skipped.len());
         let failed = self.failed + self.broken.len();
         format!("{passed} passed, {failed} failed, {} skipped", self.skipped.len() + self.ignored)

@@ -129,17 +129,21 @@ second_stage() {
     out="$(port out)"
     err="$(port err)"
     [ -c "$out" ] && [ -c "$err" ] || die "the ports for the command's output are not there"
-    mkfifo $GUEST/out $GUEST/err
-    cat <$GUEST/out >"$out" &
-    out=$!
-    cat <$GUEST/err >"$err" &
-    err=$!
     touch "$RUN/ready.$RAMET_VM_ROLE"
     [ "$RAMET_VM_ROLE" = peer ] || [ "$RAMET_VM_PEER" = none ] || wait_for_peer
-    setsid /bin/sh "$RUN/script.$RAMET_VM_ROLE" </dev/null >$GUEST/out 2>$GUEST/err
-    code=$?
-    wait_a_little $out
-    wait_a_little $err
+    # Pipes without a name, as every program expects: what is forked can be given others in their place.
+    {
+        {
+            setsid /bin/sh "$RUN/script.$RAMET_VM_ROLE" </dev/null
+            echo $? >$GUEST/code.tmp && mv $GUEST/code.tmp $GUEST/code
+        } 2>&1 >&3 3>&- | cat >"$err"
+    } 3>&1 | cat >"$out" &
+    pipes=$!
+    until [ -e $GUEST/code ]; do
+        sleep 0.02
+    done
+    wait_a_little $pipes
+    code="$(cat $GUEST/code)"
     # Renamed, so that the host never reads half of it.
     echo $code >"$RUN/rc.tmp.$RAMET_VM_ROLE" && mv "$RUN/rc.tmp.$RAMET_VM_ROLE" "$RUN/rc.$RAMET_VM_ROLE"
     end

@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 /// How long QEMU may take to make the link's socket, or to say that it cannot.
 const LINK_WAIT: Duration = Duration::from_secs(30);
+/// Memory of each guest, by default.
+pub(super) const MEMORY_MIB: u32 = 2048;
 /// How many runs one process may have at a time, those counted whose folders were left behind.
 const FOLDERS_MAX: u32 = 1000;
 
@@ -35,6 +37,13 @@ pub(crate) struct Plan {
     pub(crate) peer: Option<Script>,
     /// Where the guests can leave files; by default they go with the run.
     pub(crate) out: Option<PathBuf>,
+}
+
+impl Plan {
+    /// A command in one guest, with the kernel that is there.
+    pub(crate) fn new(series: Series, timeout: Duration, command: Script) -> Self {
+        Self { series, age: Age::Any, memory_mib: MEMORY_MIB, timeout, command, peer: None, out: None }
+    }
 }
 
 /// What a run has come to.

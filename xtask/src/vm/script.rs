@@ -48,7 +48,7 @@ impl Script {
         self
     }
 
-    /// Ends with lines of shell.
+    /// Goes on with lines of shell.
     pub(crate) fn shell(mut self, text: &str) -> Self {
         self.lines.push(text.to_owned());
         self
@@ -67,7 +67,7 @@ fn is_passed(name: &str) -> bool {
 }
 
 /// A word that no shell takes apart.
-fn quoted(word: &str) -> String {
+pub(crate) fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 

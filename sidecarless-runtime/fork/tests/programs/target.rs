@@ -116,7 +116,7 @@ fn tell(folder: &Path, pid: i32, code: &str) -> String {
     let file = |what: &str| folder.join(format!("{pid}.{what}"));
     fs::write(file("ask.new"), code).expect("a question");
     fs::rename(file("ask.new"), file("ask")).expect("a question");
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(120);
     loop {
         if let Ok(answer) = fs::read_to_string(file("answer")) {
             fs::remove_file(file("answer")).expect("its answer");
