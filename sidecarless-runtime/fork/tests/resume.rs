@@ -64,8 +64,11 @@ impl Target {
         wait_until("the target to have nothing open", || {
             let prepared = prepare(self.pid()).expect("prepared");
             let folder = self.folder.path().as_os_str().as_bytes();
-            let is_open =
-                |file: &OpenFile| matches!(&file.kind, OpenFileKind::Path { path, .. } if path.starts_with(folder));
+            // One that another has taken the place of is a kind of its own.
+            let is_open = |file: &OpenFile| match &file.kind {
+                OpenFileKind::Path { path: name, .. } | OpenFileKind::Other { name } => name.starts_with(folder),
+                _ => false,
+            };
             (!prepared.descriptor.files.iter().any(is_open)).then_some(prepared)
         })
     }
