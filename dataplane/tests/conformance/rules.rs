@@ -184,6 +184,20 @@ pub(crate) fn an_instance_that_left_gets_nothing(mut fabric: Fabric) {
     assert_eq!(successor.received().len(), 1);
 }
 
+/// Its messages' slots are the receiver's already, and nobody else would give them back.
+pub(crate) fn what_an_instance_sent_before_it_left_arrives(mut fabric: Fabric) {
+    let (one, mut two) = pair(&mut fabric);
+    let many = CAPACITY.min(SLOTS);
+    assert!(many as usize > BATCH_MAX, "more than one look takes");
+    own(&fabric, &one, 0..many);
+    for slot in 0..many {
+        one.sender.send(&[request(2, slot).to_instance(two.id)]).expect("sent");
+    }
+    fabric.leave(one);
+    let received: Vec<_> = two.received().iter().map(|descriptor| descriptor.slot.0).collect();
+    assert_eq!(received, (0..many).collect::<Vec<_>>());
+}
+
 /// In the lane transports this is a lane that is given a capacity of zero.
 pub(crate) fn an_instance_that_drains_is_not_chosen_and_finishes(mut fabric: Fabric) {
     fabric.allow(2, 1);

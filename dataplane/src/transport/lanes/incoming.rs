@@ -23,12 +23,14 @@ pub(super) struct InPeer {
     pub(super) state: LaneState,
 }
 
-/// Open → Draining when the peer has left, → Broken when its far side breaks the rules. Both end in removal.
+/// Open → Draining when the peer has left → Ended when what it sent before is taken; → Ended when its far side breaks
+/// the rules. Only a look that finds the lane empty tells: not every lane knows without one, and no message of a peer
+/// that has left may be lost, because its slot is the receiver's already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LaneState {
     Open,
     Draining,
-    Broken,
+    Ended,
 }
 
 #[derive(Debug)]
@@ -133,17 +135,19 @@ impl Incoming {
             let check =
                 Check { owner: self.me.owner, instance: peer.instance, function: peer.function, ledger: &peer.ledger };
             let rejected = &mut self.rejected;
-            let popped = peer.lane.pop(BATCH_MAX - taken, &mut |descriptor| match check.admit(descriptor) {
+            let most = BATCH_MAX - taken;
+            let popped = peer.lane.pop(most, &mut |descriptor| match check.admit(descriptor) {
                 Some(descriptor) => {
                     taken += 1;
                     take(descriptor);
                 }
                 None => *rejected += 1,
             });
-            if popped.is_err() {
-                peer.state = LaneState::Broken;
+            let is_empty = popped.is_ok_and(|count| count < most);
+            if popped.is_err() || peer.state == LaneState::Draining && is_empty {
+                peer.state = LaneState::Ended;
+                ending = true;
             }
-            ending |= peer.state != LaneState::Open;
         }
         self.first = self.first.wrapping_add(1) % count.max(1);
         if ending {
@@ -155,15 +159,11 @@ impl Incoming {
     fn remove_ended(&mut self) {
         let epoll = &self.epoll;
         self.lanes.retain(|peer| {
-            let ended = match peer.state {
-                LaneState::Open => false,
-                LaneState::Draining => !peer.lane.ready(),
-                LaneState::Broken => true,
-            };
-            if ended {
+            let has_ended = peer.state == LaneState::Ended;
+            if has_ended {
                 let _ = epoll.delete(&peer.bell);
             }
-            !ended
+            !has_ended
         });
     }
 
