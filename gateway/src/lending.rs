@@ -70,6 +70,16 @@ impl Loans {
             .collect()
     }
 
+    /// All granted heads.
+    pub(crate) fn heads(&self) -> Vec<(Arc<Domain>, SlotRef)> {
+        self.by_head.values().map(|loan| (Arc::clone(loan.holdings.domain()), loan.head)).collect()
+    }
+
+    /// Ends the loan of a head that nobody has any more.
+    pub(crate) fn take_lost(&mut self, (domain, head): (DomainId, SlotRef)) -> Option<Loan> {
+        self.take(domain, head).map(|loan| Loan { owner_died: true, ..loan })
+    }
+
     fn held_by(&self, holder: InstanceId) -> usize {
         self.by_head.values().filter(|loan| loan.holder == holder).count()
     }

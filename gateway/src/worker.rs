@@ -5,7 +5,7 @@ mod inbox;
 mod outbox;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use crate::chains::ChainTable;
 use crate::crew::Word;
 use crate::domain::Domain;
 use crate::exchange::Holdings;
-use crate::flight::{Flights, Outcome, Piece, Ticket};
+use crate::flight::{Flight, Flights, Outcome, Piece, Ticket};
 use crate::ingress::{self, Connections, Listening};
 use crate::lending::Loans;
 use crate::process::Shared;
@@ -300,12 +300,45 @@ impl Worker {
         self.sweep();
         let worker = Rc::clone(self);
         tokio::task::spawn_local(async move {
+            let mut adrift = HashSet::new();
             for delay_ms in [10, 100, 1000] {
+                adrift = worker.adrift();
                 tokio::time::sleep(Duration::from_millis(delay_ms)).await;
                 worker.sweep();
             }
+            worker.end_adrift(&adrift);
             worker.departed.borrow_mut().remove(&instance);
         });
+    }
+
+    /// The heads on their way to this worker: handed over, and not received.
+    fn adrift(&self) -> HashSet<(DomainId, SlotRef)> {
+        let is_ours = |domain: &Domain, head: SlotRef| {
+            let word = domain.slots.ledger().read(head.slot);
+            word.is_some_and(|word| word.generation == head.generation && word.owner == InstanceId::NONE)
+        };
+        let flights = self.flights.borrow();
+        let out = flights.iter().filter(|(_, flight)| flight.streaming.is_none());
+        let out = out.map(|(_, flight)| (Arc::clone(flight.holdings.domain()), flight.head));
+        let all = out.chain(self.loans.borrow().heads()).filter(|(domain, head)| is_ours(domain, *head));
+        all.map(|(domain, head)| (domain.id, head)).collect()
+    }
+
+    /// Ends what was on its way before and has not come in all the time since: its sender died between the two steps
+    /// of a send, and nobody else knows of it.
+    fn end_adrift(self: &Rc<Self>, before: &HashSet<(DomainId, SlotRef)>) {
+        for head in self.adrift().intersection(before) {
+            let loan = self.loans.borrow_mut().take_lost(*head);
+            if let Some(loan) = loan {
+                self.end_loan(loan);
+                continue;
+            }
+            let is_it = |flight: &Flight| (flight.holdings.domain().id, flight.head) == *head;
+            let lost = self.flights.borrow().iter().find(|(_, flight)| is_it(flight)).map(|(id, _)| id);
+            if let Some(id) = lost {
+                self.flights.borrow_mut().land(id, Outcome::Died);
+            }
+        }
     }
 
     /// Takes back every slot whose owner is no living instance.
