@@ -84,6 +84,13 @@ pub(crate) enum BroodError {
     Key { path: PathBuf, reason: String },
     #[error("its handle is none: {0}")]
     Handle(#[from] ramet_fork::seeds::NoHandle),
+    #[error(
+        "its seed was not prepared between two requests of an instance: {0}; prepare it there by `ramet fork prepare \
+         instance/ID`"
+    )]
+    Busy(&'static str),
+    #[error("its seed is lost")]
+    Lost,
     #[error("the thread that makes children has ended")]
     Gone,
 }
@@ -163,6 +170,15 @@ struct Rooted {
     pause: Option<Duration>,
 }
 
+impl Rooted {
+    fn child(&self, given: &Given) -> Result<Newborn, BroodError> {
+        if !self.family.is_fertile() {
+            return Err(BroodError::Lost);
+        }
+        Ok(Newborn(Some(self.family.child(given)?)))
+    }
+}
+
 impl Worker {
     fn run(self, parent: &Parent, asked: &Receiver<Ask>) {
         let rooted = match self.root(parent) {
@@ -170,11 +186,18 @@ impl Worker {
             Err(error) => return self.tell(News::Prepared(Err(error))),
         };
         self.tell(News::Prepared(Ok(Seeded { pause: rooted.pause })));
+        let mut is_pulled = rooted.handle.is_some();
         loop {
             match asked.recv_timeout(RENEWAL) {
                 Ok(Ask::Child(instance, given)) => {
-                    let born = rooted.family.child(&given).map(|child| Newborn(Some(child)));
-                    self.tell(News::Child(instance, born.map_err(BroodError::from)));
+                    let born = rooted.child(&given);
+                    let is_born = born.is_ok();
+                    self.tell(News::Child(instance, born));
+                    // Instances are not to depend on another node for longer than they must.
+                    if is_born && !std::mem::replace(&mut is_pulled, true) {
+                        let pulled = rooted.family.pull();
+                        let _ = pulled.inspect_err(|why| tracing::warn!("instances go on to need their seed: {why}"));
+                    }
                 }
                 // One that has ended meanwhile is found out by who wants a child.
                 Err(RecvTimeoutError::Timeout) => {
@@ -202,6 +225,7 @@ impl Worker {
             }
             Parent::Elsewhere(RemoteFork { address, handle, key_file }) => {
                 let (descriptor, source) = tcp::connect(*address, handle.parse()?, &read_key(key_file)?)?;
+                check_foreign(&descriptor).map_err(BroodError::Busy)?;
                 let source: Box<dyn PageSource> = Box::new(source);
                 Ok(Rooted { family: Family::start(host, descriptor, source)?, handle: None, pause: None })
             }
@@ -212,6 +236,18 @@ impl Worker {
     fn tell(&self, news: News) {
         let _ = self.means.events.blocking_send(Event::Brood(self.function, self.number, news));
     }
+}
+
+/// Whether a process of another node can be what an instance of this one begins as: it waits to be told who it is, and
+/// is confined as instances are.
+fn check_foreign(descriptor: &ForkDescriptor) -> Result<(), &'static str> {
+    if descriptor.threads.len() != 1 {
+        return Err("it has threads that serve");
+    }
+    if descriptor.filters.is_empty() || !descriptor.credentials.no_new_privileges {
+        return Err("it is not confined as instances are");
+    }
+    Ok(())
 }
 
 fn read_key(path: &Path) -> Result<Key, BroodError> {

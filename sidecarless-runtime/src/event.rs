@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::admin::Request;
 use crate::brood::News;
+use crate::loan::LoanRequest;
 
 /// How many events may wait. Whoever has one to tell waits when it is full; the node itself never sends.
 const QUEUE: usize = 1024;
@@ -23,6 +24,8 @@ pub(crate) enum Event {
     Gateway(u32, Word<FromGateway>),
     /// To the brood of this number, of a function.
     Brood(FunctionId, u64, News),
+    /// Somebody wants to prepare an instance, or has.
+    Loan(LoanRequest),
     /// Somebody asks something on the admin socket.
     Admin(Request),
     /// The supervisor was told to end.

@@ -15,7 +15,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use ramet_control::fork::{SourceKind, socket_beside};
@@ -28,6 +28,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, SocketType, accept_with};
 
+use crate::event::Events;
 use crate::gateway_process::own_program;
 use crate::socket_file::{SocketError, SocketFile};
 use crate::up::raise_open_files;
@@ -93,6 +94,8 @@ struct Kept {
     seeds: Arc<Seeds>,
     /// Where it does.
     address: SocketAddr,
+    /// Where the node hears of those who want to prepare its instances. None: there is no node.
+    node: OnceLock<Events>,
     /// Who had them prepared.
     owners: Mutex<HashMap<Handle, u32>>,
 }
@@ -140,6 +143,7 @@ impl Keeper {
             agent,
             seeds,
             address,
+            node: OnceLock::new(),
             owners: Mutex::default(),
         });
         let ending = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?);
@@ -151,6 +155,11 @@ impl Keeper {
         };
         let doorkeeper = Some(thread::Builder::new().name("ramet-keeper".to_owned()).spawn(keep)?);
         Ok(Self { kept, ending, doorkeeper, _file: file })
+    }
+
+    /// Lets instances of a node be prepared, too.
+    pub(crate) fn serve_node(&self, events: &Events) {
+        self.kept.node.get_or_init(|| events.clone());
     }
 
     /// Where other hosts read the seeds.

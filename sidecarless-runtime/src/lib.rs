@@ -28,6 +28,7 @@ mod ids;
 mod instance;
 mod links;
 mod listeners;
+mod loan;
 mod plan;
 mod process;
 mod program;

@@ -36,12 +36,14 @@ mod gateway;
 mod instances;
 mod lanes;
 mod load;
+mod loans;
 mod report;
 mod retire;
 mod start;
 mod stop;
 
 use births::Birth;
+use loans::Loan;
 
 pub(crate) use change::{Change, What};
 pub use epoch::EpochError;
@@ -113,6 +115,8 @@ pub(crate) struct Node {
     means: Means,
     births: BTreeMap<InstanceId, Birth>,
     last_brood: u64,
+    /// The instances that are frozen, or asked to freeze, for somebody who prepares them.
+    loans: BTreeMap<InstanceId, Loan>,
     /// Whether a timer is set to look at loads.
     is_looking: bool,
     /// How instances were started, and how long it took.
@@ -192,6 +196,7 @@ impl Node {
             means,
             births: BTreeMap::new(),
             last_brood: 0,
+            loans: BTreeMap::new(),
             is_looking: false,
             starts: Starts::default(),
             touched: BTreeSet::new(),
@@ -295,6 +300,7 @@ impl Node {
             Event::Instance(instance, word) => self.hear_instance(instance, word),
             Event::Gateway(epoch, word) => self.hear_gateway(epoch, word),
             Event::Brood(function, number, news) => self.hear_brood(function, number, news),
+            Event::Loan(request) => self.hear_loan(request),
             Event::Admin(request) => self.answer(request),
             Event::Signal => self.signals += 1,
         }

@@ -70,6 +70,7 @@ pub fn up(settings: NodeSettings, sources: Vec<Source>) -> Result<(), UpError> {
         let plane = transport::open(&choice)?;
         let (events, inbox) = event::queue();
         let logs = Logs::start();
+        keeper.serve_node(&events);
         forward_signals(&events)?;
         let admin = Admin::serve(listener.into(), &events, &logs)?;
         let means = Means { hosts, seeds, events: events.clone() };

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use ramet_control::admin::Instance;
 use ramet_control::fork::{self, Answer, Question};
 use ramet_fork::Handle;
 use serde::Serialize;
@@ -11,7 +10,6 @@ use super::arguments::{Prepare, Renew, Revoke, Target};
 use super::question::{Keeper, unexpected};
 use super::{expiry, key};
 use crate::arguments::{Format, NodeArguments};
-use crate::client::{Node, block_on};
 use crate::exit::Failure;
 use crate::output;
 
@@ -45,11 +43,11 @@ struct Row {
 
 /// `ramet fork prepare`.
 pub(super) fn prepare(node: &NodeArguments, options: &Prepare) -> Result<(), Failure> {
-    let pid = match options.process {
-        Target::Process(pid) => pid,
-        Target::Instance(id) => process_of(node, id)?,
+    let lease = options.lease;
+    let question = match options.process {
+        Target::Process(pid) => Question::Prepare { pid, lease },
+        Target::Instance(id) => Question::PrepareInstance { id, lease },
     };
-    let question = Question::Prepare { pid, lease: options.lease };
     let Answer::Prepared(prepared) = Keeper::reach(node)?.ask(&question, &[])? else { return Err(unexpected()) };
     let prepared = Prepared {
         address: prepared.address.to_string(),
@@ -61,16 +59,6 @@ pub(super) fn prepare(node: &NodeArguments, options: &Prepare) -> Result<(), Fai
         descriptor_bytes: prepared.descriptor_bytes,
     };
     output::value(options.output.output, &prepared)
-}
-
-/// The process of an instance.
-fn process_of(node: &NodeArguments, id: u32) -> Result<i32, Failure> {
-    let node = Node::of(node)?;
-    let instances: Vec<Instance> = block_on(node.ask("GET", "/v1/instances", None::<&()>))?;
-    let instance = instances.iter().find(|instance| instance.id == id);
-    let pid = instance.and_then(|instance| i32::try_from(instance.pid).ok());
-    let none = || Failure::NotFound(format!("there is no instance {id}; `ramet get instances` lists those there are"));
-    pid.ok_or_else(none)
 }
 
 /// `ramet fork list`.

@@ -45,6 +45,14 @@ pub enum Question {
         /// For how long the seed is kept.
         lease: Duration,
     },
+    /// Fork an instance of this node's into a seed, between two of its requests, so that other nodes can have instances
+    /// of it.
+    PrepareInstance {
+        /// Its id.
+        id: u32,
+        /// For how long the seed is kept.
+        lease: Duration,
+    },
     /// Make children of a seed. Comes with three descriptors: their standard streams.
     Resume(Resume),
     /// Which seeds are there?

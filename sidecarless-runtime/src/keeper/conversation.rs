@@ -7,6 +7,7 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use ramet_common::InstanceId;
 use ramet_control::fork::{self, Answer, Problem, ProblemKind, Question};
 use ramet_control::socket::{ControlError, ControlSocket};
 use ramet_fork::nursery::{Ended, Vigil};
@@ -19,6 +20,7 @@ use rustix::io::Errno;
 use super::Kept;
 use super::asker::{Asker, Forbidden};
 use super::births::Births;
+use crate::loan::{Loan, NoLoan};
 
 /// One end of a conversation with somebody who asks.
 pub(super) struct Conversation {
@@ -68,6 +70,7 @@ impl Conversation {
     fn answer(&self, question: Question) -> Result<Answer, Problem> {
         match question {
             Question::Prepare { pid, lease } => self.prepare(pid, lease).map(Answer::Prepared),
+            Question::PrepareInstance { id, lease } => self.prepare_instance(id, lease).map(Answer::Prepared),
             Question::List => Ok(Answer::Seeds(self.seeds().iter().map(told).collect())),
             Question::Renew { handle, lease } => {
                 let handle = self.own(handle)?;
@@ -85,6 +88,22 @@ impl Conversation {
             Question::End => Err(problem(ProblemKind::Invalid, "this connection has no children to end")),
             Question::Resume(_) => Err(problem(ProblemKind::Failed, "it was not expected here")),
         }
+    }
+
+    /// Prepares an instance of the node, which stands still for it.
+    fn prepare_instance(&self, id: u32, lease: Duration) -> Result<fork::Prepared, Problem> {
+        if !self.asker.is_trusted() {
+            return Err(forbidden(self.asker.forbidden("fork instances")));
+        }
+        let Some(events) = self.kept.node.get() else {
+            let why = "who keeps seeds here is no node, and has no instances; ask one by --socket";
+            return Err(problem(ProblemKind::NotFound, why));
+        };
+        let loan = Loan::begin(events, InstanceId(id)).map_err(|error| match error {
+            NoLoan::Unknown(_) => problem(ProblemKind::NotFound, error),
+            error => problem(ProblemKind::Failed, error),
+        })?;
+        self.prepare(loan.pid(), lease)
     }
 
     fn prepare(&self, pid: i32, lease: Duration) -> Result<fork::Prepared, Problem> {

@@ -18,6 +18,7 @@ use ramet_sys::Captured;
 use super::Node;
 use super::start::LaunchError;
 use crate::brood::{Brood, BroodError, Newborn, News, Parent, Seeded};
+use crate::dataplane::DataPlaneError;
 use crate::function::{Ancestry, Function, Occupant, Role};
 use crate::instance::{Instance, Origin, Stage};
 use crate::metrics::StartPhase;
@@ -81,7 +82,8 @@ impl Node {
         match &function.manifest.spec.start {
             Start::RemoteFork(seed) => self.prepare(id, None, Parent::Elsewhere(seed.clone())),
             Start::Fork => {
-                let parent = function.instances().find(|instance| self.stage(*instance) == Some(Stage::Ready));
+                let may_be = |id: &InstanceId| self.stage(*id) == Some(Stage::Ready) && !self.is_lent(*id);
+                let parent = function.instances().find(may_be);
                 if let Some(parent) = parent {
                     self.freeze(id, parent);
                 }
@@ -106,14 +108,18 @@ impl Node {
     }
 
     fn freeze(&mut self, id: FunctionId, parent: InstanceId) {
-        match self.plane.far_end(parent) {
-            Ok(far_end) => {
-                self.set_ancestry(id, Ancestry::Freezing(parent));
-                self.timers.set(Instant::now() + FREEZE_PATIENCE + FREEZE_MARGIN, Timer::Freeze(parent));
-                self.tell(parent, ToInstance::Freeze { patience: FREEZE_PATIENCE }, far_end.into_iter().collect());
-            }
+        match self.ask_to_freeze(parent) {
+            Ok(()) => self.set_ancestry(id, Ancestry::Freezing(parent)),
             Err(error) => self.give_up_forking(id, &error.to_string()),
         }
+    }
+
+    /// Asks an instance to freeze. Its answer follows, or a timer.
+    pub(super) fn ask_to_freeze(&mut self, parent: InstanceId) -> Result<(), DataPlaneError> {
+        let far_end = self.plane.far_end(parent)?;
+        self.timers.set(Instant::now() + FREEZE_PATIENCE + FREEZE_MARGIN, Timer::Freeze(parent));
+        self.tell(parent, ToInstance::Freeze { patience: FREEZE_PATIENCE }, far_end.into_iter().collect());
+        Ok(())
     }
 
     fn prepare(&mut self, id: FunctionId, frozen: Option<InstanceId>, parent: Parent) {
@@ -133,7 +139,7 @@ impl Node {
         }
     }
 
-    fn thaw(&mut self, parent: Option<InstanceId>) {
+    pub(super) fn thaw(&mut self, parent: Option<InstanceId>) {
         if let Some(parent) = parent {
             self.tell(parent, ToInstance::Thaw, Vec::new());
         }
@@ -166,6 +172,9 @@ impl Node {
 
     /// An instance is frozen.
     pub(super) fn hear_frozen(&mut self, id: InstanceId) {
+        if self.lend(id) {
+            return;
+        }
         let Some(instance) = self.instances.get(&id) else { return };
         let (function, pid) = (instance.function, instance.process.pid);
         let habitat = instance.process.habitat.clone();
@@ -179,6 +188,9 @@ impl Node {
 
     /// An instance did not freeze, or has ended before its seed was there.
     pub(super) fn hear_unfrozen(&mut self, id: InstanceId, why: &str) {
+        if self.lose_loan(id, why) {
+            return;
+        }
         let Some(instance) = self.instances.get(&id) else { return };
         self.lose_parent(instance.function, id, why);
     }
@@ -193,6 +205,9 @@ impl Node {
 
     /// An instance should be frozen by now.
     pub(super) fn check_freezing(&mut self, id: InstanceId) {
+        if self.is_loan_asked(id) && self.lose_loan(id, "it does not answer") {
+            return self.thaw(Some(id));
+        }
         let Some(instance) = self.instances.get(&id) else { return };
         let function = instance.function;
         let is_it = |ancestry: &Ancestry| matches!(ancestry, Ancestry::Freezing(parent) if *parent == id);
@@ -221,7 +236,10 @@ impl Node {
             Ok(Seeded { pause }) => {
                 let name = function.name();
                 function.ancestry = Ancestry::Ready(brood);
-                function.start_problem = None;
+                // That there is a seed does not say yet that its copies serve.
+                if function.fruitless == 0 {
+                    function.start_problem = None;
+                }
                 tracing::info!(function = %name, ?pause, "its further instances are forked");
                 self.thaw(parent);
                 self.fill_places(id);
@@ -280,30 +298,26 @@ impl Node {
         match outcome.and_then(|newborn| self.adopt(id, birth, newborn)) {
             Ok(()) => {
                 self.occupy(function, place, Occupant::Instance(id));
-                if let Some(function) = self.functions.get_mut(&function) {
-                    function.fruitless = 0;
-                }
                 self.greet_child(id);
             }
             Err(error) => {
                 self.ids.free_instance(id);
                 self.occupy(function, place, Occupant::Nobody);
-                self.lose_brood(function, number, &error);
+                self.lose_brood(function, number, &format!("a copy could not be made: {error}"));
                 self.fill_places(function);
             }
         }
     }
 
-    /// A brood has failed to give a child. Another seed may be better, once.
-    fn lose_brood(&mut self, id: FunctionId, number: u64, error: &BroodError) {
+    /// A brood has failed to give a child that serves. Another seed may be better, once.
+    pub(super) fn lose_brood(&mut self, id: FunctionId, number: u64, why: &str) {
         let Some(function) = self.functions.get_mut(&id) else { return };
         if !matches!(&function.ancestry, Ancestry::Ready(brood) if brood.number() == number) {
             return;
         }
-        let why = format!("a copy could not be made: {error}");
         function.fruitless += 1;
         if function.fruitless > FRUITLESS_MAX {
-            return self.give_up_forking(id, &why);
+            return self.give_up_forking(id, why);
         }
         tracing::warn!(function = %function.name(), "{why}; another seed is prepared");
         function.ancestry = Ancestry::Sought;

@@ -100,6 +100,7 @@ impl Node {
         self.instances.clear();
         // What is born of them meanwhile finds no place, and ends.
         self.births.clear();
+        self.loans.clear();
         self.touched.clear();
         self.introductions.clear();
         self.links = LinkTable::default();

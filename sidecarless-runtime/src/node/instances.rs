@@ -149,9 +149,17 @@ impl Node {
         self.set_stage(id, Stage::Ready);
         let Some(instance) = self.instances.get(&id) else { return };
         let (function, domain) = (instance.function, instance.domain);
+        if instance.brood.is_some()
+            && let Some(function) = self.functions.get_mut(&function)
+        {
+            function.fruitless = 0;
+            function.start_problem = None;
+        }
+        // In this order, so that the parts are no more than the whole.
+        let join = instance.known_since.elapsed();
         let after = instance.started.elapsed();
         tracing::info!(function = %instance.name, instance = %id, origin = instance.origin.as_str(), ?after, "ready");
-        self.starts.took(instance.origin, StartPhase::Join, instance.known_since.elapsed());
+        self.starts.took(instance.origin, StartPhase::Join, join);
         self.starts.started(instance.origin, after);
         self.update_replicas(function, domain);
         self.want_lanes_of(id);
@@ -203,6 +211,7 @@ impl Node {
             self.tell_gateway(ToGateway::InstanceGone { instance: id }, Vec::new());
         }
         self.ids.free_instance(id);
+        self.lose_loan(id, "it has ended");
         self.lose_parent(instance.function, id, "it has ended");
         let is_expected = instance.stage == Stage::Ending || self.mode != Mode::Running;
         let how = instance.condemned.unwrap_or_else(|| status.to_string());
@@ -220,15 +229,31 @@ impl Node {
         }
         if let Some(place) = place {
             self.occupy(instance.function, place, Occupant::Nobody);
-            if !is_expected {
+            if is_expected {
+                self.refill(instance.function);
+            } else {
                 let was = match instance.stage {
                     Stage::Starting | Stage::Joining => "it ended before it was ready",
                     _ => "it ended",
                 };
                 self.lost(instance.function, place, lived, &format!("{was}: {how}"));
+                if instance.stage < Stage::Ready
+                    && let Some(brood) = &instance.brood
+                {
+                    let why = format!("a copy ended before it was ready: {how}");
+                    self.lose_brood(instance.function, brood.number(), &why);
+                }
             }
         }
         self.retire();
+    }
+
+    /// An instance has ended that was not wanted any more. Its place may be wanted again by now.
+    fn refill(&mut self, id: FunctionId) {
+        let is_current = self.functions.get(&id).is_some_and(|function| function.role == Role::Current);
+        if is_current && self.is_running() {
+            self.fill_places(id);
+        }
     }
 
     /// A place is empty that should not be.

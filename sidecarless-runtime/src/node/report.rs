@@ -162,7 +162,7 @@ impl Node {
     }
 
     /// What people are told of an instance's stage.
-    fn state_of(&self, instance: &Instance) -> &'static str {
+    pub(super) fn state_of(&self, instance: &Instance) -> &'static str {
         match instance.stage {
             Stage::Ready if self.is_reached(instance.id) => "ready",
             Stage::Starting | Stage::Joining | Stage::Ready => "starting",

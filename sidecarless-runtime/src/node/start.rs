@@ -43,6 +43,10 @@ impl Node {
     /// Starts instances at all places of a function that are to be filled now.
     pub(super) fn fill_places(&mut self, function: FunctionId) {
         let vacancies = self.functions.get_mut(&function).map(Function::vacancies).unwrap_or_default();
+        if !vacancies.is_empty() {
+            // A parent on another node is there before the first instance here.
+            self.seek_parent(function);
+        }
         for place in vacancies {
             let outcome = match self.way(function) {
                 Way::Later => return,
@@ -92,7 +96,7 @@ impl Node {
             None => tokio::spawn(async {}),
         };
         let mut instance = Instance::new(id, function, process, output, Origin::Exec);
-        self.starts.took(Origin::Exec, StartPhase::Spawn, begun.elapsed());
+        self.starts.took(Origin::Exec, StartPhase::Spawn, instance.known_since.saturating_duration_since(begun));
         instance.started = begun;
         self.watch_start(&instance);
         self.instances.insert(id, instance);
