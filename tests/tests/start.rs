@@ -2,7 +2,15 @@
 
 use std::collections::BTreeSet;
 
+use ramet_tests::node::skipped;
 use ramet_tests::{Node, Start, TRANSPORTS, eventually};
+
+#[path = "start/bursts.rs"]
+mod bursts;
+#[path = "start/copies.rs"]
+mod copies;
+#[path = "start/remote.rs"]
+mod remote;
 
 fn manifest(arguments: &str, more: &str) -> String {
     format!(
@@ -32,6 +40,9 @@ fn identity(node: &Node) -> (String, u32, String, String) {
 
 #[test]
 fn further_instances_are_copies_with_identities_of_their_own() {
+    if !can_fork() {
+        return;
+    }
     for transport in TRANSPORTS {
         let manifest = manifest("", ", replicas: 6");
         let Some(node) = Node::start(&Start::new(transport, &manifest)) else { continue };
@@ -50,4 +61,30 @@ fn further_instances_are_copies_with_identities_of_their_own() {
         assert_eq!((tokens.len(), sums.len()), (6, 1), "{transport}: of one memory, and six of themselves");
         node.wait_all_slots_free();
     }
+}
+
+fn instances(node: &Node) -> Vec<serde_json::Value> {
+    let listed = node.ramet(&["get", "instances", "-o", "json"]);
+    serde_json::from_slice(&listed.stdout).expect("instances")
+}
+
+/// What a function's status says.
+fn message(node: &Node) -> String {
+    let listed = node.ramet(&["get", "functions", "-o", "json"]);
+    let functions: serde_json::Value = serde_json::from_slice(&listed.stdout).expect("functions");
+    functions[0]["status"]["message"].as_str().expect("a sentence").to_owned()
+}
+
+fn wait_for_ready(node: &Node, count: f64) {
+    eventually("all to be ready", || (node.metric("ramet_instances", "state=\"ready\"") == count).then_some(()));
+}
+
+/// Whether processes can be forked here, which takes a privileged user.
+fn can_fork() -> bool {
+    let is_root = nix::unistd::geteuid().is_root();
+    if !is_root {
+        assert!(std::env::var_os("CI").is_none(), "CI must run the fork's tests as root");
+        skipped("only root can give forked processes their memory as they touch it");
+    }
+    is_root
 }

@@ -18,9 +18,21 @@ struct Memory {
     forks: u32,
     /// What no other actor has.
     token: u128,
+    /// The state of a generator of random numbers, as a library would have it.
+    generator: u64,
 }
 
-static MEMORY: Mutex<Memory> = Mutex::new(Memory { kept: Vec::new(), forks: 0, token: 0 });
+static MEMORY: Mutex<Memory> = Mutex::new(Memory { kept: Vec::new(), forks: 0, token: 0, generator: 1 });
+
+impl Memory {
+    /// The next random number (xorshift64).
+    fn next(&mut self) -> u64 {
+        self.generator ^= self.generator << 13;
+        self.generator ^= self.generator >> 7;
+        self.generator ^= self.generator << 17;
+        self.generator
+    }
+}
 
 fn memory() -> MutexGuard<'static, Memory> {
     MEMORY.lock().unwrap_or_else(PoisonError::into_inner)
@@ -33,10 +45,17 @@ fn main() -> ExitCode {
     if std::env::args().any(|argument| argument == "--barren") {
         ramet_sdk::after_fork(|_| Err(Error::new("this actor wants no copies")));
     }
-    ramet_sdk::after_fork(|copy| {
+    // A generator that nobody seeds anew gives the same numbers in every copy.
+    let is_forgetful = std::env::args().any(|argument| argument == "--forgetful");
+    ramet_sdk::after_fork(move |copy| {
         let mut memory = memory();
         memory.forks += 1;
         memory.token = u128::from_ne_bytes(copy.random()?);
+        if !is_forgetful {
+            memory.generator = u64::from_ne_bytes(copy.random()?) | 1;
+        }
+        let number = memory.next();
+        println!("copy {} {:032x} {number:016x}", copy.instance().0, memory.token);
         Ok(())
     });
     ramet_sdk::serve(handle)
