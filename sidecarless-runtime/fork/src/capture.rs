@@ -4,7 +4,6 @@
 //! injected into its first thread. Everything else is read from the copy, the *seed*.
 
 mod areas;
-mod core;
 mod files;
 mod frozen;
 mod inject;
@@ -28,10 +27,10 @@ use ramet_sys::pagemap::PAGE_BYTES;
 use ramet_sys::ptrace::{Filters, Stop};
 use ramet_sys::{CallError, ProcessMemory};
 
-use self::core::Beside;
 use self::frozen::Watch;
 use self::maps::Flag;
 use self::status::Status;
+use crate::beside::Beside;
 use crate::descriptor::{Credentials, ForkDescriptor};
 use crate::machine::Machine;
 
@@ -164,7 +163,7 @@ pub fn prepare(pid: i32) -> Result<Prepared, PrepareError> {
     let offset = vdso::syscall_offset(&vdso_page);
     let instruction = vdso_start + offset.ok_or_else(|| PrepareError::unfit(pid, "its vdso makes no system call"))?;
 
-    let mut beside = Beside::process(pid);
+    let mut beside = Beside::running(pid);
     // Before anything is stopped: to look takes as long as the copy. A copy of such memory may not show what it is.
     let mappings = status::read(pid, "smaps").map_err(proc_failed)?;
     if !maps::flagged(&mappings, Flag::Registered).is_empty() {

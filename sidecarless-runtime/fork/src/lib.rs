@@ -6,7 +6,8 @@
 //! a process of it: a copy of the [`zygote`] runs a `program` in the `interpreter` and goes on from a signal `frame`;
 //! its files are `mapped` again; the `pager` gives it what is `missing`, after all `changes`, from a [`source`] or the
 //! [`cache`]; its template is `shown` what it had of files; a `guard` sees that the end of all this is no zeros.
-//! [`seeds`] are kept for others, whom a [`server`] lets read them; `wire` is how they speak.
+//! [`seeds`] are kept for others, whom a [`server`] lets read them; `wire` is how they speak. What must not take
+//! long is done `beside` whom it is for.
 #![deny(unsafe_code)]
 
 pub mod cache;
@@ -21,6 +22,7 @@ pub mod source;
 pub mod validate;
 pub mod zygote;
 
+mod beside;
 mod changes;
 mod frame;
 mod guard;

@@ -7,6 +7,8 @@
 //! The first child of a template is a lesson: what it touches in the beginning is put into the template, too, so that
 //! the next ones have it, and the seed's host is told for the sake of other hosts.
 
+mod burst;
+
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,6 +21,7 @@ use ramet_sys::userfault::{Event, Placed, Userfault};
 use ramet_sys::{CallError, Range};
 use rustix::event::{Timespec, epoll};
 
+use self::burst::Burst;
 use crate::cache::{Cache, READS_FOR_CHILDREN_MAX};
 use crate::changes::Changes;
 use crate::guard;
@@ -136,6 +139,7 @@ struct Served {
     /// Faults for which no read could be begun yet. They are as many as threads wait for pages.
     parked: VecDeque<(u64, u64)>,
     lesson: Option<Lesson>,
+    burst: Burst,
 }
 
 impl Pager {
@@ -157,6 +161,7 @@ impl Pager {
             faults: VecDeque::new(),
             parked: VecDeque::new(),
             lesson: None,
+            burst: Burst::default(),
         };
         Ok(Self { source, lost: Arc::default(), served })
     }
@@ -170,8 +175,9 @@ impl Pager {
     pub(crate) fn run(mut self, told: &Receiver<News>, news: impl AsFd) -> io::Result<()> {
         let mut ready = [const { std::mem::MaybeUninit::uninit() }; 64];
         loop {
+            let goes_on = self.served.burst.goes_on();
             let patience = match self.served.lesson {
-                _ if self.source.wants_turns() => Some(&AT_ONCE),
+                _ if goes_on || self.source.wants_turns() => Some(&AT_ONCE),
                 Some(_) => Some(&LESSON_QUIET),
                 None => None,
             };
@@ -181,6 +187,8 @@ impl Pager {
             };
             if self.source.wants_turns() {
                 self.collect();
+            } else if events.is_empty() && goes_on {
+                rustix::thread::sched_yield();
             } else if events.is_empty() {
                 self.end_lesson();
             }
@@ -350,7 +358,10 @@ impl Served {
         };
         for event in events {
             match event {
-                Event::Fault { address, .. } => self.faults.push_back((id, address & !(PAGE_BYTES - 1))),
+                Event::Fault { address, thread } => {
+                    self.burst.note(thread);
+                    self.faults.push_back((id, address & !(PAGE_BYTES - 1)));
+                }
                 Event::Removed(range) => space.missing.give_up(range),
                 Event::Unmapped(range) => space.changes.unmapped(&mut space.missing, range),
                 Event::Moved { from, to } => space.changes.moved(&mut space.missing, from, to),

@@ -1,19 +1,23 @@
-//! The core on which a process ran last: what its fork will touch is best looked at from there, because whatever
-//! another core has looked at comes from there first; and to wake who runs elsewhere takes long.
+//! The core on which a process or a thread ran last.
+//!
+//! What a fork will touch is best looked at from there: what another core has looked at comes from there first. And who
+//! wakes somebody there need not wake a core.
+
+use std::fs;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use super::status;
-
-/// This thread runs where a process does, until this is dropped.
-pub(super) struct Beside {
+/// This thread runs where another does, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Beside {
     before: CpuSet,
 }
 
 impl Beside {
-    /// None: this thread may not run there, or nobody knows where that is. It is no worse than slower.
-    pub(super) fn process(pid: i32) -> Option<Self> {
-        let core = last_core(&status::read(pid, "stat").ok()?)?;
+    /// Goes where a process or thread of this number was last. None: this thread may not run there, or nobody knows
+    /// where that is. It is no worse than slower.
+    pub(crate) fn running(pid: i32) -> Option<Self> {
+        let core = last_core(&fs::read(format!("/proc/{pid}/stat")).ok()?)?;
         let before = sched_getaffinity(None).ok()?;
         let mut there = CpuSet::new();
         there.set(core);
@@ -51,7 +55,7 @@ mod tests {
         assert_eq!(last_core(b"7 (a"), None);
 
         let before = sched_getaffinity(None).expect("where this thread may run");
-        drop(Beside::process(std::process::id().cast_signed()));
+        drop(Beside::running(std::process::id().cast_signed()));
         assert_eq!(sched_getaffinity(None).expect("where it may run now"), before);
     }
 }
