@@ -282,3 +282,42 @@ fn numbers(descriptor: &ForkDescriptor) -> Numbers {
         _ => Numbers::Any,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// A peer may send anything that has the right checksum.
+    #[test]
+    fn whatever_can_be_decoded_can_be_planned_or_is_refused() {
+        const ATTEMPTS: u64 = 20_000;
+        let mut process = Command::new("sleep").arg("60").stdin(Stdio::null()).spawn().expect("a process");
+        let prepared = crate::prepare(process.id().cast_signed());
+        process.kill().and_then(|()| process.wait()).expect("ended");
+        let bytes = prepared.expect("prepared").descriptor.encode();
+        let rights = Rights::own().expect("rights");
+        let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = move || {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random
+        };
+        let mut planned = 0;
+        for _ in 0..ATTEMPTS {
+            let mut bytes = bytes.clone();
+            for _ in 0..=next() % 3 {
+                let at = 8 + next() as usize % (bytes.len() - 8);
+                bytes[at] = next() as u8;
+            }
+            let checksum = crc32fast::hash(&bytes[8..]);
+            bytes[4..8].copy_from_slice(&checksum.to_le_bytes());
+            if let Ok(descriptor) = ForkDescriptor::decode(&bytes) {
+                planned += u64::from(Plan::new(&descriptor, Some(0), &rights).is_ok());
+            }
+        }
+        assert!(planned > ATTEMPTS / 100, "most changes are to what only the process knows; {planned} were planned");
+    }
+}

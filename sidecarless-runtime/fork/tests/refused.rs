@@ -1,0 +1,73 @@
+//! What cannot be carried is refused by one sentence, and nothing is left behind.
+
+use std::fs;
+use std::process::Command;
+use std::sync::Arc;
+
+use ramet_fork::descriptor::ForkDescriptor;
+use ramet_fork::{Family, Given, Host, LocalSource, Prepared, prepare};
+
+#[path = "programs/target.rs"]
+mod target;
+
+use self::target::Target;
+
+/// What this process has: open files, and children of the test's own making.
+fn belongings() -> (usize, usize) {
+    let children = fs::read_dir("/proc/self/task").expect("its threads").map(|thread| {
+        let thread = thread.expect("a thread").path();
+        fs::read_to_string(thread.join("children")).unwrap_or_default().split_ascii_whitespace().count()
+    });
+    (fs::read_dir("/proc/self/fd").expect("its files").count(), children.sum())
+}
+
+fn refused(host: &Arc<Host>, prepared: &Prepared, change: impl FnOnce(&mut ForkDescriptor)) -> String {
+    let mut descriptor = prepared.descriptor.clone();
+    change(&mut descriptor);
+    let before = belongings();
+    let source = LocalSource::open(prepared.seed.pid()).expect("the seed");
+    let family = Family::start(Arc::clone(host), descriptor, Box::new(source));
+    let error = match family {
+        Err(error) => error,
+        Ok(family) => family.child(&Given::own().expect("streams")).expect_err("a child"),
+    };
+    assert_eq!(belongings(), before, "after: {error}");
+    error.to_string()
+}
+
+// One test, because what the whole process has is counted.
+#[test]
+fn a_refusal_says_why_and_leaves_nothing() {
+    let target = Target::start();
+    let prepared = prepare(target.pid()).expect("prepared");
+    let host = Arc::new(Host::start(Command::new(env!("CARGO_BIN_EXE_ramet-fork-zygote"))).expect("a host"));
+    let machine =
+        |change: fn(&mut ramet_fork::machine::Machine)| refused(&host, &prepared, |it| change(&mut it.machine));
+    let error = machine(|machine| machine.features[2] = u32::MAX);
+    assert!(error.contains("this processor lacks features"), "{error}");
+    let error = machine(|machine| machine.extended_state_bytes += 64);
+    assert!(error.contains("bytes of extended state"), "{error}");
+    let error = machine(|machine| machine.vdso.0 ^= 1);
+    assert!(error.contains("vdso"), "{error}");
+    let error = machine(|machine| machine.vvar_bytes += 4096);
+    assert!(error.contains("vdso"), "{error}");
+    let error = refused(&host, &prepared, |descriptor| descriptor.directory = b"/there/is/none".to_vec());
+    assert!(error.contains("entering its working directory"), "{error}");
+    let error = refused(&host, &prepared, |descriptor| descriptor.mapped_files[0].identity.inode ^= 1);
+    assert!(error.contains("is not the file that the forked process has"), "{error}");
+
+    for (make, name) in [
+        ("held = open(folder + '/held', 'w')\nos.unlink(folder + '/held')", "held (deleted)"),
+        ("import ctypes\nheld = ctypes.CDLL(None).inotify_init1(0)", "inotify"),
+        ("held = os.pidfd_open(os.getpid())", "pid"),
+    ] {
+        target.tell("import os");
+        target.tell(make);
+        let prepared = prepare(target.pid()).expect("prepared");
+        let error = refused(&host, &prepared, |_| {});
+        assert!(error.contains(name) && error.contains("which a fork cannot carry"), "{error}");
+        target.tell("held.close() if hasattr(held, 'close') else os.close(held)");
+    }
+    // And what is not refused works.
+    assert_eq!(target.fork().child().tell("1 + 1"), "2");
+}
