@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use ramet_common::{FunctionId, InstanceId};
 use ramet_fork::seeds::{Refusal, SeedError};
-use ramet_fork::source::tcp::{self, ConnectError};
+use ramet_fork::source::tcp::ConnectError;
 use ramet_fork::{
-    Child, Family, ForkDescriptor, Given, Habitat, Handle, Hosts, Key, PageSource, Phases, ResumeError, Seeds, Terms,
+    Child, Family, ForkDescriptor, Given, Habitat, Handle, Hosts, Key, Phases, ResumeError, SeedAt, Seeds, Terms,
+    lineage,
 };
 use ramet_manifest::RemoteFork;
 use ramet_sys::End;
@@ -224,10 +225,10 @@ impl Worker {
                 Ok(Rooted { family, handle: Some(held.handle), pause: Some(held.pause) })
             }
             Parent::Elsewhere(RemoteFork { address, handle, key_file }) => {
-                let (descriptor, source) = tcp::connect(*address, handle.parse()?, &read_key(key_file)?)?;
+                let seed = SeedAt { address: *address, handle: handle.parse()?, key: read_key(key_file)? };
+                let (descriptor, source) = lineage::connect(&seed)?;
                 check_foreign(&descriptor).map_err(BroodError::Busy)?;
-                let source: Box<dyn PageSource> = Box::new(source);
-                Ok(Rooted { family: Family::start(host, descriptor, source)?, handle: None, pause: None })
+                Ok(Rooted { family: Family::start(host, descriptor, Box::new(source))?, handle: None, pause: None })
             }
         }
     }

@@ -90,6 +90,63 @@ fn a_process_goes_on_elsewhere_by_rdma() {
     done(&there.resume_command(&seed, &[]).stdin(Stdio::null()).output().expect("ramet runs"));
 }
 
+/// A child is forked on twice, each time to another host. What the last one has not been given by then comes from all
+/// three hosts before it.
+#[test]
+fn a_child_is_forked_on_from_host_to_host() {
+    if !can_fork() {
+        return;
+    }
+    for mut target in [Target::python(), Target::threads()] {
+        let keepers = [(); 4].map(|()| Keeper::start());
+        let before = target.ask();
+        let mut seed = Seed::prepare(&keepers[0], target.pid());
+        let mut between = Vec::new();
+        for keeper in &keepers[1..3] {
+            let mut child = keeper.resume(&seed, &["--source", "tcp", "-o", "json", "--wait"]);
+            let rows = child.rows();
+            let pid = rows[0]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).expect("its number");
+            // Another keeper does not know what it lacks.
+            let stranger = keepers[0].ramet(&["prepare", &pid.to_string()]);
+            assert_eq!(code(&stranger), 1, "{}", err(&stranger));
+            assert!(err(&stranger).contains("userfaultfd"), "{}", err(&stranger));
+            seed = Seed::prepare(keeper, pid);
+            between.push(child);
+        }
+        let mut last = keepers[3].resume(&seed, &["--source", "tcp", "-o", "json", "--wait"]);
+        last.rows();
+        assert_eq!(last.ask(), before, "it has the data");
+        for mut child in between {
+            assert_eq!(child.ask(), before, "and so have those between");
+        }
+        // A seed in the middle is of no use without the first one.
+        done(&keepers[0].ramet(&["revoke", "--all"]));
+        let refused = keepers[1].resume_fails(&seed, &["--source", "tcp"]);
+        assert!(err(&refused).contains("it was revoked"), "{}", err(&refused));
+    }
+}
+
+/// Children of which all has come do not need their seed.
+#[test]
+fn children_that_were_pulled_outlive_their_seed() {
+    if !can_fork() {
+        return;
+    }
+    let mut target = Target::python();
+    let (here, there) = (Keeper::start(), Keeper::start());
+    let before = target.ask();
+    for (keeper, source) in [(&there, "tcp"), (&here, "local")] {
+        let seed = Seed::prepare(&here, target.pid());
+        let mut child = keeper.resume(&seed, &["--source", source, "--pull", "-o", "json", "--wait"]);
+        child.rows();
+        eventually("all pages to have come", || {
+            here.list()[0]["readers"].as_u64().is_some_and(|readers| readers == 0).then_some(())
+        });
+        done(&here.ramet(&["revoke", &seed.handle]));
+        assert_eq!(child.ask(), before, "{source}");
+    }
+}
+
 #[test]
 fn a_hundred_children_answer() {
     if !can_fork() {

@@ -6,6 +6,7 @@
 mod areas;
 mod files;
 mod frozen;
+mod inherit;
 mod inject;
 mod library;
 mod maps;
@@ -21,26 +22,33 @@ mod visit;
 use std::borrow::Cow;
 use std::fs;
 use std::io;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use ramet_sys::pagemap::PAGE_BYTES;
 use ramet_sys::ptrace::{Filters, Stop};
-use ramet_sys::{CallError, ProcessMemory};
+use ramet_sys::{CallError, ProcessMemory, Range};
 
 use self::frozen::Watch;
 use self::maps::Flag;
 use self::status::Status;
 use crate::beside::Beside;
 use crate::descriptor::{Credentials, ForkDescriptor};
+use crate::lineage::SeedAt;
 use crate::machine::Machine;
+use crate::resume;
 
 pub use self::seed::Seed;
 
 pub(crate) use self::files::identity;
+pub(crate) use self::inherit::Lacking;
 pub(crate) use self::status::{LIMITS, limits};
 pub(crate) use self::vdso::call_and_return_offset;
 pub(crate) use self::visit::Visit;
 
+/// How long a child may take for its last steps before it goes on, and how often it is looked for that.
+const BEGINNING_TIMEOUT: Duration = Duration::from_secs(1);
+const BEGINNING_STEP: Duration = Duration::from_micros(200);
 /// Why a process is not copied of whose pages nobody here knows where they are.
 const PAGES_ELSEWHERE: &str = "pages of its memory come from elsewhere when it touches them (userfaultfd), and those \
                                that have not come would be zeros in the copy; have its own keeper prepare it, or wait \
@@ -55,6 +63,8 @@ pub struct Prepared {
     pub descriptor: ForkDescriptor,
     /// For how long the process was stopped.
     pub pause: Duration,
+    /// The seeds of others that it needs, which its descriptor is yet to name.
+    pub(crate) lineage: Vec<SeedAt>,
 }
 
 /// Why a process was not prepared. It runs on as before.
@@ -89,6 +99,9 @@ pub enum PrepareError {
         /// What was refused.
         source: CallError,
     },
+    /// It was forked just now.
+    #[error("process {0} has been forked and has not begun to go on; try again")]
+    TooEarly(i32),
     /// A thread does not stop.
     #[error("thread {tid} does not stop: it waits in the kernel for something that does not come; try again")]
     Unstoppable {
@@ -140,6 +153,11 @@ impl PrepareError {
 /// # Errors
 /// Why not; the process then runs on as before.
 pub fn prepare(pid: i32) -> Result<Prepared, PrepareError> {
+    prepare_with(pid, None)
+}
+
+/// The same of a child that is watched, which may not have all of its pages yet.
+pub(crate) fn prepare_with(pid: i32, child: Option<resume::Watch>) -> Result<Prepared, PrepareError> {
     let proc_failed = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => PrepareError::NoProcess(pid),
         io::ErrorKind::PermissionDenied => {
@@ -166,22 +184,33 @@ pub fn prepare(pid: i32) -> Result<Prepared, PrepareError> {
     let mut beside = Beside::running(pid);
     // Before anything is stopped: to look takes as long as the copy. A copy of such memory may not show what it is.
     let mappings = status::read(pid, "smaps").map_err(proc_failed)?;
-    if !maps::flagged(&mappings, Flag::Registered).is_empty() {
-        return Err(PrepareError::unfit(pid, PAGES_ELSEWHERE));
+    match &child {
+        Some(child) if child.is_lost() => return Err(PrepareError::unfit(pid, "the seed of its own is lost")),
+        Some(_) => {}
+        None if maps::flagged(&mappings, Flag::Registered).is_empty() => {}
+        None => return Err(PrepareError::unfit(pid, PAGES_ELSEWHERE)),
     }
 
+    let program = child.as_ref().map_or(Range::new(0, 0), resume::Watch::program);
     let mut prepare = |watch| {
-        let (seed, copied) = stop::stop_and_copy(pid, &memory, instruction, filters, watch)?;
+        let (seed, copied) = stop::stop_and_copy(pid, &memory, instruction, filters, program, watch)?;
         beside = None;
         let seed = Seed::take(seed, instruction, filters)?;
         let pause = copied.pause;
-        let descriptor = seed.describe(pid, copied)?;
-        Ok(Prepared { seed, descriptor, pause })
+        let lacking = child.as_ref().map(resume::Watch::lacking);
+        let (descriptor, lineage) = seed.describe(pid, copied, lacking)?;
+        Ok(Prepared { seed, descriptor, pause, lineage })
     };
-    match prepare(Some(Watch::begin(pid, &mappings).map_err(proc_failed)?)) {
-        // What was not known before the stop is looked for while it lasts.
-        Err(PrepareError::Changed(_)) => prepare(None),
-        prepared => prepared,
+    let deadline = Instant::now() + BEGINNING_TIMEOUT;
+    let mut is_known = true;
+    loop {
+        let watch = is_known.then(|| Watch::begin(pid, &mappings)).transpose().map_err(proc_failed)?;
+        match prepare(watch) {
+            // What was not known before the stop is looked for while it lasts.
+            Err(PrepareError::Changed(_)) if is_known => is_known = false,
+            Err(PrepareError::TooEarly(_)) if Instant::now() < deadline => thread::sleep(BEGINNING_STEP),
+            prepared => return prepared,
+        }
     }
 }
 

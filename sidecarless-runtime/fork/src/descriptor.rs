@@ -1,6 +1,9 @@
 //! What a process is but for the bytes of its memory: all that another host needs to make one like it.
 
+use std::net::SocketAddr;
+
 use ramet_sys::Range;
+use ramet_sys::pagemap::PAGE_BYTES;
 use serde::{Deserialize, Serialize};
 
 use crate::machine::Machine;
@@ -37,6 +40,10 @@ pub struct ForkDescriptor {
     pub traits: Traits,
     /// Its mappings, ascending.
     pub areas: Vec<Area>,
+    /// Pages that the process had not touched, ascending: they are in seeds of those that it was forked from.
+    pub inherited: Vec<Inherited>,
+    /// Those seeds, the nearest first.
+    pub ancestors: Vec<Ancestor>,
     /// The files that areas map.
     pub mapped_files: Vec<MappedFile>,
     /// What signals do that do not do what they do by default.
@@ -221,6 +228,30 @@ pub struct PageRun {
     pub first: u32,
     /// How many pages.
     pub pages: u32,
+}
+
+/// Neighbouring pages that an ancestor has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inherited {
+    /// Where the process has them.
+    pub start: u64,
+    /// How many.
+    pub pages: u32,
+    /// Which ancestor has them: index into `ancestors`.
+    pub ancestor: u8,
+    /// Where it has them.
+    pub from: u64,
+}
+
+/// A seed of a process that another was forked from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ancestor {
+    /// Where its host's page server is.
+    pub address: SocketAddr,
+    /// Its name.
+    pub handle: [u8; 16],
+    /// Its key, for who has the key of the seed that this describes.
+    pub sealed_key: [u8; 16],
 }
 
 /// A file that is mapped.
@@ -513,7 +544,23 @@ impl SharedMemory {
     /// How much of it is in the seed.
     #[must_use]
     pub fn content_bytes(&self) -> u64 {
-        self.content.iter().map(|run| u64::from(run.pages)).sum::<u64>() * ramet_sys::pagemap::PAGE_BYTES
+        self.content.iter().map(|run| u64::from(run.pages)).sum::<u64>() * PAGE_BYTES
+    }
+}
+
+impl ForkDescriptor {
+    /// The pages of a range that ancestors have: whole runs, which are in one area each.
+    pub fn inherited_in(&self, range: Range) -> impl Iterator<Item = &Inherited> {
+        let first = self.inherited.partition_point(|run| run.start < range.start);
+        self.inherited[first..].iter().take_while(move |run| run.start < range.end())
+    }
+}
+
+impl Inherited {
+    /// Where the process has the pages.
+    #[must_use]
+    pub const fn range(&self) -> Range {
+        Range { start: self.start, bytes: self.pages as u64 * PAGE_BYTES }
     }
 }
 
@@ -527,8 +574,8 @@ impl Area {
     /// The addresses of its own pages.
     pub fn own_ranges(&self) -> impl Iterator<Item = Range> {
         self.own.iter().map(|run| Range {
-            start: self.start + u64::from(run.first) * ramet_sys::pagemap::PAGE_BYTES,
-            bytes: u64::from(run.pages) * ramet_sys::pagemap::PAGE_BYTES,
+            start: self.start + u64::from(run.first) * PAGE_BYTES,
+            bytes: u64::from(run.pages) * PAGE_BYTES,
         })
     }
 }

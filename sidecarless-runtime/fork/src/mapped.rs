@@ -16,6 +16,7 @@ use ramet_sys::pagemap::PAGE_BYTES;
 
 use crate::capture::identity;
 use crate::descriptor::{Area, AreaKind, ForkDescriptor, MappedFile};
+use crate::lineage::from_ancestor;
 use crate::resume::ResumeError;
 
 /// So much is written into mappings before a child begins; what is beyond lies over them.
@@ -108,9 +109,23 @@ impl Beneath {
         let place = |area: &Area| {
             let AreaKind::File { file, offset, shared: false } = area.kind else { return Vec::new() };
             let start = area.start;
-            area.own_ranges().map(|range| Place { range, file, offset: offset + (range.start - start) }).collect()
+            let place = |from, range: Range| Place {
+                range: Range { start: from, bytes: range.bytes },
+                file,
+                offset: offset + (range.start - start),
+            };
+            let own = area.own_ranges().map(|range| place(range.start, range));
+            let inherited = descriptor.inherited_in(area.range()).map(|run| place(from_ancestor(run), run.range()));
+            own.chain(inherited).collect::<Vec<_>>()
         };
-        Self { places: descriptor.areas.iter().flat_map(place).collect(), files: descriptor.mapped_files.clone() }
+        let mut places: Vec<Place> = descriptor.areas.iter().flat_map(place).collect();
+        places.sort_by_key(|place| place.range.start);
+        Self { places, files: descriptor.mapped_files.clone() }
+    }
+
+    /// A file that it speaks of.
+    pub(crate) fn mapped(&self, file: u32) -> Option<&MappedFile> {
+        self.files.get(file as usize)
     }
 
     /// The file, and where in it, that is beneath an address of the seed.

@@ -11,7 +11,7 @@ use crate::mapped::Beneath;
 /// Where the bytes of a range come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// From the seed's memory at this address and after.
+    /// From the seed's memory, or an ancestor's, at this address for all of them and after.
     Seed(u64),
     /// From a mapped file at this offset and after: what was over it was given up.
     File(u32, u64),
@@ -65,6 +65,17 @@ impl Missing {
             Some((start, piece)) if address < piece.end => (piece.origin.after(address - start), piece.end - address),
             _ => (Origin::Zeros, 0),
         }
+    }
+
+    /// What is known of a range, ascending.
+    pub(crate) fn pieces(&self, range: Range) -> Vec<(Range, Origin)> {
+        let first = self.pieces.range(..=range.start).next_back().map_or(range.start, |(start, _)| *start);
+        let pieces = self.pieces.range(first..range.end()).filter(|(_, piece)| piece.end > range.start);
+        let within = pieces.map(|(start, piece)| {
+            let from = (*start).max(range.start);
+            (Range::new(from, piece.end.min(range.end())), piece.origin.after(from - start))
+        });
+        within.collect()
     }
 
     /// The range is somewhere else now, in place of what was there.
@@ -160,6 +171,16 @@ mod tests {
         missing.rename(Range::new(0x10_0000, 0x10_1000), 0x4000);
         assert_eq!(missing.origin(0x4000), (Origin::Seed(0x2000), 0x1000));
         assert_eq!(missing.origin(0x5000), (Origin::Seed(0x5000), 0x4000));
+    }
+
+    #[test]
+    fn what_is_known_of_a_range_is_no_more_than_that() {
+        let mut missing = seeded();
+        missing.give_up(Range::new(0x3000, 0x5000));
+        let known = missing.pieces(Range::new(0x2000, 0x7000));
+        let known_of = |start, end| (Range::new(start, end), Origin::Seed(start));
+        assert_eq!(known, [known_of(0x2000, 0x3000), known_of(0x5000, 0x7000)]);
+        assert_eq!(missing.pieces(Range::new(0x3000, 0x5000)), []);
     }
 
     #[test]

@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 use ramet_sys::End;
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 
+use crate::cache::PullError;
 use crate::descriptor::ForkDescriptor;
-use crate::resume::{Child, Family, Given, Phases, ResumeError};
+use crate::resume::{Child, Family, Given, Phases, ResumeError, Watch};
 use crate::source::PageSource;
 
 pub use self::hosts::Hosts;
@@ -185,6 +186,26 @@ impl<K: Clone + Eq + Hash + Send + 'static> Nursery<K> {
                 tracing::error!(pid = child.pid, %error, "a child cannot be signalled");
             }
         }
+    }
+
+    /// Has all pages of a seed come in the background, so that its children need it no more.
+    ///
+    /// # Errors
+    /// It is too large for that, or has no children here.
+    pub fn pull(&self, seed: &K) -> Result<(), PullError> {
+        let slot = self.ward.rooms().families.get(seed).cloned().ok_or(PullError::Ended)?;
+        let known = slot.lock();
+        known.as_ref().ok_or(PullError::Ended)?.0.pull()
+    }
+
+    /// Watches a child so that it can be forked on. None: there is no such child.
+    ///
+    /// # Errors
+    /// Nobody gives it pages any more.
+    pub fn watch(&self, pid: i32) -> io::Result<Option<Watch>> {
+        let rooms = self.ward.rooms();
+        let child = rooms.children.values().find(|one| one.child.pid == pid);
+        child.map(|Resident { child, family, .. }| Watch::begin(family, child)).transpose()
     }
 
     /// How many children there are.

@@ -14,7 +14,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError};
 
 use ramet_sys::pagemap::PAGE_BYTES;
 use ramet_sys::userfault::{Event, Placed, Userfault};
@@ -60,6 +60,10 @@ pub(crate) enum News {
     Show(Box<Shown>),
     /// All pages of the seed are to be had without it.
     Pull,
+    /// Somebody wants to know what the forks of a child lack, from when he is told so on.
+    Watch { space: u64, forks: Sender<Missing>, ready: SyncSender<()> },
+    /// All of its forks that have been made by now are to be told.
+    Tell { space: u64, done: SyncSender<()> },
 }
 
 /// An address space to serve.
@@ -67,6 +71,10 @@ pub(crate) enum News {
 pub(crate) struct Space {
     pub(crate) userfault: Userfault,
     pub(crate) missing: Missing,
+    /// What its family knows it by. None: it is a child's own child.
+    name: Option<u64>,
+    /// Who wants to know of its forks.
+    watcher: Option<Sender<Missing>>,
     changes: Changes,
     /// How many pages the next fault brings if it is where the last one left off.
     window: u64,
@@ -74,8 +82,8 @@ pub(crate) struct Space {
 }
 
 impl Space {
-    pub(crate) fn new(userfault: Userfault, missing: Missing) -> Self {
-        Self { userfault, missing, changes: Changes::default(), window: 1, next: 0 }
+    pub(crate) fn new(userfault: Userfault, missing: Missing, name: Option<u64>) -> Self {
+        Self { userfault, missing, name, watcher: None, changes: Changes::default(), window: 1, next: 0 }
     }
 
     /// How much to bring for a fault where there are `bytes`: a page and the next, which costs less than the way to it,
@@ -110,7 +118,9 @@ struct Lesson {
     /// The child.
     space: u64,
     template: Arc<Userfault>,
-    /// What it touched, in order.
+    /// What the template lacks.
+    missing: Missing,
+    /// What it touched, in order, where the seed has it.
     ranges: Vec<Range>,
     pages: u64,
     shown: Option<Box<Shown>>,
@@ -202,6 +212,14 @@ impl Pager {
                                 Ok(News::First(space, template)) => self.begin_lesson(space, template)?,
                                 Ok(News::Show(shown)) => self.served.show_after_lesson(shown),
                                 Ok(News::Pull) => self.pull(),
+                                Ok(News::Watch { space, forks, ready }) => {
+                                    self.served.watch(space, Some(forks));
+                                    let _ = ready.send(());
+                                }
+                                Ok(News::Tell { space, done }) => {
+                                    self.served.watch(space, None);
+                                    let _ = done.send(());
+                                }
                                 Err(TryRecvError::Empty) => break,
                                 Err(TryRecvError::Disconnected) => return Ok(()),
                             }
@@ -224,8 +242,9 @@ impl Pager {
 
     fn begin_lesson(&mut self, space: Space, template: Arc<Userfault>) -> io::Result<()> {
         self.end_lesson();
+        let missing = space.missing.clone();
         let space = self.served.add(space)?;
-        self.served.lesson = Some(Lesson { space, template, ranges: Vec::new(), pages: 0, shown: None });
+        self.served.lesson = Some(Lesson { space, template, missing, ranges: Vec::new(), pages: 0, shown: None });
         Ok(())
     }
 
@@ -346,6 +365,18 @@ impl Served {
         }
     }
 
+    /// Lets somebody know of a space's forks, or only looks at what has happened so far.
+    fn watch(&mut self, name: u64, watcher: Option<Sender<Missing>>) {
+        let id = self.spaces.iter().find(|(_, space)| space.name == Some(name)).map(|(id, _)| *id);
+        let Some(id) = id else { return };
+        self.take_events(id);
+        if let Some(space) = self.spaces.get_mut(&id)
+            && watcher.is_some()
+        {
+            space.watcher = watcher;
+        }
+    }
+
     /// Notes what has changed in a space, in order, and keeps its faults.
     fn take_events(&mut self, id: u64) {
         let Some(mut space) = self.spaces.remove(&id) else { return };
@@ -366,7 +397,9 @@ impl Served {
                 Event::Unmapped(range) => space.changes.unmapped(&mut space.missing, range),
                 Event::Moved { from, to } => space.changes.moved(&mut space.missing, from, to),
                 Event::Forked(userfault) => {
-                    let child = Space::new(userfault, space.missing.clone());
+                    // Who does not want to know any more has gone.
+                    space.watcher = space.watcher.filter(|watcher| watcher.send(space.missing.clone()).is_ok());
+                    let child = Space::new(userfault, space.missing.clone(), None);
                     let held = guard::hold(&*self.guard, &child.userfault);
                     if let Err(error) = held.and_then(|()| self.add(child)) {
                         tracing::error!(%error, "cannot serve a child's own child; it waits until it is killed");
@@ -461,13 +494,15 @@ impl Served {
 
 impl Lesson {
     fn learn(&mut self, read: &Read, pages: &[u8]) {
+        let Range { start, bytes } = read.range;
         // What has moved since the fork is elsewhere in the template.
-        if read.range.start != read.from {
+        let (origin, missing_bytes) = self.missing.origin(start);
+        if origin != Origin::Seed(read.from) || missing_bytes < bytes {
             return;
         }
         // Where it does not succeed the next child finds the page missing, as without.
-        let _ = self.template.copy(read.from, pages);
-        self.ranges.push(read.range);
+        let _ = self.template.copy(start, pages);
+        self.ranges.push(Range { start: read.from, bytes });
         self.pages += read.range.bytes / PAGE_BYTES;
     }
 

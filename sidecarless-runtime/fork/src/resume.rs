@@ -11,6 +11,7 @@ mod identity;
 mod plan;
 mod shared;
 mod template;
+mod watch;
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -21,7 +22,7 @@ use std::process::{Child as Process, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ramet_sys::{CallError, Pidfd};
+use ramet_sys::{CallError, Pidfd, Range};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::set_socket_passcred;
 use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType};
@@ -37,6 +38,7 @@ use crate::zygote::{self, Order};
 pub use self::family::Family;
 pub(crate) use self::family::first_pages;
 pub use self::files::Given;
+pub use self::watch::Watch;
 
 /// How long a process may take for a step that depends on nobody else.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -63,6 +65,10 @@ pub struct Child {
     pub pidfd: Pidfd,
     /// How long the steps took.
     pub phases: Phases,
+    /// What its family's pager knows it by.
+    space: u64,
+    /// Where it was before it went on.
+    program: Range,
     /// Of a process with several threads, which have the numbers that they had.
     _namespace: Option<Namespace>,
 }

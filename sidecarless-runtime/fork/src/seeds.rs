@@ -4,6 +4,7 @@
 //! readers. A seed ends when its lease does, when it is revoked, when its process is killed, and when it is idle and
 //! its memory is needed for another; from that moment on no byte of it is read.
 
+mod bonds;
 mod errands;
 mod granted;
 mod keeper;
@@ -19,6 +20,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::capture::PrepareError;
+use crate::resume::Watch;
 use crate::source::LocalSource;
 
 pub use self::granted::Granted;
@@ -136,6 +138,9 @@ pub enum SeedError {
     /// It has ended.
     #[error("seed {0}: {1}")]
     Ended(Handle, Refusal),
+    /// A seed that the process descends from is not to be had for as long.
+    #[error("cannot hold on to seed {0}, which has pages that the process has not touched: {1}")]
+    Ancestor(Handle, String),
     /// The host's own means failed.
     #[error("cannot keep a seed: {0}")]
     Host(io::Error),
@@ -182,9 +187,22 @@ impl Seeds {
     /// # Errors
     /// Why not; the process runs on as before.
     pub fn prepare(&self, pid: i32, terms: Terms) -> Result<Held, SeedError> {
+        self.prepare_with(pid, None, terms)
+    }
+
+    /// The same with a child that is watched: what it has not touched comes from the seeds that it descends from, whose
+    /// leases are made to last as long.
+    ///
+    /// # Errors
+    /// Why not; the process runs on as before.
+    pub fn prepare_child(&self, watch: Watch, terms: Terms) -> Result<Held, SeedError> {
+        self.prepare_with(watch.pid(), Some(watch), terms)
+    }
+
+    fn prepare_with(&self, pid: i32, watch: Option<Watch>, terms: Terms) -> Result<Held, SeedError> {
         self.check_lease(terms.lease)?;
         let place = Place::take(&self.registry)?;
-        let begun = keeper::start(Arc::downgrade(&self.registry), pid, terms.lease)?;
+        let begun = keeper::start(Arc::downgrade(&self.registry), pid, watch, terms.lease)?;
         let seed = Arc::clone(&begun.seed);
         let held = Held {
             handle: seed.handle,
@@ -231,6 +249,7 @@ impl Seeds {
     pub fn renew(&self, handle: Handle, lease: Duration) -> Result<SystemTime, SeedError> {
         self.check_lease(lease)?;
         let Found::Kept(seed) = self.find(handle) else { return Err(SeedError::Unknown(handle)) };
+        seed.renew_ancestors(lease)?;
         let expires = seed.renew(Instant::now() + lease).map_err(|refusal| SeedError::Ended(handle, refusal))?;
         Ok(wall_clock(expires))
     }
@@ -255,11 +274,7 @@ impl Seeds {
     }
 
     fn verify(&self, handle: Handle, key: &Key) -> Result<Arc<Kept>, Refusal> {
-        match self.find(handle) {
-            Found::Kept(seed) if seed.key.is(key) => Ok(seed),
-            Found::Ended(theirs, ending) if theirs.is(key) => Err(Refusal::Ended(ending)),
-            _ => Err(Refusal::Stranger),
-        }
+        self.registry.verify(handle, key)
     }
 
     pub(crate) fn open_reader(&self, seed: &Arc<Kept>) -> Result<Reader, Refusal> {
@@ -267,12 +282,7 @@ impl Seeds {
     }
 
     pub(crate) fn find(&self, handle: Handle) -> Found {
-        let table = self.registry.table();
-        if let Some((seed, _)) = table.seeds.get(&handle) {
-            return Found::Kept(Arc::clone(seed));
-        }
-        let ended = table.ended.iter().find(|(ended, ..)| *ended == handle);
-        ended.map_or(Found::Nothing, |(_, key, ending)| Found::Ended(key.clone(), *ending))
+        self.registry.find(handle)
     }
 
     fn check_lease(&self, asked: Duration) -> Result<(), SeedError> {
@@ -296,6 +306,23 @@ impl Drop for Seeds {
 impl Registry {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, handle: Handle) -> Found {
+        let table = self.table();
+        if let Some((seed, _)) = table.seeds.get(&handle) {
+            return Found::Kept(Arc::clone(seed));
+        }
+        let ended = table.ended.iter().find(|(ended, ..)| *ended == handle);
+        ended.map_or(Found::Nothing, |(_, key, ending)| Found::Ended(key.clone(), *ending))
+    }
+
+    fn verify(&self, handle: Handle, key: &Key) -> Result<Arc<Kept>, Refusal> {
+        match self.find(handle) {
+            Found::Kept(seed) if seed.key.is(key) => Ok(seed),
+            Found::Ended(theirs, ending) if theirs.is(key) => Err(Refusal::Ended(ending)),
+            _ => Err(Refusal::Stranger),
+        }
     }
 
     /// A keeper's seed has ended by itself.

@@ -20,6 +20,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 pub use self::local::LocalSource;
 pub use self::rdma::RdmaSource;
 pub use self::tcp::TcpSource;
+use crate::lineage::SeedAt;
 use crate::seeds::Refusal;
 use crate::wire::WireError;
 
@@ -103,10 +104,15 @@ pub trait PageSource: Send {
     /// # Errors
     /// The seed is lost.
     fn teach(&mut self, ranges: &[Range]) -> Result<(), SourceError>;
+
+    /// The seeds that it reads, the nearest first, where others can read them, too. None: that is not known.
+    fn lineage(&self) -> Vec<SeedAt> {
+        Vec::new()
+    }
 }
 
 /// Refuses what no source takes.
-fn check_size(ranges: &[Range], reads: usize) -> Result<u64, SourceError> {
+pub(crate) fn check_size(ranges: &[Range], reads: usize) -> Result<u64, SourceError> {
     let bytes = ranges.iter().fold(0_u64, |sum, range| sum.saturating_add(range.bytes));
     if bytes > READ_BYTES_MAX || ranges.len() > READ_RANGES_MAX || reads >= READS_MAX {
         return Err(SourceError::TooMuch { bytes, ranges: ranges.len(), reads });

@@ -3,6 +3,7 @@
 use ramet_sys::pagemap::PAGE_BYTES;
 
 use crate::descriptor::{Area, AreaKind, DecodeError, ForkDescriptor, OpenFile, OpenFileKind, PageRun, SharedMemory};
+use crate::lineage::ANCESTORS_MAX;
 
 /// No address of a process is as high (x86-64, four levels of page tables).
 pub const ADDRESS_END: u64 = 0x7fff_ffff_f000;
@@ -48,6 +49,7 @@ pub(crate) fn validate(descriptor: &ForkDescriptor) -> Result<(), DecodeError> {
         end && start % PAGE_BYTES == 0 && bytes % PAGE_BYTES == 0
     };
     must(descriptor.left_out.iter().all(is_range), "an area that forks do not have")?;
+    valid_inheritance(descriptor)?;
     must(signals.iter().all(|action| (1..=64).contains(&action.signal)), "a signal's number")?;
     must(files.windows(2).all(|pair| pair[0].fd < pair[1].fd), "the order of open files")?;
     must(files.iter().all(|file| (0..1 << 20).contains(&file.fd)), "the number of an open file")?;
@@ -56,6 +58,30 @@ pub(crate) fn validate(descriptor: &ForkDescriptor) -> Result<(), DecodeError> {
     must(threads.iter().all(|thread| stacks.contains(&thread.registers.rsp)), "a thread's stack pointer")?;
     must(threads.iter().all(|thread| thread.tid > 0 && thread.extended_state.len() <= 1 << 14), "a thread")?;
     must(threads.iter().all(|thread| thread.extended_state.len() >= 576), "a thread's extended state")
+}
+
+/// Pages of ancestors are somewhere where the process may have had pages, and where it has none of its own.
+fn valid_inheritance(descriptor: &ForkDescriptor) -> Result<(), DecodeError> {
+    let ForkDescriptor { areas, inherited, ancestors, .. } = descriptor;
+    must(ancestors.len() <= ANCESTORS_MAX, "the number of ancestors")?;
+    let mut at = 0;
+    for run in inherited {
+        let is_whole = run.pages > 0 && run.start % PAGE_BYTES == 0 && run.from % PAGE_BYTES == 0;
+        must(is_whole && usize::from(run.ancestor) < ancestors.len(), "pages of an ancestor")?;
+        let is_low = |start: u64| start < ADDRESS_END && start + run.range().bytes <= ADDRESS_END;
+        must(is_low(run.start) && is_low(run.from), "pages of an ancestor are out of bounds")?;
+        must(run.start >= at, "the order of pages of ancestors")?;
+        at = run.range().end();
+        let area = &areas.get(areas.partition_point(|area| area.range().end() <= run.start));
+        let area = area.ok_or(DecodeError::Senseless("pages of an ancestor are in no area"))?;
+        let may_have = matches!(area.kind, AreaKind::Private | AreaKind::Stack | AreaKind::File { shared: false, .. });
+        must(may_have && area.start <= run.start && at <= area.range().end(), "pages of an ancestor are in no area")?;
+        let after = area.own.partition_point(|own| area.start + u64::from(own.first) * PAGE_BYTES < at);
+        let before = after.checked_sub(1).map(|own| &area.own[own]);
+        let end = before.map_or(0, |own| area.start + (u64::from(own.first) + u64::from(own.pages)) * PAGE_BYTES);
+        must(end <= run.start, "pages are the process's own and an ancestor's")?;
+    }
+    Ok(())
 }
 
 /// Where the area ends.

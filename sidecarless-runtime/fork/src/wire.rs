@@ -10,6 +10,8 @@
 //!   Read: token, ranges                →
 //!                                      ←   Pages: token, bytes but for zero pages; or Error, and the end
 //!   Teach: ranges                      →
+//!   Renew: milliseconds                →
+//!                                      ←   Renew: nothing; or Error, and the end
 //!   SetUp: opaque                      →
 //!                                      ←   SetUp: opaque
 //! ```
@@ -86,6 +88,7 @@ pub(crate) enum Kind {
     Read = 1,
     Teach = 2,
     SetUp = 3,
+    Renew = 4,
     Welcome = 16,
     Pages = 17,
     Error = 18,
@@ -98,6 +101,7 @@ impl Kind {
             1 => Self::Read,
             2 => Self::Teach,
             3 => Self::SetUp,
+            4 => Self::Renew,
             16 => Self::Welcome,
             17 => Self::Pages,
             18 => Self::Error,

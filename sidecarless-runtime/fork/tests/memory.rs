@@ -4,12 +4,14 @@
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child as Process, Command, Stdio};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use ramet_fork::{Family, Given, Host, LocalSource, prepare};
+use ramet_fork::seeds::Limits;
+use ramet_fork::{Family, Given, Held, Host, LocalSource, PageServer, SeedAt, Seeds, Terms, Watch, lineage, prepare};
 use ramet_sys::End;
 
 /// How long a process may take for one case.
@@ -114,13 +116,47 @@ fn wait_until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+fn host() -> Arc<Host> {
+    Arc::new(Host::start(Command::new(env!("CARGO_BIN_EXE_ramet-fork-zygote"))).expect("a host"))
+}
+
 /// Runs a case after a fork from outside, twice, and after a plain one.
 fn is_as_after_a_local_fork(case: &str, variant: &str) {
     let target = Target::start(case, variant);
     let prepared = prepare(target.pid()).expect("prepared");
     let source = LocalSource::open(prepared.seed.pid()).expect("the seed");
-    let host = Host::start(Command::new(env!("CARGO_BIN_EXE_ramet-fork-zygote"))).expect("a host");
-    let family = Family::start(Arc::new(host), prepared.descriptor, Box::new(source)).expect("a family");
+    let family = Family::start(host(), prepared.descriptor, Box::new(source)).expect("a family");
+    children_do_as_a_plain_fork(&target, &family, case, variant);
+}
+
+/// The same after the child was forked on before it has touched more than its first pages, and so was its child.
+fn is_so_after_three_hops(case: &str) {
+    let target = Target::start(case, "");
+    let seeds = Arc::new(Seeds::new(Limits::default()));
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let server = PageServer::start(listener, Arc::clone(&seeds)).expect("a server");
+    let terms = Terms { lease: Duration::from_secs(600) };
+    let family = |held: Held| {
+        let seed = SeedAt { address: server.address(), handle: held.handle, key: held.key };
+        let (descriptor, source) = lineage::connect(&seed).expect("the seed");
+        Arc::new(Family::start(host(), descriptor, Box::new(source)).expect("a family"))
+    };
+    let mut families = vec![family(seeds.prepare(target.pid(), terms).expect("prepared"))];
+    let mut between = Vec::new();
+    for hop in 0..2 {
+        let child = families[hop].child(&Given::own().expect("streams")).expect("a child");
+        let watch = Watch::begin(&families[hop], &child).expect("a watch");
+        families.push(family(seeds.prepare_child(watch, terms).expect("prepared")));
+        between.push(child);
+    }
+    children_do_as_a_plain_fork(&target, &families[2], case, "after three hops");
+    for child in between {
+        child.pidfd.signal(End::Kill).expect("killed");
+        child.pidfd.wait().expect("reaped");
+    }
+}
+
+fn children_do_as_a_plain_fork(target: &Target, family: &Family, case: &str, variant: &str) {
     let mut said = Vec::new();
     // The second one has from the beginning what the first one touched.
     for _ in 0..2 {
@@ -191,6 +227,31 @@ cases! {
     threads_race_with_giving_up: "race-with-giving-up",
     threads_race_with_unmapping: "race-with-unmapping",
     forks_race_with_moves: "race-of-forks-and-moves",
+}
+
+/// What a child's memory is in the end is known to nobody but its pager and its seed: both have to be asked well.
+#[test]
+fn memory_is_the_same_after_three_hops() {
+    for case in [
+        "grow",
+        "move-a-part",
+        "give-up",
+        "write-first",
+        "wiped",
+        "protect",
+        "move-the-break",
+        "grow-stacks",
+        "change-a-private-file",
+        "give-up-a-private-file",
+        "change-a-library",
+        "give-up-a-library",
+        "move-a-private-file",
+        "a-file-without-a-name",
+        "read-and-write",
+        "race-with-moves",
+    ] {
+        is_so_after_three_hops(case);
+    }
 }
 
 /// As many orders as there is time for. Each is known by its number, so that it can be run again.

@@ -4,13 +4,14 @@ use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use ramet_control::fork::{self, Answer, CHILDREN_MAX, Life, Problem, ProblemKind, Resume, SourceKind};
+use ramet_control::fork::{self, Answer, CHILDREN_MAX, Life, Pages, Problem, ProblemKind, Resume, SourceKind};
 use ramet_control::socket::ControlSocket;
 use ramet_fork::nursery::{Born, NurseryError, Vigil};
 use ramet_fork::source::rdma;
 use ramet_fork::source::tcp::{self, ConnectError};
-use ramet_fork::{ForkDescriptor, Given, Handle, Key, PageSource};
+use ramet_fork::{ForkDescriptor, Given, Handle, Key, Lineage, PageSource, SeedAt, lineage};
 use ramet_rdma::Device;
+use ramet_sys::End;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::asker::Asker;
@@ -92,7 +93,15 @@ impl<'k> Births<'k> {
             self.kept.seeds.check(handle, key).map_err(|refusal| NoChild(unread(refusal)))?;
         }
         let name = SeedName { address: resume.address, handle, key: key.fingerprint(), source };
-        self.kept.nursery.child(&name, given, vigil, || self.reach(&name, key).map_err(NoChild))
+        let born = self.kept.nursery.child(&name, given, vigil, || self.reach(&name, key).map_err(NoChild))?;
+        if resume.pages == Pages::All
+            && let Err(error) = self.kept.nursery.pull(&name)
+        {
+            // Who wants children that need nobody has no use for others.
+            self.kept.nursery.end(&HashSet::from([born.pid]), End::Kill);
+            return Err(NoChild(problem(ProblemKind::Failed, error)));
+        }
+        Ok(born)
     }
 
     /// The way that was asked for, or this host's own where the seed is here.
@@ -101,7 +110,28 @@ impl<'k> Births<'k> {
         resume.source.or_else(|| is_here().then_some(SourceKind::Local))
     }
 
+    /// Reaches a seed, and those that it descends from.
     fn reach(&self, name: &SeedName, key: &Key) -> Result<Reached, Problem> {
+        let (descriptor, source) = self.reach_one(name, key)?;
+        let mut ancestors = Vec::new();
+        for seed in lineage::ancestors(&descriptor, name.handle, key) {
+            let is_here = self.kept.seeds.check(seed.handle, &seed.key).is_ok();
+            let source = match name.source {
+                None | Some(SourceKind::Local) => is_here.then_some(SourceKind::Local),
+                other => other,
+            };
+            let name = SeedName { address: seed.address, handle: seed.handle, key: seed.key.fingerprint(), source };
+            let (_, source) = self.reach_one(&name, &seed.key)?;
+            ancestors.push((seed, source));
+        }
+        // Where others find what is here, whatever it was asked for by.
+        let address = if name.source == Some(SourceKind::Local) { self.kept.address } else { name.address };
+        let own = SeedAt { address, handle: name.handle, key: key.clone() };
+        let lineage = Lineage::new(own, source, ancestors).map_err(|error| problem(ProblemKind::Failed, error))?;
+        Ok((descriptor, Box::new(lineage)))
+    }
+
+    fn reach_one(&self, name: &SeedName, key: &Key) -> Result<Reached, Problem> {
         match name.source {
             Some(SourceKind::Local) => {
                 let (descriptor, source) = self.kept.seeds.open_local(name.handle, key).map_err(unread)?;

@@ -108,7 +108,13 @@ impl Conversation {
 
     fn prepare(&self, pid: i32, lease: Duration) -> Result<fork::Prepared, Problem> {
         self.asker.may_copy(pid).map_err(forbidden)?;
-        let held = self.kept.seeds.prepare(pid, Terms { lease }).map_err(refused)?;
+        let watch = self.kept.nursery.watch(pid).map_err(|error| problem(ProblemKind::Failed, error))?;
+        let held = match watch {
+            // A child of this keeper may not have touched all that it has.
+            Some(watch) => self.kept.seeds.prepare_child(watch, Terms { lease }),
+            None => self.kept.seeds.prepare(pid, Terms { lease }),
+        };
+        let held = held.map_err(refused)?;
         // Its number may have become another's meanwhile. The seed is of whoever it was.
         let seed = self.kept.seeds.list().into_iter().find(|seed| seed.handle == held.handle);
         if let Some(Err(why)) = seed.map(|seed| self.asker.may_copy(seed.seed)) {

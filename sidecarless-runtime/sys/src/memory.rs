@@ -56,11 +56,15 @@ impl ProcessMemory {
         Ok(Self { pid, file: file.map_err(CallError::of("open(/proc/PID/mem)"))? })
     }
 
-    /// Reads bytes, also where the process itself may not.
+    /// Reads bytes, also where the process itself may not. It waits for a page that comes from a userfaultfd.
     ///
     /// # Errors
     /// `EIO` where nothing is mapped, or where a mapped file has no bytes.
     pub fn read(&self, address: u64, into: &mut [u8]) -> Result<(), CallError> {
+        // The other way does not wait, and reads where the process may not.
+        if self.read_fast(&[Range { start: address, bytes: into.len() as u64 }], into) {
+            return Ok(());
+        }
         self.file.read_exact_at(into, address).map_err(CallError::of("read(/proc/PID/mem)"))
     }
 
@@ -111,7 +115,7 @@ impl ProcessMemory {
     fn read_each(&self, ranges: &[Range], mut into: &mut [u8]) -> Result<(), CallError> {
         for range in ranges {
             let (part, rest) = into.split_at_mut(range.bytes as usize);
-            self.read(range.start, part)?;
+            self.file.read_exact_at(part, range.start).map_err(CallError::of("read(/proc/PID/mem)"))?;
             into = rest;
         }
         Ok(())

@@ -8,11 +8,13 @@ use libc::{SYS_brk, SYS_close_range, SYS_prctl, SYS_rt_sigaction};
 use ramet_sys::ProcessMemory;
 use ramet_sys::ptrace::{Filters, KernelSigaction, Stop, Tracee};
 
+use super::inherit::{Inheritance, Lacking};
 use super::inject::Injection;
 use super::status::{self, Status};
 use super::stop::Copied;
 use super::{PrepareError, files, maps, namespaces};
 use crate::descriptor::{Area, AreaKind, Filter, ForkDescriptor, Scheduling, SignalAction, Thread, Traits};
+use crate::lineage::SeedAt;
 use crate::machine::Machine;
 
 /// What of a thread's stack may hold live data below its stack pointer (the System V ABI for x86-64).
@@ -63,7 +65,12 @@ impl Seed {
     }
 
     /// Describes it, with what its process's threads were when it was made.
-    pub(super) fn describe(&self, parent: i32, copied: Copied) -> Result<ForkDescriptor, PrepareError> {
+    pub(super) fn describe(
+        &self,
+        parent: i32,
+        copied: Copied,
+        lacking: Option<Lacking>,
+    ) -> Result<(ForkDescriptor, Vec<SeedAt>), PrepareError> {
         let pid = self.pid();
         let failed = |source| PrepareError::Proc { pid, source };
         let read = |file| status::read(pid, file).map_err(failed);
@@ -83,9 +90,11 @@ impl Seed {
         let answers = self.ask(threads[0].registers.rsp, &status)?;
         layout.brk = answers.brk;
         let filters = if status.seccomp == 0 { Vec::new() } else { self.filters()? };
-        let (mut areas, mapped_files) = self.areas(&lines, &frozen)?;
+        let (mut areas, mut mapped_files) = self.areas(&lines, &frozen)?;
         let left_out = frozen.left_out.iter().map(|range| (range.start, range.bytes)).collect();
         let shared = self.keep(frozen, &mut areas)?;
+        let inherit = |lacking| self.inherit(&mut areas, &mut mapped_files, &lacking);
+        let Inheritance { inherited, lineage } = lacking.map_or_else(|| Ok(Inheritance::default()), inherit)?;
         let vdso = areas.iter().find(|area| area.kind == AreaKind::Vdso).map(Area::range);
         let mut vdso_code = vec![0; vdso.map_or(0, |range| range.bytes as usize)];
         self.memory.read(vdso.map_or(0, |range| range.start), &mut vdso_code)?;
@@ -93,7 +102,7 @@ impl Seed {
         self.find_tid_addresses(&mut threads);
         let mut credentials = status.credentials;
         credentials.secure_bits = answers.secure_bits;
-        Ok(ForkDescriptor {
+        let descriptor = ForkDescriptor {
             machine: Machine::this(&vdso_code, vvar_bytes),
             layout,
             name: status.name,
@@ -107,13 +116,16 @@ impl Seed {
             mapped_files,
             signal_return: self.find_signal_return(&answers.signals, &areas),
             areas,
+            inherited,
+            ancestors: Vec::new(),
             signals: answers.signals,
             threads,
             queued_signals,
             files,
             shared,
             left_out,
-        })
+        };
+        Ok((descriptor, lineage))
     }
 
     /// What the kernel tells of a thread to others, who have the time to ask when it runs on.
@@ -167,6 +179,8 @@ impl Seed {
             result => Ok(result.cast_unsigned()),
         };
         called("close_range", SYS_close_range, [0, u64::from(u32::MAX), 0, 0, 0, 0])?;
+        // Who ends the process with its group does not end what is read of it.
+        called("setsid", libc::SYS_setsid, [0; 6])?;
         let brk = called("brk", SYS_brk, [0; 6])?;
         let trait_of = |what: libc::c_int| called("prctl", SYS_prctl, [what as u64, 0, 0, 0, 0, 0]);
         let secure_bits = trait_of(libc::PR_GET_SECUREBITS)? as u32;

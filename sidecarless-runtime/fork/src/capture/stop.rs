@@ -66,12 +66,13 @@ impl Drop for Held {
 }
 
 /// Stops all threads, reads what they hold, lets the first one fork, and lets all run on. The copy has not stopped for
-/// us yet.
+/// us yet. A thread that is at `program` is not the process's own yet.
 pub(super) fn stop_and_copy(
     pid: i32,
     memory: &ProcessMemory,
     instruction: u64,
     filters: Filters,
+    program: Range,
     watch: Option<Watch>,
 ) -> Result<(Tracee, Copied), PrepareError> {
     let failed = |source| PrepareError::Proc { pid, source };
@@ -81,6 +82,9 @@ pub(super) fn stop_and_copy(
     let mut stopped = stop_all(pid, &mut held, start + STOP_TIMEOUT)?;
     if stopped.iter().any(|thread| thread.registers.cs != USER_CS) {
         return Err(PrepareError::unfit(pid, "one of its threads runs 32-bit code"));
+    }
+    if stopped.iter().any(|thread| program.contains(thread.registers.rip)) {
+        return Err(PrepareError::TooEarly(pid));
     }
     if filters == Filters::Suspended {
         for thread in &held {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -17,6 +17,7 @@ use super::template::{Begun, Template};
 use super::{Child, Given, Host, ResumeError};
 use crate::cache::{CACHE_BYTES_MAX, Cache, PullError};
 use crate::descriptor::ForkDescriptor;
+use crate::lineage::SeedAt;
 use crate::mapped;
 use crate::pager::{News, Pager, Space};
 use crate::seeds::Granted;
@@ -52,6 +53,10 @@ enum Stage {
 pub struct Family {
     host: Arc<Host>,
     descriptor: ForkDescriptor,
+    /// Where others find the pages that children have not touched. None: they do not.
+    lineage: Vec<SeedAt>,
+    /// What the next child's space is known by.
+    space_next: AtomicU64,
     /// What a template has from the beginning.
     warm: Warm,
     /// Begun for the first child.
@@ -76,11 +81,15 @@ impl Family {
         mut source: Box<dyn PageSource>,
     ) -> Result<Self, ResumeError> {
         host.machine.can_take(&descriptor.machine)?;
+        let lineage = source.lineage();
+        if lineage.len() <= descriptor.ancestors.len() && !descriptor.ancestors.is_empty() {
+            return Err(ResumeError::Unfit("it has pages in other seeds, too, which its source does not read"));
+        }
         let begun = Template::begin(&host, &descriptor)?;
         let warm = Warm::read(&descriptor, source.as_mut())?;
         let news = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?;
         let theirs = news.try_clone()?;
-        let mut cache = Cache::new(source, Granted::of(&descriptor));
+        let mut cache = Cache::new(source, Granted::with_ancestors(&descriptor));
         cache.keep(&warm.learned);
         cache.keep(&warm.in_place);
         let independent = cache.is_independent();
@@ -94,7 +103,19 @@ impl Family {
         };
         let pager = thread::Builder::new().name("ramet-pager".to_owned()).spawn(serve)?;
         let template = Mutex::new(Stage::Begun(begun));
-        Ok(Self { host, descriptor, warm, template, lost, independent, told: Some(told), news, pager: Some(pager) })
+        Ok(Self {
+            host,
+            descriptor,
+            lineage,
+            space_next: AtomicU64::new(0),
+            warm,
+            template,
+            lost,
+            independent,
+            told: Some(told),
+            news,
+            pager: Some(pager),
+        })
     }
 
     /// Forks a child.
@@ -115,8 +136,9 @@ impl Family {
                 (made, Some(phases))
             }
         };
+        let name = self.space_next.fetch_add(1, Ordering::Relaxed);
         let serve = |userfault| {
-            let space = Space::new(userfault, made.missing().clone());
+            let space = Space::new(userfault, made.missing().clone(), Some(name));
             let template = phases.map(|_| made.userfault());
             self.tell(match template {
                 Some(template) => News::First(space, template),
@@ -126,6 +148,7 @@ impl Family {
         // After an error nobody knows what the template still does, so the next child gets another one.
         let mut child = made.fork(&self.host, &self.descriptor, &self.warm, given, serve)?;
         child.phases.template = phases;
+        child.space = name;
         if phases.is_some()
             && let Ok(shown) = Shown::open(child.pid, made.pid(), &self.descriptor)
         {
@@ -152,7 +175,7 @@ impl Family {
     /// # Errors
     /// It is too large for that.
     pub fn pull(&self) -> Result<(), PullError> {
-        let bytes = Granted::of(&self.descriptor).bytes();
+        let bytes = Granted::with_ancestors(&self.descriptor).bytes();
         if bytes > CACHE_BYTES_MAX {
             return Err(PullError::TooLarge { bytes });
         }
@@ -165,7 +188,12 @@ impl Family {
         self.independent.load(Ordering::Relaxed)
     }
 
-    fn tell(&self, news: News) -> io::Result<()> {
+    /// The seeds that the children's pages come from, the nearest first.
+    pub(super) fn lineage(&self) -> &[SeedAt] {
+        &self.lineage
+    }
+
+    pub(super) fn tell(&self, news: News) -> io::Result<()> {
         let gone = || io::Error::other("the pager has ended");
         self.told.as_ref().ok_or_else(gone)?.send(news).map_err(|_| gone())?;
         self.wake()

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ramet_sys::userfault::{Event, Userfault};
-use ramet_sys::{End, Pidfd};
+use ramet_sys::{End, Pidfd, Range};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 
@@ -147,7 +147,8 @@ impl Template {
             Ok(Heard { count: 0, .. }) => {
                 let phases =
                     Phases { template: None, open: opened - start, fork: forked - opened, start: forked.elapsed() };
-                Ok(Child { pid, pidfd, phases, _namespace: namespace })
+                let program = Range { start: self.plan.start.program, bytes: self.plan.image.len() as u64 };
+                Ok(Child { pid, pidfd, phases, space: 0, program, _namespace: namespace })
             }
             last => {
                 end(&pidfd);

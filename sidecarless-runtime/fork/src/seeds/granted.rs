@@ -4,6 +4,7 @@ use ramet_sys::Range;
 use ramet_sys::pagemap::PAGE_BYTES;
 
 use crate::descriptor::ForkDescriptor;
+use crate::lineage::from_ancestor;
 
 /// The ranges of a seed that may be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +22,22 @@ impl Granted {
             area.own_ranges().for_each(|range| granted.push(range));
         }
         granted
+    }
+
+    /// The same, and the pages of ancestors, at their addresses for all seeds.
+    pub(crate) fn with_ancestors(descriptor: &ForkDescriptor) -> Self {
+        let mut all = Self::of(descriptor);
+        let mut inherited: Vec<_> = descriptor.inherited.iter().map(|run| (from_ancestor(run), run)).collect();
+        inherited.sort_unstable_by_key(|(from, _)| *from);
+        for (from, run) in inherited {
+            // The same page may be named twice by who made the descriptor up.
+            let start = all.runs.last().map_or(from, |last| from.max(last.end()));
+            let range = Range::new(start, from + run.range().bytes);
+            if range.bytes > 0 {
+                all.push(range);
+            }
+        }
+        all
     }
 
     #[cfg(test)]

@@ -12,8 +12,9 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::kept::Kept;
-use super::{Ending, Registry, SeedError};
+use super::{Ending, Registry, SeedError, bonds};
 use crate::capture::{self, Prepared};
+use crate::resume::Watch;
 
 /// A seed that was prepared, and who keeps it.
 pub(super) struct Begun {
@@ -27,18 +28,23 @@ pub(super) struct Begun {
 type Outcome = Result<(Arc<Kept>, Duration), SeedError>;
 
 /// Starts a thread that prepares a process and keeps the seed until it ends.
-pub(super) fn start(registry: Weak<Registry>, pid: i32, lease: Duration) -> Result<Begun, SeedError> {
+pub(super) fn start(
+    registry: Weak<Registry>,
+    pid: i32,
+    watch: Option<Watch>,
+    lease: Duration,
+) -> Result<Begun, SeedError> {
     let begin = Instant::now();
     let (tell, told) = sync_channel(1);
-    let keep = move || keep(&registry, pid, lease, &tell);
+    let keep = move || keep(&registry, pid, watch, lease, &tell);
     let keeper = Builder::new().name("ramet-seed".to_owned()).spawn(keep).map_err(SeedError::Host)?;
     let silent = || SeedError::Host(io::Error::other("the thread that prepares a seed has ended"));
     let (seed, pause) = told.recv().map_err(|_| silent())??;
     Ok(Begun { seed, keeper, pause, prepare: begin.elapsed() })
 }
 
-fn keep(registry: &Weak<Registry>, pid: i32, lease: Duration, tell: &SyncSender<Outcome>) {
-    let (prepared, seed, alive) = match prepare(pid, lease) {
+fn keep(registry: &Weak<Registry>, pid: i32, watch: Option<Watch>, lease: Duration, tell: &SyncSender<Outcome>) {
+    let (prepared, seed, alive) = match prepare(registry, pid, watch, lease) {
         Ok(prepared) => prepared,
         Err(error) => {
             let _ = tell.send(Err(error));
@@ -53,6 +59,7 @@ fn keep(registry: &Weak<Registry>, pid: i32, lease: Duration, tell: &SyncSender<
     let Prepared { seed: process, .. } = prepared;
     let ending = wait_for_end(&seed, &process, &alive);
     seed.errands().end();
+    seed.let_ancestors_go();
     drop(seed.registered.lock().unwrap_or_else(PoisonError::into_inner).take());
     // From here on nobody reads it.
     drop(process);
@@ -62,12 +69,20 @@ fn keep(registry: &Weak<Registry>, pid: i32, lease: Duration, tell: &SyncSender<
     }
 }
 
-fn prepare(pid: i32, lease: Duration) -> Result<(Prepared, Arc<Kept>, OwnedFd), SeedError> {
-    let prepared = capture::prepare(pid)?;
+fn prepare(
+    registry: &Weak<Registry>,
+    pid: i32,
+    watch: Option<Watch>,
+    lease: Duration,
+) -> Result<(Prepared, Arc<Kept>, OwnedFd), SeedError> {
+    let silent = || SeedError::Host(io::Error::other("the thread that wanted a seed has ended"));
+    let registry = registry.upgrade().ok_or_else(silent)?;
+    let prepared = capture::prepare_with(pid, watch)?;
     let alive = Pid::from_raw(prepared.seed.pid()).ok_or(Errno::SRCH);
     let alive = alive.and_then(|seed| pidfd_open(seed, PidfdFlags::empty()));
     let alive = alive.map_err(|error| SeedError::Host(error.into()))?;
-    let seed = Kept::new(pid, &prepared, Instant::now() + lease).map_err(SeedError::Host)?;
+    let seed = Kept::new(pid, &prepared, Instant::now() + lease, registry.limits.lease_max).map_err(SeedError::Host)?;
+    seed.hold_on(bonds::all(&prepared.lineage, &registry, lease)?);
     Ok((prepared, Arc::new(seed), alive))
 }
 

@@ -4,18 +4,20 @@ use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use ramet_sys::pagemap::PAGE_BYTES;
 use ramet_sys::{ProcessMemory, Range};
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::bonds::Bond;
 use super::errands::Errands;
 use super::registered::Registered;
-use super::{Ending, Granted, Handle, Key, Refusal};
+use super::{Ending, Granted, Handle, Key, Refusal, SeedError};
 use crate::capture::{self, Prepared};
 use crate::descriptor::ForkDescriptor;
+use crate::lineage::sealed;
 use crate::resume::first_pages;
 use crate::source::Learned;
 
@@ -46,6 +48,10 @@ pub(crate) struct Kept {
     /// When it was read last, in milliseconds after it was prepared.
     last_read_ms: AtomicU64,
     learned: Mutex<Touched>,
+    /// How long a lease may be.
+    lease_max: Duration,
+    /// What holds the seeds that its process descends from.
+    bonds: Mutex<Vec<Bond>>,
     /// What its keeper is to do with the process.
     errands: Errands,
     /// What of it is registered with a device, by its keeper and nobody else.
@@ -84,15 +90,21 @@ impl Life {
 }
 
 impl Kept {
-    pub(super) fn new(parent: i32, prepared: &Prepared, expires: Instant) -> io::Result<Self> {
-        let Prepared { seed, descriptor, .. } = prepared;
+    pub(super) fn new(parent: i32, prepared: &Prepared, expires: Instant, lease_max: Duration) -> io::Result<Self> {
+        let Prepared { seed, descriptor, lineage, .. } = prepared;
+        let (handle, key) = (Handle::random()?, Key::random()?);
+        let encoded = if lineage.is_empty() {
+            descriptor.encode()
+        } else {
+            ForkDescriptor { ancestors: sealed(lineage, handle, &key), ..descriptor.clone() }.encode()
+        };
         Ok(Self {
-            handle: Handle::random()?,
-            key: Key::random()?,
+            handle,
+            key,
             parent,
             name: String::from_utf8_lossy(&descriptor.name).into_owned(),
             pid: seed.pid(),
-            descriptor: descriptor.encode().into(),
+            descriptor: encoded.into(),
             granted: Granted::of(descriptor),
             prepared: Instant::now(),
             memory: ProcessMemory::open(seed.pid()).map_err(io::Error::other)?,
@@ -103,6 +115,8 @@ impl Kept {
             last_read_ms: AtomicU64::new(0),
             learned: Mutex::new(Touched::beginning(descriptor)),
             errands: Errands::new()?,
+            lease_max,
+            bonds: Mutex::default(),
             registered: Mutex::default(),
         })
     }
@@ -141,6 +155,33 @@ impl Kept {
         life.check(Instant::now())?;
         life.expires = life.expires.max(expires);
         Ok(life.expires)
+    }
+
+    /// The same for who reads it, and has children that are read in turn.
+    pub(crate) fn extend(&self, lease: Duration) -> Result<(), Refusal> {
+        if lease > self.lease_max {
+            return Err(Refusal::Lease);
+        }
+        self.renew(Instant::now() + lease).map(drop)
+    }
+
+    fn bonds(&self) -> MutexGuard<'_, Vec<Bond>> {
+        self.bonds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Holds on to the seeds that its process descends from.
+    pub(super) fn hold_on(&self, bonds: Vec<Bond>) {
+        *self.bonds() = bonds;
+    }
+
+    /// Lets their leases last as long as its own is to.
+    pub(super) fn renew_ancestors(&self, lease: Duration) -> Result<(), SeedError> {
+        self.bonds().iter().try_for_each(|bond| bond.renew(lease))
+    }
+
+    /// It has ended, and needs them no more.
+    pub(super) fn let_ancestors_go(&self) {
+        self.bonds().clear();
     }
 
     /// Ends it: when this returns, nobody reads it any more but by a device, and nobody at all once its keeper has

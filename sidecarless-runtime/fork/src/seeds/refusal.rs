@@ -43,6 +43,9 @@ pub enum Refusal {
     /// The kernel did not give its bytes.
     #[error("the seed's pages cannot be read")]
     Unreadable,
+    /// Nobody may hold on to it for so long.
+    #[error("the seed's host gives no lease that is as long as that")]
+    Lease,
     /// What was said to the seed's host makes no sense to it.
     #[error("the seed's host was told what makes no sense to it")]
     Senseless,

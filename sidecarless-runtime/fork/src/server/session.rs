@@ -164,6 +164,11 @@ impl Session {
                 self.link.0.learn(&room.ranges)?;
             }
             Kind::SetUp => self.set_up(frame.token, frame.payload)?,
+            Kind::Renew => {
+                let lease_ms = frame.payload.try_into().map(u64::from_le_bytes).map_err(|_| Refusal::Senseless)?;
+                self.link.0.extend(Duration::from_millis(lease_ms))?;
+                self.send(Kind::Renew, frame.token, &[])?;
+            }
             Kind::Welcome | Kind::Learned | Kind::Pages | Kind::Error => return Err(Refusal::Senseless.into()),
         }
         self.room = room;

@@ -144,9 +144,23 @@ impl TcpSource {
     /// The seed is lost.
     pub fn set_up(&mut self, request: &[u8]) -> Result<Vec<u8>, SourceError> {
         assert!(self.reads.is_empty(), "another way is set up before the first read");
+        self.ask_and_wait(Kind::SetUp, request)
+    }
+
+    /// Has the seed's lease last so long from now, if it would not. No read may be under way.
+    ///
+    /// # Errors
+    /// The seed is lost, or its host gives no such lease; then it is not to be read any more, either.
+    pub fn renew(&mut self, lease: Duration) -> Result<(), SourceError> {
+        assert!(self.reads.is_empty(), "a lease is renewed by who does not read");
+        let lease_ms = u64::try_from(lease.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+        self.ask_and_wait(Kind::Renew, &lease_ms.to_le_bytes()).map(drop)
+    }
+
+    fn ask_and_wait(&mut self, kind: Kind, request: &[u8]) -> Result<Vec<u8>, SourceError> {
         self.await_learned()?;
         let deadline = Instant::now() + ANSWER_TIMEOUT;
-        wire::push_frame(&mut self.outgoing, Kind::SetUp, 0, request);
+        wire::push_frame(&mut self.outgoing, kind, 0, request);
         loop {
             self.flush()?;
             greeting::wait(&self.stream, !self.outgoing.is_empty(), deadline).map_err(SourceError::Link)?;
@@ -155,7 +169,7 @@ impl TcpSource {
             }
             match self.inbox.next()? {
                 None => {}
-                Some(frame) if frame.kind == Kind::SetUp => return Ok(frame.payload.to_vec()),
+                Some(frame) if frame.kind == kind => return Ok(frame.payload.to_vec()),
                 Some(frame) if frame.kind == Kind::Error => return Err(wire::decode_refusal(frame.payload)?.into()),
                 Some(_) => return Err(WireError::Senseless("an answer to what was not asked").into()),
             }

@@ -8,6 +8,7 @@ use ramet_sys::Range;
 
 use super::Planner;
 use crate::descriptor::{Area, AreaKind};
+use crate::lineage::from_ancestor;
 use crate::missing::Origin;
 use crate::program::Program;
 use crate::resume::shared::seals_in_child;
@@ -86,15 +87,19 @@ impl Planner<'_> {
                 };
                 let is_in_place = |own: &Range| self.in_place.binary_search_by_key(&own.start, |it| it.start).is_ok();
                 let over: Vec<_> = area.own_ranges().filter(|own| !is_in_place(own)).collect();
+                let own = over.into_iter().map(|own| (own, own.start));
+                let inherited = self.descriptor.inherited_in(area.range());
+                let mut over: Vec<_> = own.chain(inherited.map(|run| (run.range(), from_ancestor(run)))).collect();
+                over.sort_unstable_by_key(|(changed, _)| changed.start);
                 // The file only where it shows: what is mapped over a mapping takes it apart, which takes longer.
                 let mut rest = area.range();
-                for own in over {
-                    map_file(main, Range::new(rest.start, own.start));
+                for (changed, from) in over {
+                    map_file(main, Range::new(rest.start, changed.start));
                     let flags = libc::MAP_PRIVATE | MEMORY | new;
-                    map(main, "mapping changed pages of a file", own, flags, NOWHERE, 0);
-                    self.missing.set(own, Origin::Seed(own.start));
-                    self.registered.push(own);
-                    rest = Range::new(own.end(), rest.end());
+                    map(main, "mapping changed pages of a file", changed, flags, NOWHERE, 0);
+                    self.missing.set(changed, Origin::Seed(from));
+                    self.registered.push(changed);
+                    rest = Range::new(changed.end(), rest.end());
                 }
                 map_file(main, rest);
             }
@@ -136,10 +141,13 @@ impl Planner<'_> {
         }
     }
 
-    /// Registers the whole of an area that has pages of its own; the others are zeros. A part alone would be a mapping
-    /// of its own in the kernel's eyes, and mremap(2) does not take two.
+    /// Registers the whole of an area that has pages of its own or an ancestor's; the others are zeros. A part alone
+    /// would be a mapping of its own in the kernel's eyes, and mremap(2) does not take two.
     fn register_own(&mut self, area: &Area) {
-        if area.own.is_empty() {
+        for run in self.descriptor.inherited_in(area.range()) {
+            self.missing.set(run.range(), Origin::Seed(from_ancestor(run)));
+        }
+        if area.own.is_empty() && self.descriptor.inherited_in(area.range()).next().is_none() {
             return;
         }
         for own in area.own_ranges() {
