@@ -24,6 +24,18 @@ const NEEDS: [Need; 4] = [
     Need { package: "zlib1g-dev", probe: &["pkg-config", "--exists", "zlib"] },
 ];
 
+/// Programs that the tests fork, as they are.
+const FORKED: [Need; 3] = [
+    Need { package: "gcc", probe: &["cc", "--version"] },
+    Need { package: "python3-numpy", probe: &["/usr/bin/python3", "-c", "import numpy"] },
+    Need { package: "nodejs", probe: &["node", "--version"] },
+];
+
+/// Makes sure that the tests find what they fork.
+pub(crate) fn ensure_forked_programs(install: Install) -> Result<()> {
+    ensure_packages("the tests of forks", &FORKED, install)
+}
+
 /// Makes sure that the workspace can be compiled.
 pub(crate) fn ensure_build_packages(install: Install) -> Result<()> {
     ensure_packages("the build", &NEEDS, install)

@@ -78,6 +78,7 @@ pub(crate) fn run_all(mode: Mode, guests: Guests, filter: &[String]) -> Result<R
     debian::ensure_build_packages(Install::Allowed)?;
     let mut report = Report::default();
     build_object(mode, &mut report);
+    find_forked_programs(mode, &mut report);
     if guests == Guests::Only {
         guests::run(mode, guests, &root, filter, &mut report)?;
         return Ok(report);
@@ -117,6 +118,17 @@ fn build_object(mode: Mode, report: &mut Report) {
     } else {
         eprintln!("warning: {error:#}");
         report.left_out.push("the eBPF object could not be built (see above), so nothing runs in the kernel".into());
+    }
+}
+
+/// Looks for the programs that tests fork. Without one its tests skip themselves.
+fn find_forked_programs(mode: Mode, report: &mut Report) {
+    let Err(error) = debian::ensure_forked_programs(Install::Allowed) else { return };
+    if mode == Mode::Ci {
+        eprintln!("error: {error:#}");
+        report.broken.push("finding the programs that tests fork".into());
+    } else {
+        eprintln!("warning: {error:#}");
     }
 }
 
