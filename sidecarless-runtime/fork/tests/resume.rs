@@ -15,7 +15,7 @@ use ramet_sys::End;
 /// A process that counts: it writes how far it has come, and the sum of its data, to a file with its number.
 const COUNTER: &str = r"
 import os, sys, time
-folder, data, n = sys.argv[1], bytearray(os.urandom(1 << 20) * 16), 0
+folder, data, n = sys.argv[1], bytearray(os.urandom(1 << 20) * 4), 0
 while True:
     n += 1
     name = f'{folder}/{os.getpid()}'
