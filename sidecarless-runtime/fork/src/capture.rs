@@ -14,6 +14,7 @@ mod namespaces;
 mod numbers;
 mod registers;
 mod seed;
+mod space;
 mod status;
 mod stop;
 mod vdso;
@@ -25,12 +26,12 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ramet_sys::pagemap::PAGE_BYTES;
 use ramet_sys::ptrace::{Filters, Stop};
 use ramet_sys::{CallError, ProcessMemory, Range};
 
 use self::frozen::Watch;
 use self::maps::Flag;
+use self::space::Space;
 use self::status::Status;
 use crate::beside::Beside;
 use crate::descriptor::{Credentials, ForkDescriptor};
@@ -46,8 +47,9 @@ pub(crate) use self::status::{LIMITS, limits};
 pub(crate) use self::vdso::call_and_return_offset;
 pub(crate) use self::visit::Visit;
 
-/// How long a child may take for its last steps before it goes on, and how often it is looked for that.
-const BEGINNING_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a process may take until it goes on as itself, and how often it is looked for that: a child takes its last
+/// steps, or it executes a program.
+const BEGINNING_TIMEOUT: Duration = Duration::from_secs(5);
 const BEGINNING_STEP: Duration = Duration::from_micros(200);
 /// Why a process is not copied of whose pages nobody here knows where they are.
 const PAGES_ELSEWHERE: &str = "pages of its memory come from elsewhere when it touches them (userfaultfd), and those \
@@ -102,6 +104,9 @@ pub enum PrepareError {
     /// It was forked just now.
     #[error("process {0} has been forked and has not begun to go on; try again")]
     TooEarly(i32),
+    /// It executes a program.
+    #[error("process {0} is executing a program and has not begun with it; try again")]
+    Executing(i32),
     /// A thread does not stop.
     #[error("thread {tid} does not stop: it waits in the kernel for something that does not come; try again")]
     Unstoppable {
@@ -143,8 +148,31 @@ pub enum PrepareError {
 }
 
 impl PrepareError {
+    fn not_allowed(pid: i32, call: &'static str, source: io::Error) -> Self {
+        Self::NotAllowed { pid, source: CallError { call, source } }
+    }
+
+    /// Whether it may be over in a moment.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::TooEarly(_) | Self::Executing(_) => true,
+            // While a thread executes a program it takes the number of the first one, which is nobody's meanwhile.
+            Self::Proc { source, .. } => source.raw_os_error() == Some(libc::ESRCH),
+            Self::Call(error) => error.is_gone(),
+            _ => false,
+        }
+    }
+
     fn unfit(pid: i32, reason: impl Into<Cow<'static, str>>) -> Self {
         Self::Unfit { pid, reason: reason.into() }
+    }
+}
+
+/// Why a file of `/proc/PID` could not be read.
+fn proc_failed(pid: i32) -> impl Fn(io::Error) -> PrepareError {
+    move |source| match source.kind() {
+        io::ErrorKind::NotFound => PrepareError::NoProcess(pid),
+        _ => PrepareError::Proc { pid, source },
     }
 }
 
@@ -158,60 +186,55 @@ pub fn prepare(pid: i32) -> Result<Prepared, PrepareError> {
 
 /// The same of a child that is watched, which may not have all of its pages yet.
 pub(crate) fn prepare_with(pid: i32, child: Option<resume::Watch>) -> Result<Prepared, PrepareError> {
-    let proc_failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => PrepareError::NoProcess(pid),
-        io::ErrorKind::PermissionDenied => {
-            PrepareError::NotAllowed { pid, source: CallError { call: "open(/proc/PID/auxv)", source } }
+    let deadline = Instant::now() + BEGINNING_TIMEOUT;
+    let mut look = Look::Before;
+    loop {
+        match attempt(pid, child.as_ref(), look) {
+            Err(PrepareError::Changed(_)) if look == Look::Before => look = Look::Meanwhile,
+            Err(error) if error.may_pass() && Instant::now() < deadline => thread::sleep(BEGINNING_STEP),
+            attempted => return attempted,
         }
-        _ => PrepareError::Proc { pid, source },
-    };
-    let auxiliary = status::read(pid, "auxv").map_err(proc_failed)?;
-    let status = Status::parse(&status::read(pid, "status").map_err(proc_failed)?).unwrap_or_default();
+    }
+}
+
+/// When it is found out what there is to look at while a process is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// Before the stop, which is over soon then.
+    Before,
+    /// While it lasts, because there was more than had been found before.
+    Meanwhile,
+}
+
+fn attempt(pid: i32, child: Option<&resume::Watch>, look: Look) -> Result<Prepared, PrepareError> {
+    let space = Space::find(pid)?;
+    let status = Status::parse(&status::read(pid, "status").map_err(proc_failed(pid))?).unwrap_or_default();
     let filters = match status.seccomp {
         0 => Filters::Count,
         1 => return Err(PrepareError::unfit(pid, "it is in seccomp's strict mode, which nothing can look into")),
         _ => Filters::Suspended,
     };
-    let auxiliary: Vec<u64> = auxiliary.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word)).collect();
-    let no_vdso = || PrepareError::unfit(pid, "it has no vdso: it is no ordinary 64-bit process");
-    let vdso_start = vdso::address(&auxiliary).ok_or_else(no_vdso)?;
-    let memory = ProcessMemory::open(pid)?;
-    let mut vdso_page = vec![0; PAGE_BYTES as usize];
-    memory.read(vdso_start, &mut vdso_page)?;
-    let offset = vdso::syscall_offset(&vdso_page);
-    let instruction = vdso_start + offset.ok_or_else(|| PrepareError::unfit(pid, "its vdso makes no system call"))?;
-
-    let mut beside = Beside::running(pid);
+    let beside = Beside::running(pid);
     // Before anything is stopped: to look takes as long as the copy. A copy of such memory may not show what it is.
-    let mappings = status::read(pid, "smaps").map_err(proc_failed)?;
-    match &child {
+    let mappings = status::read(pid, "smaps").map_err(proc_failed(pid))?;
+    match child {
         Some(child) if child.is_lost() => return Err(PrepareError::unfit(pid, "the seed of its own is lost")),
         Some(_) => {}
         None if maps::flagged(&mappings, Flag::Registered).is_empty() => {}
         None => return Err(PrepareError::unfit(pid, PAGES_ELSEWHERE)),
     }
-
-    let program = child.as_ref().map_or(Range::new(0, 0), resume::Watch::program);
-    let mut prepare = |watch| {
-        let (seed, copied) = stop::stop_and_copy(pid, &memory, instruction, filters, program, watch)?;
-        beside = None;
-        let seed = Seed::take(seed, instruction, filters)?;
-        let pause = copied.pause;
-        let lacking = child.as_ref().map(resume::Watch::lacking);
-        let (descriptor, lineage) = seed.describe(pid, copied, lacking)?;
-        Ok(Prepared { seed, descriptor, pause, lineage })
+    let watch = match look {
+        Look::Before => Some(Watch::begin(pid, &mappings).map_err(proc_failed(pid))?),
+        Look::Meanwhile => None,
     };
-    let deadline = Instant::now() + BEGINNING_TIMEOUT;
-    let mut is_known = true;
-    loop {
-        let watch = is_known.then(|| Watch::begin(pid, &mappings)).transpose().map_err(proc_failed)?;
-        match prepare(watch) {
-            // What was not known before the stop is looked for while it lasts.
-            Err(PrepareError::Changed(_)) if is_known => is_known = false,
-            Err(PrepareError::TooEarly(_)) if Instant::now() < deadline => thread::sleep(BEGINNING_STEP),
-            prepared => return prepared,
-        }
-    }
+    let program = child.map_or(Range::new(0, 0), resume::Watch::program);
+    let (seed, copied) = stop::stop_and_copy(pid, &space, filters, program, watch)?;
+    drop(beside);
+    let seed = Seed::take(seed, space.instruction, filters)?;
+    let pause = copied.pause;
+    let lacking = child.map(resume::Watch::lacking);
+    let (descriptor, lineage) = seed.describe(pid, copied, lacking)?;
+    Ok(Prepared { seed, descriptor, pause, lineage })
 }
 
 /// The machine that this process runs on, and its vdso.

@@ -23,9 +23,10 @@ impl CallError {
         move |source| Self { call, source }
     }
 
-    /// Whether the call failed because what it asked about is gone (`ESRCH`).
+    /// Whether the call failed because what it asked about is gone (`ESRCH`), or is nobody that the caller could wait
+    /// for (`ECHILD`).
     #[must_use]
     pub fn is_gone(&self) -> bool {
-        self.source.raw_os_error() == Some(libc::ESRCH)
+        matches!(self.source.raw_os_error(), Some(libc::ESRCH | libc::ECHILD))
     }
 }

@@ -25,6 +25,8 @@ pub(super) struct Status {
     pub(super) filters: u32,
     /// Its number in its own namespace.
     pub(super) number: i32,
+    /// Whether it runs no more and only waits to be taken away.
+    pub(super) has_ended: bool,
     /// Whose child it is, in our numbers.
     pub(super) parent: i32,
     /// Signals that are ignored; bit 0 is signal 1.
@@ -47,6 +49,7 @@ impl Status {
             let mask = || u64::from_str_radix(value, 16).ok();
             let credentials = &mut status.credentials;
             match key {
+                b"State" => status.has_ended = value.starts_with(['Z', 'X']),
                 b"Umask" => status.umask = u32::from_str_radix(value, 8).ok()?,
                 b"Uid" => credentials.users = numbers(value)?.try_into().ok()?,
                 b"Gid" => credentials.groups = numbers(value)?.try_into().ok()?,

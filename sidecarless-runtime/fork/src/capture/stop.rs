@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use libc::{SYS_clone, SYS_madvise, SYS_prctl, SYS_sigaltstack};
@@ -12,18 +13,23 @@ use ramet_sys::pagemap::PAGE_BYTES;
 use ramet_sys::ptrace::{Filters, Queue, Registers, Tracee};
 use ramet_sys::{CallError, ProcessMemory, Range};
 
-use super::PrepareError;
 use super::frozen::{Frozen, Watch};
 use super::inject::Injection;
 use super::library::number_place;
 use super::numbers::Parentage;
 use super::registers::general;
+use super::space::Space;
+use super::{PrepareError, status};
 use crate::descriptor::{Rseq, Scheduling, SignalStack, Thread};
 
 /// How often the threads of a target are listed anew while it makes more of them.
 const LISTINGS_MAX: u32 = 64;
-/// How long a thread may take to stop.
+const RESTLESS: &str = "it makes threads faster than they can be stopped";
+/// How long threads may take to stop, and for how long it is waited for one of them before the others.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+const STOP_TURN: Duration = Duration::from_millis(5);
+/// How long one may take that is let go and has not stopped.
+const LEAVE_TIMEOUT: Duration = Duration::from_millis(100);
 /// What one thread answers: `stack_t`, or an address.
 const ANSWER_BYTES: usize = 32;
 /// So many threads are asked at once.
@@ -43,11 +49,9 @@ pub(super) struct Copied {
     pub(super) pause: Duration,
 }
 
-/// A thread that is traced until this is dropped.
-struct Held {
-    tracee: Tracee,
-    is_stopped: bool,
-}
+/// Threads that are traced until this is dropped.
+#[derive(Default)]
+struct Held(Vec<Tracee>);
 
 /// What a stopped thread holds.
 struct Stopped {
@@ -57,11 +61,14 @@ struct Stopped {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // Only a thread that has stopped can be let go. One that cannot be stopped is let go when this thread ends.
-        if !self.is_stopped {
-            let _ = self.tracee.interrupt().and_then(|()| self.tracee.wait_until_asked_or(Instant::now()));
+        // Only a thread that has stopped can be let go. One that cannot be stopped is let go when this thread ends. The
+        // first one comes last: its number may be another's by now that has executed a program, and has not stopped.
+        while let Some(tracee) = self.0.pop() {
+            if tracee.detach().is_err() && tracee.interrupt().is_ok() {
+                let _ = tracee.wait_until_asked_or(Instant::now() + LEAVE_TIMEOUT);
+                let _ = tracee.detach();
+            }
         }
-        let _ = self.tracee.detach();
     }
 }
 
@@ -69,17 +76,19 @@ impl Drop for Held {
 /// us yet. A thread that is at `program` is not the process's own yet.
 pub(super) fn stop_and_copy(
     pid: i32,
-    memory: &ProcessMemory,
-    instruction: u64,
+    space: &Space,
     filters: Filters,
     program: Range,
     watch: Option<Watch>,
 ) -> Result<(Tracee, Copied), PrepareError> {
     let failed = |source| PrepareError::Proc { pid, source };
     let parentage = Parentage::of(pid).map_err(failed)?;
-    let mut held = attach_all(pid)?;
+    let mut held = Held::default();
+    attach_all(pid, space, &mut held)?;
     let start = Instant::now();
-    let mut stopped = stop_all(pid, &mut held, start + STOP_TIMEOUT)?;
+    let mut stopped = stop_all(pid, space, &mut held, start + STOP_TIMEOUT)?;
+    let memory = space.enter(pid)?;
+    let instruction = space.instruction;
     if stopped.iter().any(|thread| thread.registers.cs != USER_CS) {
         return Err(PrepareError::unfit(pid, "one of its threads runs 32-bit code"));
     }
@@ -87,19 +96,19 @@ pub(super) fn stop_and_copy(
         return Err(PrepareError::TooEarly(pid));
     }
     if filters == Filters::Suspended {
-        for thread in &held {
-            let suspended = thread.tracee.set_filters(filters);
+        for tracee in &held.0 {
+            let suspended = tracee.set_filters(filters);
             suspended.map_err(|source| PrepareError::Confined { pid, source })?;
         }
     }
-    ask_threads(memory, instruction, &held, &mut stopped)?;
+    ask_threads(&memory, instruction, &held.0, &mut stopped)?;
     let watch = match watch {
         Some(watch) => watch,
-        None => Watch::begin(pid, &super::status::read(pid, "smaps").map_err(failed)?).map_err(failed)?,
+        None => Watch::begin(pid, &status::read(pid, "smaps").map_err(failed)?).map_err(failed)?,
     };
     let mut frozen = watch.freeze(pid)?;
-    let queued = held[0].tracee.queued_signals(Queue::Process)?;
-    let first = (&held[0].tracee, &stopped[0].registers);
+    let queued = held.0[0].queued_signals(Queue::Process)?;
+    let first = (&held.0[0], &stopped[0].registers);
     frozen.left_out = advise(first, instruction, libc::MADV_DOFORK, watch.left_out.clone())?;
     frozen.refused = watch.left_out.into_iter().filter(|range| !frozen.left_out.contains(range)).collect();
     let seed = copy(pid, first.0, first.1, instruction);
@@ -115,27 +124,34 @@ pub(super) fn stop_and_copy(
 }
 
 /// Attaches to every thread without stopping any.
-fn attach_all(pid: i32) -> Result<Vec<Held>, PrepareError> {
-    let mut attached: Vec<Held> = Vec::new();
+fn attach_all(pid: i32, space: &Space, Held(attached): &mut Held) -> Result<(), PrepareError> {
     for _ in 0..LISTINGS_MAX {
         let before = attached.len();
         for tid in tids(pid)? {
-            if attached.iter().any(|thread| thread.tracee.tid() == tid) {
+            if attached.iter().any(|tracee| tracee.tid() == tid) {
                 continue;
             }
             match Tracee::seize(tid) {
-                Ok(tracee) => attached.push(Held { tracee, is_stopped: false }),
+                Ok(tracee) => attached.push(tracee),
                 // A thread that has ended since it was listed.
-                Err(error) if error.is_gone() && tid != pid => {}
+                Err(_) if tid != pid && has_ended(pid, tid) => {}
                 Err(error) if error.is_gone() => return Err(PrepareError::NoProcess(pid)),
-                Err(source) => return Err(PrepareError::NotAllowed { pid, source }),
+                Err(source) => {
+                    // The number may just be taken by another thread, which executes a program.
+                    space.enter(pid)?;
+                    return Err(PrepareError::NotAllowed { pid, source });
+                }
             }
         }
         if attached.len() == before {
-            return Ok(attached);
+            return Ok(());
         }
     }
-    Err(PrepareError::unfit(pid, "it makes threads faster than they can be stopped"))
+    Err(PrepareError::unfit(pid, RESTLESS))
+}
+
+fn has_ended(pid: i32, tid: i32) -> bool {
+    status::of_thread(pid, tid).map_or(true, |status| status.has_ended)
 }
 
 fn tids(pid: i32) -> Result<Vec<i32>, PrepareError> {
@@ -145,40 +161,76 @@ fn tids(pid: i32) -> Result<Vec<i32>, PrepareError> {
     entries.filter_map(|entry| tid(entry).transpose()).collect::<io::Result<_>>().map_err(failed)
 }
 
+/// How many threads there are, without a list of them.
+fn count(pid: i32) -> Result<usize, PrepareError> {
+    /// What every folder has.
+    const LINKS: usize = 2;
+    let folder = fs::metadata(format!("/proc/{pid}/task")).map_err(|source| PrepareError::Proc { pid, source })?;
+    Ok((folder.nlink() as usize).saturating_sub(LINKS))
+}
+
 /// Stops all threads and reads what they hold. The first one comes first; those that have ended are let go.
-fn stop_all(pid: i32, held: &mut Vec<Held>, deadline: Instant) -> Result<Vec<Stopped>, PrepareError> {
-    for thread in &*held {
-        match thread.tracee.interrupt() {
-            Err(error) if !error.is_gone() => return Err(error.into()),
-            _ => {}
+fn stop_all(pid: i32, space: &Space, held: &mut Held, deadline: Instant) -> Result<Vec<Stopped>, PrepareError> {
+    let mut stopped = Vec::with_capacity(held.0.len());
+    loop {
+        stop_further(pid, space, held, &mut stopped, deadline)?;
+        // One that had not stopped yet may have made another since they were listed.
+        if count(pid)? <= stopped.len() {
+            break;
         }
-    }
-    let mut stopped = Vec::with_capacity(held.len());
-    while let Some(thread) = held.get_mut(stopped.len()) {
-        match thread.stop(deadline) {
-            Ok(state) => stopped.push(state),
-            Err(error) if error.is_gone() && thread.tracee.tid() != pid => {
-                let ended = stopped.len();
-                held.swap_remove(ended);
-            }
-            Err(error) if error.source.raw_os_error() == Some(libc::ETIMEDOUT) => {
-                return Err(PrepareError::Unstoppable { tid: thread.tracee.tid() });
-            }
-            Err(error) => return Err(error.into()),
+        if Instant::now() >= deadline {
+            return Err(PrepareError::unfit(pid, RESTLESS));
         }
+        attach_all(pid, space, held)?;
     }
-    let first = held.iter().position(|thread| thread.tracee.tid() == pid);
+    let first = held.0.iter().position(|tracee| tracee.tid() == pid);
     let first = first.ok_or_else(|| PrepareError::unfit(pid, "its first thread has ended"))?;
-    held.swap(0, first);
+    held.0.swap(0, first);
     stopped.swap(0, first);
     Ok(stopped)
 }
 
-impl Held {
-    fn stop(&mut self, deadline: Instant) -> Result<Stopped, CallError> {
-        let tracee = &self.tracee;
+/// Stops those threads that are not stopped yet, and reads what they hold.
+fn stop_further(
+    pid: i32,
+    space: &Space,
+    Held(held): &mut Held,
+    stopped: &mut Vec<Stopped>,
+    deadline: Instant,
+) -> Result<(), PrepareError> {
+    for tracee in &held[stopped.len()..] {
+        match tracee.interrupt() {
+            Err(error) if !error.is_gone() => return Err(error.into()),
+            _ => {}
+        }
+    }
+    while let Some(tracee) = held.get(stopped.len()) {
+        match Stopped::wait_for(tracee, deadline.min(Instant::now() + STOP_TURN)) {
+            Ok(state) => stopped.push(state),
+            // By execve(2) another thread takes the number of the first one.
+            Err(error) if error.is_gone() && tracee.tid() == pid => return Err(PrepareError::Executing(pid)),
+            Err(error) if error.is_gone() => {
+                // What traced it takes it away.
+                let ended = held.swap_remove(stopped.len());
+                let _ = ended.wait_until_asked_or(Instant::now() + STOP_TURN);
+            }
+            Err(error) if error.source.raw_os_error() == Some(libc::ETIMEDOUT) => {
+                space.enter(pid)?;
+                if Instant::now() >= deadline {
+                    return Err(PrepareError::Unstoppable { tid: tracee.tid() });
+                }
+                // It may wait for another one to end, which that does only when it is waited for.
+                held[stopped.len()..].rotate_left(1);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+impl Stopped {
+    fn wait_for(tracee: &Tracee, deadline: Instant) -> Result<Self, CallError> {
         tracee.wait_until_asked_or(deadline)?;
-        self.is_stopped = true;
         let registers = tracee.registers()?;
         let rseq = tracee.rseq()?;
         let queued = tracee.queued_signals(Queue::Thread)?;
@@ -196,7 +248,7 @@ impl Held {
             rseq: Rseq { address: rseq.address, bytes: rseq.bytes, signature: rseq.signature },
             scheduling: Scheduling::default(),
         };
-        Ok(Stopped { registers, state })
+        Ok(Self { registers, state })
     }
 }
 
@@ -204,7 +256,7 @@ impl Held {
 fn ask_threads(
     memory: &ProcessMemory,
     instruction: u64,
-    held: &[Held],
+    held: &[Tracee],
     stopped: &mut [Stopped],
 ) -> Result<(), PrepareError> {
     let is_glibc = number_place(memory, &stopped[0].state.registers).is_some();
@@ -224,13 +276,13 @@ fn ask_some(
     memory: &ProcessMemory,
     instruction: u64,
     page: u64,
-    held: &[Held],
+    held: &[Tracee],
     stopped: &mut [Stopped],
     is_glibc: bool,
 ) -> Result<(), PrepareError> {
     let mut injections = Vec::with_capacity(held.len());
-    for (held, stopped) in held.iter().zip(&*stopped) {
-        injections.push(Injection::begin(&held.tracee, stopped.registers, instruction)?);
+    for (tracee, stopped) in held.iter().zip(&*stopped) {
+        injections.push(Injection::begin(tracee, stopped.registers, instruction)?);
     }
     let mut ask = |number, arguments: &dyn Fn(u64) -> [u64; 6], each: &mut dyn FnMut(&mut Stopped, i64, [u64; 4])| {
         // All of them at once: most of the time goes into waking them.

@@ -3,13 +3,7 @@
 use ramet_sys::ptrace::SYSCALL_INSTRUCTION;
 
 /// `AT_SYSINFO_EHDR` of getauxval(3): where the vdso is.
-const SYSINFO: u64 = 33;
-
-/// Where the vdso is, by the auxiliary vector.
-pub(super) fn address(auxiliary: &[u64]) -> Option<u64> {
-    let (pairs, _) = auxiliary.as_chunks();
-    pairs.iter().find(|[kind, _]| *kind == SYSINFO).map(|[_, value]| *value)
-}
+pub(super) const SYSINFO: u64 = 33;
 
 /// How far into the vdso there is a `syscall` instruction.
 pub(super) fn syscall_offset(vdso: &[u8]) -> Option<u64> {
