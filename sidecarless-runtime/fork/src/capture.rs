@@ -28,6 +28,8 @@ use std::time::{Duration, Instant};
 
 use ramet_sys::ptrace::{Filters, Stop};
 use ramet_sys::{CallError, ProcessMemory, Range};
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 
 use self::frozen::Watch;
 use self::maps::Flag;
@@ -157,6 +159,7 @@ impl PrepareError {
         match self {
             Self::TooEarly(_) | Self::Executing(_) => true,
             // While a thread executes a program it takes the number of the first one, which is nobody's meanwhile.
+            Self::NoProcess(pid) => is_there(*pid),
             Self::Proc { source, .. } => source.raw_os_error() == Some(libc::ESRCH),
             Self::Call(error) => error.is_gone(),
             _ => false,
@@ -166,6 +169,10 @@ impl PrepareError {
     fn unfit(pid: i32, reason: impl Into<Cow<'static, str>>) -> Self {
         Self::Unfit { pid, reason: reason.into() }
     }
+}
+
+fn is_there(pid: i32) -> bool {
+    Pid::from_raw(pid).is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
 }
 
 /// Why a file of `/proc/PID` could not be read.
