@@ -4,6 +4,8 @@
 //! were *pulled*, the seed is not needed any more: its end is no loss. A seed on this host is read where it is, so
 //! nothing of it is kept until it is pulled.
 
+mod pages;
+
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -12,9 +14,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ramet_sys::Range;
 use ramet_sys::pagemap::PAGE_BYTES;
 
+use self::pages::{Page, Pages};
 use crate::seeds::{Granted, Refusal};
 use crate::source::{Learned, PageSource, READS_MAX, SourceError};
-use crate::wire::is_zeros;
 
 /// How many bytes are kept of a seed. What came first goes first.
 pub const CACHE_BYTES_MAX: u64 = 1 << 30;
@@ -40,15 +42,6 @@ pub enum PullError {
     Ended,
 }
 
-/// A page of the seed.
-#[derive(Debug)]
-enum Page {
-    /// The read with this number brings it.
-    Coming(u64),
-    Zeros,
-    Bytes(Box<[u8]>),
-}
-
 /// What is asked of the source.
 struct Fetch {
     ranges: Vec<Range>,
@@ -68,21 +61,18 @@ struct Read {
 pub(crate) struct Cache {
     /// None: all pages are here.
     source: Option<Box<dyn PageSource>>,
-    granted: Granted,
     /// Whether pages are kept.
     keeps: bool,
-    bytes_max: u64,
-    pages: HashMap<u64, Page>,
-    /// The pages that are here, in the order in which they came.
-    order: VecDeque<u64>,
-    coming: usize,
-    fetches: HashMap<u64, Fetch>,
-    fetch_next: u64,
+    pages: Pages,
+    /// What has come otherwise and is to be kept when all is.
+    given: Vec<Arc<Learned>>,
+    /// By their numbers.
+    fetches: [Option<Fetch>; READS_MAX],
     reads: HashMap<u64, Read>,
     /// Reads that wait for nothing.
     ready: VecDeque<u64>,
     /// Where among the seed's pages a pull goes on.
-    pull_at: Option<u64>,
+    pull_at: Option<usize>,
     is_independent: Arc<AtomicBool>,
     buffer: Vec<u8>,
 }
@@ -93,14 +83,10 @@ impl Cache {
         let keeps = source.readiness().is_some();
         Self {
             source: Some(source),
-            granted,
             keeps,
-            bytes_max: CACHE_BYTES_MAX,
-            pages: HashMap::new(),
-            order: VecDeque::new(),
-            coming: 0,
-            fetches: HashMap::new(),
-            fetch_next: 0,
+            pages: Pages::new(granted, CACHE_BYTES_MAX),
+            given: Vec::new(),
+            fetches: [const { None }; READS_MAX],
             reads: HashMap::new(),
             ready: VecDeque::new(),
             pull_at: None,
@@ -114,20 +100,21 @@ impl Cache {
         Arc::clone(&self.is_independent)
     }
 
-    /// Keeps pages that have come already.
-    pub(crate) fn keep(&mut self, learned: &Learned) {
-        if self.keeps {
-            self.insert(&learned.ranges, &learned.pages);
-        }
+    /// Takes pages that have come already. They are kept once all are: until then who has them needs them no more.
+    pub(crate) fn take_over(&mut self, learned: Arc<Learned>) {
+        self.given.push(learned);
     }
 
     /// Begins to read all that is not here.
     pub(crate) fn pull(&mut self) -> Result<(), PullError> {
-        let bytes = self.granted.bytes();
-        if bytes > self.bytes_max {
+        let bytes = self.pages.bytes();
+        if bytes > self.pages.bytes_max() {
             return Err(PullError::TooLarge { bytes });
         }
         self.keeps = true;
+        for learned in self.given.drain(..) {
+            self.pages.keep_all(&learned.ranges, &learned.pages);
+        }
         self.pull_at.get_or_insert(0);
         Ok(())
     }
@@ -146,8 +133,8 @@ impl Cache {
     pub(crate) fn give_up(&mut self) {
         self.source = None;
         self.pull_at = None;
-        self.pages = HashMap::new();
-        self.fetches.clear();
+        self.pages.clear();
+        self.fetches = [const { None }; READS_MAX];
         self.reads.clear();
         self.ready.clear();
     }
@@ -166,13 +153,27 @@ impl Cache {
         self.source.as_mut().map_or(Ok(()), |source| source.teach(ranges))
     }
 
+    /// Whether a page is had without waiting.
+    pub(crate) fn is_here(&self, page: u64) -> bool {
+        self.is_near() || self.pages.is_here(Range { start: page, bytes: PAGE_BYTES })
+    }
+
+    /// See [`PageSource::at_once`].
+    pub(crate) fn at_once(&mut self, range: Range) -> Result<Option<&[u8]>, SourceError> {
+        let kept = self.pages.beginning(range);
+        match &mut self.source {
+            Some(source) if kept.is_none() => source.at_once(range),
+            _ => Ok(kept),
+        }
+    }
+
     /// See [`PageSource::begin`].
     pub(crate) fn begin(&mut self, token: u64, ranges: &[Range]) -> Result<(), SourceError> {
-        let mut waited: Vec<u64> = Vec::new();
+        let mut waited: Vec<u32> = Vec::new();
         let missing = if self.keeps { self.missing_of(ranges, &mut waited) } else { ranges.to_vec() };
         let mut waits = waited.len();
         for fetch in waited {
-            if let Some(fetch) = self.fetches.get_mut(&fetch) {
+            if let Some(fetch) = &mut self.fetches[fetch as usize] {
                 fetch.readers.push(token);
             }
         }
@@ -199,17 +200,18 @@ impl Cache {
         self.pull_on()
     }
 
-    /// Which pages of the ranges nobody has asked for yet, and which fetches bring others.
-    fn missing_of(&self, ranges: &[Range], waited: &mut Vec<u64>) -> Vec<Range> {
+    /// Which pages of the ranges nobody has asked for yet, and which fetches bring others. What is not the seed's is
+    /// for the source to refuse.
+    fn missing_of(&self, ranges: &[Range], waited: &mut Vec<u32>) -> Vec<Range> {
         let mut missing: Vec<Range> = Vec::new();
-        for start in pages_of(ranges) {
-            match self.pages.get(&start) {
-                Some(Page::Zeros | Page::Bytes(_)) => {}
-                Some(Page::Coming(fetch)) if waited.contains(fetch) => {}
-                Some(Page::Coming(fetch)) => waited.push(*fetch),
-                None => match missing.last_mut() {
-                    Some(last) if last.end() == start => last.bytes += PAGE_BYTES,
-                    _ => missing.push(Range { start, bytes: PAGE_BYTES }),
+        for page in pages_of(ranges) {
+            match self.pages.get(page) {
+                Page::Zeros | Page::Kept(_) => {}
+                Page::Coming(fetch) if waited.contains(&fetch) => {}
+                Page::Coming(fetch) => waited.push(fetch),
+                Page::Nowhere => match missing.last_mut() {
+                    Some(last) if last.end() == page.start => last.bytes += PAGE_BYTES,
+                    _ => missing.push(page),
                 },
             }
         }
@@ -219,25 +221,23 @@ impl Cache {
     fn fetch(&mut self, ranges: Vec<Range>, readers: Vec<u64>, is_pull: bool) -> Result<(), SourceError> {
         // All that may be read is here, so this may not.
         let source = self.source.as_mut().ok_or(SourceError::Refused(Refusal::OutOfBounds))?;
-        let number = self.fetch_next;
-        self.fetch_next += 1;
-        source.begin(number, &ranges)?;
+        let Some(number) = self.fetches.iter().position(Option::is_none) else {
+            let bytes = ranges.iter().map(|range| range.bytes).sum();
+            return Err(SourceError::TooMuch { bytes, ranges: ranges.len(), reads: READS_MAX });
+        };
+        source.begin(number as u64, &ranges)?;
         if self.keeps {
-            for page in pages_of(&ranges) {
-                if self.pages.insert(page, Page::Coming(number)).is_none() {
-                    self.coming += 1;
-                }
-            }
+            ranges.iter().for_each(|range| self.pages.note_coming(*range, number as u32));
         }
-        self.fetches.insert(number, Fetch { ranges, readers, is_pull });
+        self.fetches[number] = Some(Fetch { ranges, readers, is_pull });
         Ok(())
     }
 
     /// Takes what a fetch has brought, and gives it to who waits for nothing else.
     fn take(&mut self, number: u64, bytes: &[u8], each: &mut dyn FnMut(u64, &[u8])) {
-        let Some(fetch) = self.fetches.remove(&number) else { return };
+        let Some(fetch) = self.fetches.get_mut(number as usize).and_then(Option::take) else { return };
         if self.keeps {
-            self.insert(&fetch.ranges, bytes);
+            self.pages.keep_all(&fetch.ranges, bytes);
         }
         for token in fetch.readers {
             let Some(read) = self.reads.get_mut(&token) else { continue };
@@ -250,23 +250,6 @@ impl Cache {
                 each(token, bytes);
             } else {
                 self.ready.push_back(token);
-            }
-        }
-    }
-
-    fn insert(&mut self, ranges: &[Range], bytes: &[u8]) {
-        for (start, page) in pages_of(ranges).zip(bytes.chunks_exact(PAGE_BYTES as usize)) {
-            let page = if is_zeros(page) { Page::Zeros } else { Page::Bytes(page.into()) };
-            match self.pages.insert(start, page) {
-                Some(Page::Coming(_)) => self.coming -= 1,
-                Some(_) => continue,
-                None => {}
-            }
-            self.order.push_back(start);
-        }
-        while self.order.len() as u64 * PAGE_BYTES > self.bytes_max {
-            if let Some(oldest) = self.order.pop_front() {
-                self.pages.remove(&oldest);
             }
         }
     }
@@ -287,11 +270,12 @@ impl Cache {
 
     fn gather(&mut self, ranges: &[Range]) -> bool {
         self.buffer.clear();
-        for page in pages_of(ranges) {
-            match self.pages.get(&page) {
-                Some(Page::Bytes(bytes)) => self.buffer.extend_from_slice(bytes),
-                Some(Page::Zeros) => self.buffer.resize(self.buffer.len() + PAGE_BYTES as usize, 0),
-                Some(Page::Coming(_)) | None => return false,
+        for range in ranges {
+            let mut rest = *range;
+            while rest.bytes > 0 {
+                let Some(bytes) = self.pages.beginning(rest) else { return false };
+                self.buffer.extend_from_slice(bytes);
+                rest = Range::new(rest.start + bytes.len() as u64, rest.end());
             }
         }
         true
@@ -299,14 +283,15 @@ impl Cache {
 
     /// Asks for more of what a pull is to bring, and lets the seed go when all of it is here.
     fn pull_on(&mut self) -> Result<(), SourceError> {
+        let is_pull = |fetch: &&Fetch| fetch.is_pull;
         while let Some(at) = self.pull_at
             && self.source.is_some()
-            && self.fetches.values().filter(|fetch| fetch.is_pull).count() < PULL_READS_MAX
+            && self.fetches.iter().flatten().filter(is_pull).count() < PULL_READS_MAX
         {
-            let (missing, next) = self.missing_from(at);
+            let (missing, next) = self.pages.nowhere_from(at, PULL_READ_BYTES);
             if missing.is_empty() {
-                if self.coming == 0 {
-                    tracing::info!(bytes = self.granted.bytes(), "all pages of a seed are here; it is not needed more");
+                if self.pages.coming() == 0 {
+                    tracing::info!(bytes = self.pages.bytes(), "all pages of a seed are here; it is not needed more");
                     self.pull_at = None;
                     self.source = None;
                     self.is_independent.store(true, Ordering::Relaxed);
@@ -318,33 +303,11 @@ impl Cache {
         }
         Ok(())
     }
-
-    /// Some pages from an address on that nobody has asked for, and where to look on.
-    fn missing_from(&self, at: u64) -> (Vec<Range>, u64) {
-        let mut missing: Vec<Range> = Vec::new();
-        let mut bytes = 0;
-        let first = self.granted.runs().partition_point(|run| run.end() <= at);
-        for run in &self.granted.runs()[first..] {
-            for start in (run.start.max(at)..run.end()).step_by(PAGE_BYTES as usize) {
-                if self.pages.contains_key(&start) {
-                    continue;
-                }
-                if bytes == PULL_READ_BYTES {
-                    return (missing, start);
-                }
-                bytes += PAGE_BYTES;
-                match missing.last_mut() {
-                    Some(last) if last.end() == start => last.bytes += PAGE_BYTES,
-                    _ => missing.push(Range { start, bytes: PAGE_BYTES }),
-                }
-            }
-        }
-        (missing, u64::MAX)
-    }
 }
 
-fn pages_of(ranges: &[Range]) -> impl Iterator<Item = u64> {
-    ranges.iter().flat_map(|range| (range.start..range.end()).step_by(PAGE_BYTES as usize))
+fn pages_of(ranges: &[Range]) -> impl Iterator<Item = Range> {
+    let starts = ranges.iter().flat_map(|range| (range.start..range.end()).step_by(PAGE_BYTES as usize));
+    starts.map(|start| Range { start, bytes: PAGE_BYTES })
 }
 
 #[cfg(test)]
@@ -469,21 +432,23 @@ mod tests {
     fn what_came_first_goes_first_and_comes_again() {
         let memory = Memory::of(64);
         let mut cache = memory.cache();
-        cache.bytes_max = 16 * PAGE_BYTES;
+        cache.pages = Pages::new(Granted::of_range(memory.range(0, 64)), 16 * PAGE_BYTES);
         for token in 0..4 {
             for part in 0..8 {
                 let range = memory.range(part * 8, 8);
                 cache.begin(token * 8 + part, &[range]).expect("begun");
                 assert!(answers(&mut cache, 1)[0].1 == memory.content(&[range]));
-                assert!(cache.pages.len() <= 16 && cache.order.len() <= 16);
+                assert!(cache.pages.kept() <= 16);
             }
         }
-        assert_eq!(memory.asked(), 4 * 64);
+        // Pages of zeros take no room: they stay.
+        assert_eq!(memory.asked(), 64 + 3 * 42);
         // A read whose first part goes while it waits for its second.
-        let parts = [memory.range(48, 8), memory.range(0, 4)];
+        let parts = [memory.range(40, 8), memory.range(0, 4)];
         cache.begin(100, &parts).expect("begun");
         assert!(answers(&mut cache, 1)[0].1 == memory.content(&parts));
-        assert!(memory.asked() > 4 * 64 + 4, "some were asked for again");
+        // Each two that come again take the room of the next two.
+        assert_eq!(memory.asked(), 64 + 3 * 42 + 2 + 6);
     }
 
     #[test]
@@ -512,7 +477,7 @@ mod tests {
     fn what_is_too_large_is_not_pulled() {
         let memory = Memory::of(500);
         let mut cache = memory.cache();
-        cache.bytes_max = 499 * PAGE_BYTES;
+        cache.pages = Pages::new(Granted::of_range(memory.range(0, 500)), 499 * PAGE_BYTES);
         assert_eq!(cache.pull(), Err(PullError::TooLarge { bytes: 500 * PAGE_BYTES }));
     }
 }

@@ -65,16 +65,15 @@ pub(crate) fn run(host: &OwnedFd) -> io::Result<()> {
 /// Lets who waits for a page have `SIGBUS`.
 fn refuse(userfault: &Userfault, more: &mut Vec<Userfault>) -> Result<(), CallError> {
     let mut events = Vec::new();
-    while userfault.events(&mut events)? {
-        for event in events.drain(..) {
-            match event {
-                Event::Fault { address, .. } => {
-                    let page = Range { start: address & !(PAGE_BYTES - 1), bytes: PAGE_BYTES };
-                    userfault.poison(page)?;
-                }
-                Event::Forked(child) => more.push(child),
-                Event::Moved { .. } | Event::Removed(_) | Event::Unmapped(_) => {}
+    userfault.events(&mut events)?;
+    for event in events {
+        match event {
+            Event::Fault { address, .. } => {
+                let page = Range { start: address & !(PAGE_BYTES - 1), bytes: PAGE_BYTES };
+                userfault.poison(page)?;
             }
+            Event::Forked(child) => more.push(child),
+            Event::Moved { .. } | Event::Removed(_) | Event::Unmapped(_) => {}
         }
     }
     Ok(())

@@ -195,6 +195,14 @@ impl Ways {
 }
 
 impl PageSource for Lineage {
+    fn at_once(&mut self, range: Range) -> Result<Option<&[u8]>, SourceError> {
+        let (generation, start) = split(range.start);
+        match self.sources.get_mut(generation) {
+            Some(source) => source.at_once(Range { start, bytes: range.bytes }),
+            None => Err(SourceError::Refused(crate::seeds::Refusal::OutOfBounds)),
+        }
+    }
+
     fn begin(&mut self, token: u64, ranges: &[Range]) -> Result<(), SourceError> {
         if let [only] = &mut *self.sources {
             return only.begin(token, ranges);

@@ -32,8 +32,11 @@ use crate::source::{READ_RANGES_MAX, SourceError};
 /// The most pages that one fault brings: more gained nothing for processes that read everything.
 pub(crate) const WINDOW_PAGES_MAX: u64 = 32;
 
-/// And the fewest.
-const WINDOW_PAGES_MIN: u64 = 2;
+/// The next page comes with one where the way takes longer than the page itself, and where it is likely to be touched.
+const WINDOW_PAGES_NEXT: u64 = 2;
+
+/// That is where what was touched before is not farther away than this, in either direction.
+const NEAR_BYTES: u64 = 8 * PAGE_BYTES;
 
 /// So many spaces are served before it is looked for the first time which of them have ended.
 const SWEEP_MIN: usize = 64;
@@ -86,13 +89,17 @@ impl Space {
         Self { userfault, missing, name, watcher: None, changes: Changes::default(), window: 1, next: 0 }
     }
 
-    /// How much to bring for a fault where there are `bytes`: a page and the next, which costs less than the way to it,
-    /// and more if one after the other is touched.
+    /// How much to bring for a fault where there are `bytes`: `fewest` pages at least, and more if one after the other
+    /// is touched.
     fn widen(&mut self, address: u64, bytes: u64, fewest: u64) -> Range {
         self.window = if address == self.next { (self.window * 2).min(WINDOW_PAGES_MAX) } else { fewest };
         let range = Range { start: address, bytes: (self.window * PAGE_BYTES).min(bytes) };
         self.next = range.end();
         range
+    }
+
+    const fn is_near(&self, address: u64) -> bool {
+        address.abs_diff(self.next) <= NEAR_BYTES
     }
 }
 
@@ -150,6 +157,8 @@ struct Served {
     parked: VecDeque<(u64, u64)>,
     lesson: Option<Lesson>,
     burst: Burst,
+    /// What a space has told. Empty, but for its room.
+    events: Vec<Event>,
 }
 
 impl Pager {
@@ -172,6 +181,7 @@ impl Pager {
             parked: VecDeque::new(),
             lesson: None,
             burst: Burst::default(),
+            events: Vec::new(),
         };
         Ok(Self { source, lost: Arc::default(), served })
     }
@@ -185,6 +195,9 @@ impl Pager {
     pub(crate) fn run(mut self, told: &Receiver<News>, news: impl AsFd) -> io::Result<()> {
         let mut ready = [const { std::mem::MaybeUninit::uninit() }; 64];
         loop {
+            if self.look_closely() {
+                continue;
+            }
             let goes_on = self.served.burst.goes_on();
             let patience = match self.served.lesson {
                 _ if goes_on || self.source.wants_turns() => Some(&AT_ONCE),
@@ -226,11 +239,27 @@ impl Pager {
                         }
                     }
                     ANSWERS => self.collect(),
-                    id => self.served.take_events(id),
+                    id => _ = self.served.take_events(id),
                 }
             }
             self.settle();
         }
+    }
+
+    /// Looks for the next fault of a burst where the last came from. False: it is time to look at all who may have
+    /// something to say.
+    fn look_closely(&mut self) -> bool {
+        // Who waits for an answer waits for the source.
+        if !self.served.reads.is_empty() || self.source.wants_turns() {
+            return false;
+        }
+        let Some(id) = self.served.burst.closely() else { return false };
+        if self.served.take_events(id) {
+            self.settle();
+        }
+        // Who was given a page is to touch the next.
+        rustix::thread::sched_yield();
+        true
     }
 
     fn pull(&mut self) {
@@ -283,30 +312,44 @@ impl Pager {
             (Origin::File(file, offset), _) => give_from_file(space, page, file, offset),
             // Who touches it ends, and never sees zeros.
             (Origin::Seed(_), _) if self.lost.load(Ordering::Relaxed) => space.userfault.poison(page),
-            (Origin::Seed(from), bytes) => return self.ask(id, address, from, bytes),
+            (Origin::Seed(from), bytes) => {
+                if let Err(error) = self.bring(id, address, from, bytes) {
+                    self.lose(&error);
+                    self.served.faults.push_back((id, address));
+                }
+                return;
+            }
         };
         self.served.note_filled(id, page, filled);
     }
 
-    fn ask(&mut self, id: u64, address: u64, from: u64, bytes: u64) {
-        let served = &mut self.served;
+    /// Gives what is here of a page and those after it, or asks for them.
+    fn bring(&mut self, id: u64, address: u64, from: u64, bytes: u64) -> Result<(), SourceError> {
+        let Self { source, served, .. } = self;
         if served.reads.values().any(|read| read.brings(id, address, from)) {
-            return;
+            return Ok(());
         }
-        if served.reads.len() >= READS_FOR_CHILDREN_MAX {
+        let is_here = source.is_here(from);
+        if !is_here && served.reads.len() >= READS_FOR_CHILDREN_MAX {
             served.parked.push_back((id, address));
-            return;
+            return Ok(());
         }
-        let Some(space) = served.spaces.get_mut(&id) else { return };
+        let Some(space) = served.spaces.get_mut(&id) else { return Ok(()) };
         // What is learned is what was touched and nothing else.
         let is_lesson = served.lesson.as_ref().is_some_and(|lesson| lesson.space == id);
-        let range = space.widen(address, bytes, if is_lesson { 1 } else { WINDOW_PAGES_MIN });
+        let brings_next = !is_lesson && (!is_here || space.is_near(address));
+        let range = space.widen(address, bytes, if brings_next { WINDOW_PAGES_NEXT } else { 1 });
+        let asked = Range { start: from, bytes: range.bytes };
+        if let Some(pages) = source.at_once(asked)? {
+            let range = Range { start: address, bytes: pages.len() as u64 };
+            space.next = range.end();
+            served.receive(&Read { space: id, range, from }, pages);
+            return Ok(());
+        }
         let token = served.read_next;
         served.read_next += 1;
         served.reads.insert(token, Read { space: id, range, from });
-        if let Err(error) = self.source.begin(token, &[Range { start: from, bytes: range.bytes }]) {
-            self.lose(&error);
-        }
+        source.begin(token, &[asked])
     }
 
     /// Takes the answers that have come.
@@ -377,41 +420,39 @@ impl Served {
         }
     }
 
-    /// Notes what has changed in a space, in order, and keeps its faults.
-    fn take_events(&mut self, id: u64) {
-        let Some(mut space) = self.spaces.remove(&id) else { return };
-        let mut events = Vec::new();
-        let outcome = loop {
-            match space.userfault.events(&mut events) {
-                Ok(true) => {}
-                outcome => break outcome,
-            }
-        };
-        for event in events {
+    /// Notes what has changed in a space, in order, and keeps its faults. False: there was nothing.
+    fn take_events(&mut self, id: u64) -> bool {
+        let Self { spaces, events, faults, burst, guard, .. } = self;
+        let Some(space) = spaces.get_mut(&id) else { return false };
+        let outcome = space.userfault.events(events);
+        let mut forks = Vec::new();
+        for event in events.drain(..) {
             match event {
                 Event::Fault { address, thread } => {
-                    self.burst.note(thread);
-                    self.faults.push_back((id, address & !(PAGE_BYTES - 1)));
+                    burst.note(id, thread);
+                    faults.push_back((id, address & !(PAGE_BYTES - 1)));
                 }
                 Event::Removed(range) => space.missing.give_up(range),
                 Event::Unmapped(range) => space.changes.unmapped(&mut space.missing, range),
                 Event::Moved { from, to } => space.changes.moved(&mut space.missing, from, to),
                 Event::Forked(userfault) => {
                     // Who does not want to know any more has gone.
-                    space.watcher = space.watcher.filter(|watcher| watcher.send(space.missing.clone()).is_ok());
+                    space.watcher = space.watcher.take().filter(|who| who.send(space.missing.clone()).is_ok());
                     let child = Space::new(userfault, space.missing.clone(), None);
-                    let held = guard::hold(&*self.guard, &child.userfault);
-                    if let Err(error) = held.and_then(|()| self.add(child)) {
-                        tracing::error!(%error, "cannot serve a child's own child; it waits until it is killed");
-                    }
+                    forks.push(guard::hold(&**guard, &child.userfault).map(|()| child));
                 }
             }
         }
-        if let Err(error) = outcome {
-            tell_stuck(&error);
-        }
         space.changes.settle(&mut space.missing, &space.userfault);
-        self.spaces.insert(id, space);
+        for child in forks {
+            if let Err(error) = child.and_then(|child| self.add(child)) {
+                tracing::error!(%error, "cannot serve a child's own child; it waits until it is killed");
+            }
+        }
+        outcome.unwrap_or_else(|error| {
+            tell_stuck(&error);
+            false
+        })
     }
 
     /// Looks at what changes a space. Who changes it may have to come to say so, or to go on.
@@ -448,11 +489,15 @@ impl Served {
     fn complete(&mut self, token: u64, pages: &[u8]) {
         let Some(read) = self.reads.remove(&token) else { return };
         assert_eq!(read.range.bytes, pages.len() as u64, "an answer is as long as was asked for");
-        if let Err(error) = self.place(&read, pages) {
+        self.receive(&read, pages);
+    }
+
+    fn receive(&mut self, read: &Read, pages: &[u8]) {
+        if let Err(error) = self.place(read, pages) {
             tell_stuck(&error);
         }
         if let Some(lesson) = self.lesson.as_mut().filter(|lesson| lesson.space == read.space) {
-            lesson.learn(&read, pages);
+            lesson.learn(read, pages);
         }
     }
 

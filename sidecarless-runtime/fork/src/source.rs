@@ -75,6 +75,16 @@ pub struct Learned {
 
 /// The memory of a seed, as it was when it was prepared.
 pub trait PageSource: Send {
+    /// The bytes of whole pages, of as many as lie together, from the beginning of a range on. None: they have to be
+    /// asked for.
+    ///
+    /// # Errors
+    /// The seed is lost.
+    fn at_once(&mut self, range: Range) -> Result<Option<&[u8]>, SourceError> {
+        let _ = range;
+        Ok(None)
+    }
+
     /// Begins a read of whole pages at the seed's addresses. Its answer comes from [`answers`](Self::answers), under
     /// the token, which no other read that is under way may have.
     ///

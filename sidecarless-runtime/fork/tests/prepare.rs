@@ -1,5 +1,9 @@
 //! A process that is prepared is described as it is and goes on as it was.
 
+#[allow(dead_code, reason = "other tests use the rest of it")]
+#[path = "programs/hoard.rs"]
+mod hoard;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -91,6 +95,25 @@ fn a_file_that_is_gone_is_read_from_the_seed() {
     let start = content.windows(64).position(|part| part == &bytes[..64]).expect("a part of the file");
     let length = bytes.len().min(content.len() - start);
     assert!(bytes[..length] == content[start..start + length], "what the file has");
+}
+
+/// The seed shares its memory with the process. Who reads it must not make it have a copy.
+#[test]
+fn a_seed_that_is_read_shares_its_memory_as_before() {
+    const BYTES: u64 = 16 << 20;
+    let hoard = hoard::Hoard::start(BYTES);
+    let prepared = prepare(hoard.pid()).expect("prepared");
+    let private_kib = || {
+        let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", prepared.seed.pid())).expect("its memory");
+        let lines = text.lines().filter(|line| line.starts_with("Private_"));
+        lines.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum::<u64>()
+    };
+    let before = private_kib();
+    let mut bytes = vec![0; BYTES as usize];
+    prepared.seed.memory().read_ranges(&[hoard.data], &mut bytes).expect("read");
+    assert!(hoard.is_right(hoard.data.start, &bytes), "what it has");
+    let more = private_kib().saturating_sub(before);
+    assert!(more < BYTES >> 14, "{more} KiB were copied");
 }
 
 #[test]

@@ -226,22 +226,27 @@ impl Userfault {
         Self { file: File::from(fd) }
     }
 
-    /// Appends the events that have come. False: there were none.
+    /// Appends all events that have come. False: there were none.
     ///
     /// # Errors
     /// `read`'s.
     pub fn events(&self, into: &mut Vec<Event>) -> Result<bool, CallError> {
         let mut bytes = [0_u8; EVENTS_READ * EVENT_BYTES];
-        let read = loop {
+        let before = into.len();
+        loop {
             match (&self.file).read(&mut bytes) {
-                Ok(read) => break read,
+                Ok(read) => {
+                    into.extend(bytes[..read].chunks_exact(EVENT_BYTES).filter_map(event));
+                    // There were no more, then.
+                    if read < bytes.len() {
+                        return Ok(true);
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(into.len() > before),
                 Err(error) => return Err(CallError { call: "read(userfaultfd)", source: error }),
             }
-        };
-        into.extend(bytes[..read].chunks_exact(EVENT_BYTES).filter_map(event));
-        Ok(true)
+        }
     }
 
     fn fill(&self, call: &'static str, request: c_ulong, range: Range) -> Result<Placed, CallError> {

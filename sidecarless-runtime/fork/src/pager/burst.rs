@@ -1,5 +1,8 @@
 //! Faults that come one soon after the other: the next is looked for without sleeping, on the core of who touches the
 //! pages. To be woken, and to wake somebody elsewhere, takes several times as long as to give a page.
+//!
+//! It is looked for where the last came from, because to ask who of all children has one takes as long as to hear of
+//! it. The others get their turn, too.
 
 use std::time::{Duration, Instant};
 
@@ -11,6 +14,8 @@ const EXPECTED: Duration = Duration::from_micros(50);
 const FAULTS_MIN: u32 = 4;
 /// After so many more it is looked anew where that is.
 const FAULTS_BESIDE: u32 = 256;
+/// So often it is looked at one child before it is looked at all.
+const LOOKS_MAX: u32 = 16;
 
 /// How the faults come.
 #[derive(Debug, Default)]
@@ -18,28 +23,45 @@ pub(super) struct Burst {
     /// How many have come in a row.
     faults: u32,
     until: Option<Instant>,
+    /// Whether one came since the clock was looked at.
+    is_fresh: bool,
+    /// Where the last came from.
+    space: u64,
+    /// How often it was looked there since it was looked at all.
+    looks: u32,
     beside: Option<Beside>,
 }
 
 impl Burst {
     /// Notes a fault of a thread, by the number that it has in its own namespace: where that is not ours the core is
     /// another one's, which is no worse than slower.
-    pub(super) fn note(&mut self, thread: u32) {
+    pub(super) fn note(&mut self, space: u64, thread: u32) {
         self.faults += 1;
+        self.space = space;
         if self.faults >= FAULTS_MIN && (self.faults - FAULTS_MIN).is_multiple_of(FAULTS_BESIDE) {
             // It goes back to where it may run before it goes elsewhere.
             self.beside = None;
             self.beside = i32::try_from(thread).ok().and_then(Beside::running);
         }
-        self.until = Some(Instant::now() + EXPECTED);
+        self.is_fresh = true;
     }
 
     /// Whether another is expected at once.
     pub(super) fn goes_on(&mut self) -> bool {
+        if std::mem::take(&mut self.is_fresh) {
+            self.until = Some(Instant::now() + EXPECTED);
+            return true;
+        }
         let goes_on = self.until.is_some_and(|until| Instant::now() < until);
         if !goes_on && self.until.is_some() {
             *self = Self::default();
         }
         goes_on
+    }
+
+    /// The space to look at without looking at the others. None: it is their turn.
+    pub(super) fn closely(&mut self) -> Option<u64> {
+        self.looks = (self.looks + 1) % LOOKS_MAX;
+        (self.looks > 0 && self.goes_on()).then_some(self.space)
     }
 }

@@ -31,9 +31,9 @@ const FRAME_BYTES: u64 = 2 * PAGE_BYTES;
 #[derive(Debug)]
 pub(super) struct Warm {
     /// What would come when it is touched, too.
-    pub(super) learned: Learned,
+    pub(super) learned: Arc<Learned>,
     /// What has to be there.
-    in_place: Learned,
+    in_place: Arc<Learned>,
     /// What each child gets of its own.
     pub(super) shared: Contents,
 }
@@ -90,8 +90,8 @@ impl Family {
         let news = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?;
         let theirs = news.try_clone()?;
         let mut cache = Cache::new(source, Granted::with_ancestors(&descriptor));
-        cache.keep(&warm.learned);
-        cache.keep(&warm.in_place);
+        cache.take_over(Arc::clone(&warm.learned));
+        cache.take_over(Arc::clone(&warm.in_place));
         let independent = cache.is_independent();
         let pager = Pager::new(cache, Arc::clone(&host.guard), &news)?;
         let lost = pager.lost();
@@ -233,7 +233,7 @@ impl Warm {
         learned.ranges.extend(&first[..firsts]);
         learned.pages.append(&mut pages);
         let shared = Contents::read(descriptor, source)?;
-        Ok(Self { learned, in_place, shared })
+        Ok(Self { learned: Arc::new(learned), in_place: Arc::new(in_place), shared })
     }
 
     /// Writes what cannot come later into a template.

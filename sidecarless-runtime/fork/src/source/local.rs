@@ -44,7 +44,24 @@ impl LocalSource {
     }
 }
 
+impl Memory {
+    fn read(&self, ranges: &[Range], into: &mut [u8]) -> Result<(), SourceError> {
+        match self {
+            Self::Own(memory) => Ok(memory.read_ranges(ranges, into)?),
+            Self::Granted(reader) => Ok(reader.read(ranges, into)?),
+        }
+    }
+}
+
 impl PageSource for LocalSource {
+    fn at_once(&mut self, range: Range) -> Result<Option<&[u8]>, SourceError> {
+        let bytes = check_size(&[range], 0)? as usize;
+        self.pages.resize(bytes.max(self.pages.len()), 0);
+        let pages = &mut self.pages[..bytes];
+        self.memory.read(&[range], pages)?;
+        Ok(Some(pages))
+    }
+
     fn begin(&mut self, token: u64, ranges: &[Range]) -> Result<(), SourceError> {
         check_size(ranges, self.begun.len())?;
         self.ranges.extend(ranges);
@@ -59,10 +76,7 @@ impl PageSource for LocalSource {
             let bytes: u64 = ranges.iter().map(|range| range.bytes).sum();
             self.pages.resize((bytes as usize).max(self.pages.len()), 0);
             let pages = &mut self.pages[..bytes as usize];
-            match &self.memory {
-                Memory::Own(memory) => memory.read_ranges(ranges, pages)?,
-                Memory::Granted(reader) => reader.read(ranges, pages)?,
-            }
+            self.memory.read(ranges, pages)?;
             each(token, pages);
             start = end;
         }

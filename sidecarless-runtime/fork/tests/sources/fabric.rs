@@ -11,7 +11,7 @@ use ramet_rdma::{Device, OpenError};
 use ramet_sys::Range;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::patterned::Target;
+use crate::patterned::{PAGE_BYTES, Target};
 
 pub(crate) const GROUPS: u64 = 256;
 /// How long anything may take that a test waits for.
@@ -132,10 +132,20 @@ pub(crate) fn collect(source: &mut dyn PageSource, count: usize) -> Result<Vec<(
     Ok(answers)
 }
 
-/// Reads one range.
+/// Reads one range, in every way that there is.
 pub(crate) fn read(source: &mut dyn PageSource, range: Range) -> Result<Vec<u8>, SourceError> {
+    let at_once = source.at_once(range)?.map(<[u8]>::to_vec);
     source.begin(7, &[range])?;
     let mut answers = collect(source, 1)?;
     assert_eq!(answers[0].0, 7);
-    Ok(answers.remove(0).1)
+    let pages = answers.remove(0).1;
+    if let Some(beginning) = at_once {
+        assert!(
+            !beginning.is_empty() && (beginning.len() as u64).is_multiple_of(PAGE_BYTES),
+            "{} bytes",
+            beginning.len()
+        );
+        assert!(pages.starts_with(&beginning), "what is had at once is what is had later");
+    }
+    Ok(pages)
 }

@@ -94,6 +94,9 @@ pub(crate) fn what_is_not_granted_is_not_read(fabric: &Fabric) {
         let mut source = fabric.open();
         let outcome = source.begin(7, &[own, range]).and_then(|()| collect(source.as_mut(), 1));
         assert!(matches!(outcome, Err(SourceError::Refused(_))), "{range:x?}: {outcome:?}");
+        let mut source = fabric.open();
+        let outcome = source.at_once(range);
+        assert!(matches!(outcome, Ok(None) | Err(SourceError::Refused(_))), "{range:x?}: {outcome:?}");
     }
 }
 
