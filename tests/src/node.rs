@@ -314,7 +314,7 @@ pub fn ramet_without_privilege(arguments: &[&str]) -> Option<Output> {
 /// Says that something was not tested, and why.
 pub fn skipped(why: &str) {
     eprintln!("skipped: {why}");
-    if let Some(file) = std::env::var_os("RAMET_SKIPS") {
+    if let Some(file) = std::env::var_os("RAMET_TEST_SKIPS") {
         let file = std::fs::OpenOptions::new().create(true).append(true).open(file);
         // The summary is a courtesy; the line above is the record.
         let _ = file.and_then(|mut file| writeln!(file, "{why}"));

@@ -74,7 +74,7 @@ pub(crate) struct Args {
     /// Memory of each guest
     #[arg(long, value_name = "MIB", default_value_t = run::MEMORY_MIB)]
     memory: u32,
-    /// A folder in which the guests can leave files, `$RAMET_VM_OUT` for them
+    /// A folder in which the guests can leave files, `$XTASK_VM_OUT` for them
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
     /// Look for a newer kernel than the one in the cache

@@ -38,7 +38,7 @@ fn main() -> Result<()> {
         return Ok(ramet_fork::zygote::run(io::stdin().as_fd().try_clone_to_owned()?)?);
     }
     let rounds = argument.map_or(Ok(5), |argument| argument.parse()).context("the argument is how many rounds")?;
-    let device = Device::open(std::env::var("RAMET_VM_DEVICE").ok().as_deref())?;
+    let device = Device::open(std::env::var("XTASK_VM_DEVICE").ok().as_deref())?;
     let bench = Bench { device, ip: ip()?, rounds };
     let reads = bench.reads()?;
     let pulls = bench.pulls()?;
@@ -55,7 +55,7 @@ fn main() -> Result<()> {
 }
 
 fn ip() -> Result<IpAddr> {
-    match std::env::var("RAMET_VM_ADDRESS") {
+    match std::env::var("XTASK_VM_ADDRESS") {
         Ok(ip) => Ok(ip.parse()?),
         Err(_) => Ok(Ipv4Addr::LOCALHOST.into()),
     }

@@ -24,6 +24,10 @@ pub const ENVIRONMENT_PREFIX: &str = "RAMET_";
 pub const ENVIRONMENT_CONFIG: &str = "RAMET_CONFIG";
 /// The variable with a seed's key, which is `ramet fork resume`'s and no setting.
 pub const ENVIRONMENT_FORK_KEY: &str = "RAMET_FORK_KEY";
+/// Variables that are others' and no settings: the loader's, and those that a node tells its instances, which may run
+/// `ramet`, too.
+pub(crate) const ENVIRONMENT_OTHERS: [&str; 4] =
+    ["RAMET_EBPF_OBJECT", "RAMET_NAMESPACE", "RAMET_FUNCTION", "RAMET_INSTANCE"];
 /// Variables with this prefix are for tests and no settings.
 pub const ENVIRONMENT_TEST_PREFIX: &str = "RAMET_TEST_";
 /// The most gateway workers.

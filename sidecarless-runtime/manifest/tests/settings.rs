@@ -103,6 +103,11 @@ fn the_environment_has_the_last_word() {
         ("RAMET_TLS__KEY", "key.pem"),
         ("RAMET_ADMIN", ""),
         ("RAMET_CONFIG", "/etc/ramet.toml"),
+        ("RAMET_FORK_KEY", "0123"),
+        ("RAMET_EBPF_OBJECT", "/tmp/ramet.bpf.o"),
+        ("RAMET_NAMESPACE", "default"),
+        ("RAMET_FUNCTION", "resize"),
+        ("RAMET_INSTANCE", "7"),
         ("RAMET_TEST_KEEP", "1"),
         ("HOME", "/root"),
     ];

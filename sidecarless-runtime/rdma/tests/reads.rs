@@ -17,7 +17,7 @@ const UNTOUCHED: u8 = 0xa5;
 
 /// Without a device there is nothing to test; in a guest there is one.
 fn device() -> Option<Device> {
-    let guests = std::env::var("RAMET_VM_DEVICE").ok();
+    let guests = std::env::var("XTASK_VM_DEVICE").ok();
     match Device::open(guests.as_deref()) {
         Ok(device) => Some(device),
         Err(error) => {
@@ -29,7 +29,7 @@ fn device() -> Option<Device> {
 }
 
 fn address(device: &Device) -> Address {
-    let ip = std::env::var("RAMET_VM_ADDRESS").ok().and_then(|ip| ip.parse().ok());
+    let ip = std::env::var("XTASK_VM_ADDRESS").ok().and_then(|ip| ip.parse().ok());
     device.address(ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)))
 }
 
@@ -96,7 +96,7 @@ fn pagings(device: &Device) -> Vec<Paging> {
         return vec![Paging::Pinned];
     }
     if !sings(&mut Rig::new(device), Paging::OnDemand) {
-        assert!(std::env::var_os("RAMET_VM_DEVICE").is_none(), "a guest's packets have room for a page");
+        assert!(std::env::var_os("XTASK_VM_DEVICE").is_none(), "a guest's packets have room for a page");
         eprintln!("skipped: paging on demand, which this device does wrongly with packets shorter than a page");
         return vec![Paging::Pinned];
     }
@@ -270,7 +270,7 @@ fn revocation_while_reads_are_under_way_gives_the_right_bytes_or_none() {
 fn what_a_device_reads_wrongly_is_found_out() {
     let Some(device) = device() else { return };
     assert!(sings(&mut Rig::new(&device), Paging::Pinned), "pinned pages are read as they are");
-    if std::env::var_os("RAMET_VM_DEVICE").is_none() {
+    if std::env::var_os("XTASK_VM_DEVICE").is_none() {
         eprintln!("skipped: only in a guest is a device with short packets made");
         return;
     }

@@ -1,13 +1,13 @@
 #!/bin/sh
 # The guest's first process, twice: in the initramfs it puts the host's tree under the guest's own, and there it is
 # started again, to run the command. Everything that it needs of the host lies in RUN, the run's own shared folder.
-# The kernel puts RAMET_VM_ROLE, RAMET_VM_KERNEL, RAMET_VM_ADDRESS and RAMET_VM_PEER into our environment, from its
+# The kernel puts XTASK_VM_ROLE, XTASK_VM_KERNEL, XTASK_VM_ADDRESS and XTASK_VM_PEER into our environment, from its
 # command line.
 
 GUEST=/run/ramet-guest
 RUN=/run/ramet-vm
-export RAMET_VM_OUT=/run/ramet-vm-out
-export RAMET_VM_DEVICE=rxe0
+export XTASK_VM_OUT=/run/ramet-vm-out
+export XTASK_VM_DEVICE=rxe0
 NINEP=trans=virtio,version=9p2000.L,msize=512000
 
 # A guest that cannot go on says so on its console and ends; without an exit code the host knows that it was not the
@@ -46,10 +46,10 @@ first_stage() {
         die "cannot mount the overlay"
     mkdir -p /root/proc /root/sys /root/dev /root/run
     mount -t tmpfs -o mode=755 tmpfs /root/run || die "cannot mount a tmpfs"
-    mkdir "/root$GUEST" "/root$RUN" "/root$RAMET_VM_OUT"
+    mkdir "/root$GUEST" "/root$RUN" "/root$XTASK_VM_OUT"
     cp /bin/busybox /init "/root$GUEST/"
     mount -t 9p -o "$NINEP,cache=none" run "/root$RUN" || die "cannot mount the run's folder"
-    mount -t 9p -o "$NINEP,cache=none" out "/root$RAMET_VM_OUT" || die "cannot mount the folder for results"
+    mount -t 9p -o "$NINEP,cache=none" out "/root$XTASK_VM_OUT" || die "cannot mount the folder for results"
     mount_kernel_file_systems /root
     umount /proc /sys /dev
     exec switch_root /root "$GUEST/busybox" sh "$GUEST/init" second
@@ -78,8 +78,8 @@ start_network() {
     ip link set lo up
     # Packets with room for a page: paging on demand of 6.18 reads wrongly with shorter ones.
     ip link set eth0 mtu 9000 up || die "there is no eth0"
-    ip addr add "$RAMET_VM_ADDRESS/24" dev eth0 || die "cannot give eth0 its address"
-    rdma link add "$RAMET_VM_DEVICE" type rxe netdev eth0 || die "cannot make the soft-RoCE device"
+    ip addr add "$XTASK_VM_ADDRESS/24" dev eth0 || die "cannot give eth0 its address"
+    rdma link add "$XTASK_VM_DEVICE" type rxe netdev eth0 || die "cannot make the soft-RoCE device"
 }
 
 # The device of a port appears when the host's side of it has been heard.
@@ -121,7 +121,7 @@ second_stage() {
     export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
     mount_the_rest
     start_network
-    hostname "ramet-$RAMET_VM_ROLE"
+    hostname "ramet-$XTASK_VM_ROLE"
     # Our own limit is the kernel's very first; programs expect what a system's first process gives.
     ulimit -Hn 1048576
     ulimit -Sn 1024
@@ -129,12 +129,12 @@ second_stage() {
     out="$(port out)"
     err="$(port err)"
     [ -c "$out" ] && [ -c "$err" ] || die "the ports for the command's output are not there"
-    touch "$RUN/ready.$RAMET_VM_ROLE"
-    [ "$RAMET_VM_ROLE" = peer ] || [ "$RAMET_VM_PEER" = none ] || wait_for_peer
+    touch "$RUN/ready.$XTASK_VM_ROLE"
+    [ "$XTASK_VM_ROLE" = peer ] || [ "$XTASK_VM_PEER" = none ] || wait_for_peer
     # Pipes without a name, as every program expects: what is forked can be given others in their place.
     {
         {
-            setsid /bin/sh "$RUN/script.$RAMET_VM_ROLE" </dev/null
+            setsid /bin/sh "$RUN/script.$XTASK_VM_ROLE" </dev/null
             echo $? >$GUEST/code.tmp && mv $GUEST/code.tmp $GUEST/code
         } 2>&1 >&3 3>&- | cat >"$err"
     } 3>&1 | cat >"$out" &
@@ -145,7 +145,7 @@ second_stage() {
     wait_a_little $pipes
     code="$(cat $GUEST/code)"
     # Renamed, so that the host never reads half of it.
-    echo $code >"$RUN/rc.tmp.$RAMET_VM_ROLE" && mv "$RUN/rc.tmp.$RAMET_VM_ROLE" "$RUN/rc.$RAMET_VM_ROLE"
+    echo $code >"$RUN/rc.tmp.$XTASK_VM_ROLE" && mv "$RUN/rc.tmp.$XTASK_VM_ROLE" "$RUN/rc.$XTASK_VM_ROLE"
     end
 }
 

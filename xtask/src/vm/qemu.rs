@@ -166,7 +166,7 @@ impl Machine<'_> {
         };
         format!(
             "console=ttyS0 quiet panic=-1 oops=panic mitigations=off nowatchdog no_timer_check net.ifnames=0 \
-             RAMET_VM_ROLE={} RAMET_VM_ADDRESS={} RAMET_VM_PEER={peer} RAMET_VM_KERNEL={}",
+             XTASK_VM_ROLE={} XTASK_VM_ADDRESS={} XTASK_VM_PEER={peer} XTASK_VM_KERNEL={}",
             role.name(),
             role.address(),
             self.series
@@ -202,7 +202,8 @@ mod tests {
         let line = line(Role::Command, Link::Alone);
         assert!(line.contains("id=root,security_model=none,multidevs=remap,readonly=on,path=/ "), "{line}");
         assert!(line.contains("id=run,security_model=none,multidevs=remap,path=/tmp/a,,b/shared "), "{line}");
-        assert!(line.contains("RAMET_VM_PEER=none"), "{line}");
+        assert!(line.contains("XTASK_VM_PEER=none"), "{line}");
+        assert!(!line.contains("RAMET_"), "ramet takes its settings from variables that begin so: {line}");
     }
 
     #[test]
@@ -210,7 +211,7 @@ mod tests {
         let (first, second) = (line(Role::Command, Link::Pair), line(Role::Peer, Link::Pair));
         assert!(first.contains("server=on,addr.type=unix,addr.path=/tmp/a,,b/link"), "{first}");
         assert!(second.contains("server=off,addr.type=unix,addr.path=/tmp/a,,b/link"), "{second}");
-        assert!(first.contains("RAMET_VM_ADDRESS=10.77.0.1 RAMET_VM_PEER=10.77.0.2"), "{first}");
-        assert!(second.contains("RAMET_VM_ADDRESS=10.77.0.2 RAMET_VM_PEER=10.77.0.1"), "{second}");
+        assert!(first.contains("XTASK_VM_ADDRESS=10.77.0.1 XTASK_VM_PEER=10.77.0.2"), "{first}");
+        assert!(second.contains("XTASK_VM_ADDRESS=10.77.0.2 XTASK_VM_PEER=10.77.0.1"), "{second}");
     }
 }

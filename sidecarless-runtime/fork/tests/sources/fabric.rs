@@ -48,7 +48,7 @@ pub(crate) fn rdma() -> Option<Fabric> {
     match device() {
         Ok(_) => Some(Fabric::new(Way::Rdma)),
         Err(error) => {
-            assert!(std::env::var_os("RAMET_VM_DEVICE").is_none(), "{error}");
+            assert!(std::env::var_os("XTASK_VM_DEVICE").is_none(), "{error}");
             eprintln!("skipped: {error}");
             None
         }
@@ -56,7 +56,7 @@ pub(crate) fn rdma() -> Option<Fabric> {
 }
 
 fn device() -> Result<Device, OpenError> {
-    Device::open(std::env::var("RAMET_VM_DEVICE").ok().as_deref())
+    Device::open(std::env::var("XTASK_VM_DEVICE").ok().as_deref())
 }
 
 impl Fabric {
@@ -66,13 +66,13 @@ impl Fabric {
         let held = seeds.prepare(target.pid(), Terms { lease: LEASE }).expect("prepared");
         let host = match way {
             // A device is reached where the host is.
-            Way::Rdma => std::env::var("RAMET_VM_ADDRESS").unwrap_or_else(|_| "127.0.0.1".to_owned()),
+            Way::Rdma => std::env::var("XTASK_VM_ADDRESS").unwrap_or_else(|_| "127.0.0.1".to_owned()),
             _ => "127.0.0.1".to_owned(),
         };
         let listener = TcpListener::bind((host, 0)).expect("a listener");
         let server = match way {
             Way::Rdma => {
-                let agent = Agent::new(std::env::var("RAMET_VM_DEVICE").ok());
+                let agent = Agent::new(std::env::var("XTASK_VM_DEVICE").ok());
                 PageServer::start_with_agent(listener, Arc::clone(&seeds), Arc::new(agent))
             }
             _ => PageServer::start(listener, Arc::clone(&seeds)),

@@ -5,9 +5,9 @@ use std::path::{Path as FilePath, PathBuf};
 use std::time::Duration;
 
 use super::{
-    CONNECTIONS_MAX, ENVIRONMENT_CONFIG, ENVIRONMENT_FORK_KEY, ENVIRONMENT_PREFIX, ENVIRONMENT_TEST_PREFIX,
-    ForkSettings, GatewaySettings, HEADER_BYTES, LEASE_MAX, LogFormat, LogLevel, LogSettings, NodeSettings,
-    SEEDS_BYTES, SEEDS_MAX, Surroundings, TlsSettings, Transport, UID_BASE, WORKERS_MAX,
+    CONNECTIONS_MAX, ENVIRONMENT_CONFIG, ENVIRONMENT_FORK_KEY, ENVIRONMENT_OTHERS, ENVIRONMENT_PREFIX,
+    ENVIRONMENT_TEST_PREFIX, ForkSettings, GatewaySettings, HEADER_BYTES, LEASE_MAX, LogFormat, LogLevel, LogSettings,
+    NodeSettings, SEEDS_BYTES, SEEDS_MAX, Surroundings, TlsSettings, Transport, UID_BASE, WORKERS_MAX,
 };
 use crate::decode::{self, At, Fields, pool, scalar};
 use crate::errors::Errors;
@@ -45,7 +45,8 @@ pub(super) fn settings(
 /// Lays the variables that are settings over the file's fields. An empty variable is as good as none.
 fn overlay(root: &mut Node, environment: impl IntoIterator<Item = (String, String)>, report: &mut Report) {
     for (name, text) in environment {
-        let is_other = [ENVIRONMENT_CONFIG, ENVIRONMENT_FORK_KEY].contains(&name.as_str());
+        let own = [ENVIRONMENT_CONFIG, ENVIRONMENT_FORK_KEY];
+        let is_other = own.iter().chain(&ENVIRONMENT_OTHERS).any(|other| *other == name);
         let ignored = is_other || name.starts_with(ENVIRONMENT_TEST_PREFIX);
         let Some(rest) = name.strip_prefix(ENVIRONMENT_PREFIX).filter(|_| !ignored && !text.is_empty()) else {
             continue;
