@@ -20,6 +20,11 @@ spec: {steps: [{function: hostile}], deadline: 700ms}
 ---
 apiVersion: ramet.dev/v1alpha1
 kind: Chain
+metadata: {name: patient, namespace: evil}
+spec: {steps: [{function: hostile}], deadline: 25s}
+---
+apiVersion: ramet.dev/v1alpha1
+kind: Chain
 metadata: {name: neighbour, namespace: evil}
 spec: {steps: [{function: neighbour}], deadline: 2s}
 ---
@@ -85,6 +90,23 @@ fn a_head_that_goes_to_the_wrong_worker_is_found() {
         }
         node.wait_all_slots_free();
         assert_eq!(node.instances("hostile"), before, "{transport}: nobody had to be replaced for it");
+    }
+}
+
+/// I1, I2: who dies between the two steps of a send, handing over and telling, has handed over to somebody who knows
+/// nothing of it. In S mode the kernel does both or neither.
+#[test]
+fn what_was_handed_over_and_never_told_of_comes_back() {
+    for transport in ["ring", "socket"] {
+        let node = Node::start(&Start::new(transport, MANIFEST)).expect("it runs everywhere");
+        for rule in ["half a reply", "half a return"] {
+            let answer = eventually("the hostile function to be there again", || {
+                let answer = node.post("/patient", rule.as_bytes());
+                (answer.status != 503).then_some(answer)
+            });
+            assert_eq!(answer.status, 502, "{transport}, {rule}: long before the deadline");
+            node.wait_all_slots_free();
+        }
     }
 }
 

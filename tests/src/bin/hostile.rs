@@ -6,6 +6,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use ramet_common::descriptor::{WANT_HEAD, want_aux};
 use ramet_common::{
     ABI, DESCRIPTOR_BYTES, FunctionId, Generation, InstanceId, Kind, PacketDescriptor, RequestId, SlotIndex,
 };
@@ -27,30 +28,37 @@ fn main() {
     control.send(&FromInstance::Hello { abi: ABI, sdk: "hostile".to_owned() }, &[]).expect("hello");
     let (first, fds) = control.receive::<Numbered<ToInstance>>().expect("join");
     let ToInstance::Join(join) = first.message else { panic!("expected to join") };
-    let (pool, endpoint) = enter(&join, fds);
+    let (hands, endpoint) = enter(&join, fds);
     control.send(&FromInstance::Applied { sequence: first.sequence }, &[]).expect("applied");
     control.send(&FromInstance::Ready, &[]).expect("ready");
     let links = endpoint.links.clone();
     let listener = Arc::clone(&control);
     std::thread::spawn(move || listen(&listener, links.as_deref()));
-    serve(&join, &pool, endpoint);
+    serve(&join, &hands, endpoint);
 }
 
-fn enter(join: &Join, mut fds: Vec<OwnedFd>) -> (Pool, Endpoint) {
+/// What it can put its hands on.
+struct Hands {
+    pool: Pool,
+    /// In S mode it is the kernel's.
+    ledger: Option<Ledger>,
+}
+
+fn enter(join: &Join, mut fds: Vec<OwnedFd>) -> (Hands, Endpoint) {
     let rest = fds.split_off(1);
     let pool = Pool::attach(fds[0].as_fd(), join.layout).expect("pool");
-    let endpoint = match join.transport {
+    match join.transport {
         TransportKind::SkMsg => {
             let [tcp, unix] = <[OwnedFd; 2]>::try_from(rest).expect("two sockets");
-            skmsg::endpoint(tcp, unix, None)
+            (Hands { pool, ledger: None }, skmsg::endpoint(tcp, unix, None))
         }
         kind => {
             let ledger = Ledger::map(rest[0].as_fd(), 0, join.layout.slots()).expect("ledger");
             let me = Member { instance: join.instance, owner: join.instance };
-            lanes::endpoint(kind, me, Arc::new(ledger), Patience::none()).expect("endpoint")
+            let endpoint = lanes::endpoint(kind, me, Arc::new(ledger.clone()), Patience::none()).expect("endpoint");
+            (Hands { pool, ledger: Some(ledger) }, endpoint)
         }
-    };
-    (pool, endpoint)
+    }
 }
 
 /// Plays along with the supervisor.
@@ -80,21 +88,35 @@ fn listen(control: &ControlSocket, links: Option<&dyn Links>) {
     }
 }
 
-fn serve(join: &Join, pool: &Pool, mut endpoint: Endpoint) {
+fn serve(join: &Join, hands: &Hands, mut endpoint: Endpoint) {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     loop {
         let mut batch = Vec::new();
         if endpoint.receiver.receive(Wait::Forever, &mut |descriptor| batch.push(descriptor)).is_err() {
             return;
         }
-        for descriptor in batch.into_iter().filter(|descriptor| descriptor.kind() == Some(Kind::Request)) {
-            break_a_rule(join, pool, endpoint.sender.as_ref(), &descriptor, &mut random);
+        for descriptor in batch {
+            match descriptor.kind() {
+                Some(Kind::Request) => {
+                    break_a_rule(join, hands, endpoint.sender.as_ref(), &descriptor, &mut random);
+                }
+                // It has asked for it to do this.
+                Some(Kind::Grant) => send_half(join, hands, &descriptor),
+                _ => {}
+            }
         }
     }
 }
 
-fn break_a_rule(join: &Join, pool: &Pool, sender: &dyn Sender, request: &PacketDescriptor, random: &mut Random) {
-    let slot = pool.slot(request.slot).expect("the head's slot");
+/// Dies between the two steps of a send to the gateway, as a sender that is killed there does.
+fn send_half(join: &Join, hands: &Hands, held: &PacketDescriptor) {
+    let ledger = hands.ledger.as_ref().expect("in S mode the kernel does both");
+    assert!(ledger.hand_over(held.slot, held.generation, join.instance, InstanceId::NONE), "it was ours");
+    std::process::exit(1);
+}
+
+fn break_a_rule(join: &Join, hands: &Hands, sender: &dyn Sender, request: &PacketDescriptor, random: &mut Random) {
+    let slot = hands.pool.slot(request.slot).expect("the head's slot");
     let read = Message::read(&slot, request.generation, &join.layout).expect("the gateway's message");
     let body = match &read.body {
         BodyPlace::Inline { offset, bytes } => slot.slice(*offset, *bytes).expect("the body").to_vec(),
@@ -167,7 +189,7 @@ fn break_a_rule(join: &Join, pool: &Pool, sender: &dyn Sender, request: &PacketD
         b"greed" => {
             for _ in 0..GARBAGE {
                 let want = PacketDescriptor { kind: Kind::Want as u8, ..reply };
-                let _ = sender.send(&[want.with_aux(ramet_common::descriptor::want_aux(4, 200))]);
+                let _ = sender.send(&[want.with_aux(want_aux(4, 200))]);
             }
         }
         b"wrong worker" => {
@@ -175,6 +197,11 @@ fn break_a_rule(join: &Join, pool: &Pool, sender: &dyn Sender, request: &PacketD
             for other in near.filter(|&other| other != gateway.0) {
                 let _ = sender.send(&[reply.to_instance(InstanceId(other))]);
             }
+        }
+        b"half a reply" => send_half(join, hands, request),
+        b"half a return" => {
+            let want = PacketDescriptor { kind: Kind::Want as u8, ..reply };
+            let _ = sender.send(&[want.with_aux(want_aux(WANT_HEAD, 0))]);
         }
         b"silence" => {}
         _ => {
