@@ -1,30 +1,35 @@
 //! The instances of one version of a function that are forked: a thread prepares the process that they are copies of
 //! and makes them, because both are done by waiting.
 
+mod foreign;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ramet_common::{FunctionId, InstanceId};
-use ramet_fork::seeds::{Refusal, SeedError};
-use ramet_fork::source::tcp::ConnectError;
-use ramet_fork::{
-    Child, Family, ForkDescriptor, Given, Habitat, Handle, Hosts, Key, Phases, ResumeError, SeedAt, Seeds, Terms,
-    lineage,
-};
+use ramet_control::fork::SourceKind;
+use ramet_fork::seeds::SeedError;
+use ramet_fork::{Child, Family, ForkDescriptor, Given, Habitat, Hosts, Key, Kin, Phases, ResumeError, SeedAt, Terms};
 use ramet_manifest::RemoteFork;
-use ramet_sys::End;
+use ramet_sys::{End, Limits};
 
+use self::foreign::Unfit;
 use crate::event::{Event, Events};
+use crate::reach::{Reach, Unreached};
 
 /// For how long a seed is kept without being asked for. It is renewed long before.
 const LEASE: Duration = Duration::from_secs(600);
 /// How often its lease is renewed.
 const RENEWAL: Duration = Duration::from_secs(200);
+
+/// How many children are made at a time.
+const HANDS: usize = 4;
 
 /// The longest key file: the digits of a key and the end of the line.
 const KEY_FILE_BYTES_MAX: u64 = 64;
@@ -43,11 +48,13 @@ pub(crate) enum Parent {
     Here {
         /// Its process.
         pid: u32,
+        /// Where it has its memory from, if it is a copy itself.
+        kin: Option<Kin>,
         /// What it lives in, and its seed for longer.
         _habitat: Option<Arc<Habitat>>,
     },
-    /// On another node.
-    Elsewhere(RemoteFork),
+    /// On another node, and what its copies may use here.
+    Elsewhere(RemoteFork, Limits),
 }
 
 /// What a brood tells the node.
@@ -71,12 +78,8 @@ pub(crate) struct Seeded {
 pub(crate) enum BroodError {
     #[error(transparent)]
     Seed(#[from] SeedError),
-    #[error("its seed cannot be read: {0}")]
-    Refused(#[from] Refusal),
-    #[error("its seed makes no sense: {0}")]
-    Descriptor(#[from] ramet_fork::descriptor::DecodeError),
     #[error(transparent)]
-    Connect(#[from] ConnectError),
+    Unreached(#[from] Unreached),
     #[error(transparent)]
     Resume(#[from] ResumeError),
     #[error("cannot make processes: {0}")]
@@ -85,11 +88,8 @@ pub(crate) enum BroodError {
     Key { path: PathBuf, reason: String },
     #[error("its handle is none: {0}")]
     Handle(#[from] ramet_fork::seeds::NoHandle),
-    #[error(
-        "its seed was not prepared between two requests of an instance: {0}; prepare it there by `ramet fork prepare \
-         instance/ID`"
-    )]
-    Busy(&'static str),
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
     #[error("its seed is lost")]
     Lost,
     #[error("the thread that makes children has ended")]
@@ -98,30 +98,31 @@ pub(crate) enum BroodError {
 
 /// A child that nobody looks after yet: it ends when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Newborn(Option<Child>);
+pub(crate) struct Newborn(Option<(Child, Kin)>);
 
 impl Newborn {
     /// The child, for who looks after it now.
-    pub(crate) fn adopt(mut self) -> Option<Child> {
+    pub(crate) fn adopt(mut self) -> Option<(Child, Kin)> {
         self.0.take()
     }
 
     /// How long the steps of making it took.
     pub(crate) fn phases(&self) -> Phases {
-        self.0.as_ref().map(|child| child.phases).unwrap_or_default()
+        self.0.as_ref().map(|(child, _)| child.phases).unwrap_or_default()
     }
 }
 
 impl Drop for Newborn {
     fn drop(&mut self) {
-        if let Some(child) = self.0.take() {
+        if let Some((child, _)) = self.0.take() {
             let _ = child.pidfd.signal(End::Kill);
             let _ = child.pidfd.wait();
         }
     }
 }
 
-/// The node's end of a brood. The seed is given up when it is dropped; children that live then have what they have.
+/// The node's end of a brood. The seed is given up when it is dropped, unless somebody else reads it; children that live
+/// then have what they have.
 #[derive(Debug)]
 pub(crate) struct Brood {
     number: u64,
@@ -132,7 +133,7 @@ pub(crate) struct Brood {
 #[derive(Clone, Debug)]
 pub(crate) struct Means {
     pub(crate) hosts: Arc<Hosts>,
-    pub(crate) seeds: Arc<Seeds>,
+    pub(crate) reach: Reach,
     pub(crate) events: Events,
 }
 
@@ -165,18 +166,22 @@ struct Worker {
 
 /// A seed that is read, and how long its process was stopped for it.
 struct Rooted {
-    family: Family,
+    family: Arc<Family>,
     /// Of this host: to be given up in the end.
-    handle: Option<Handle>,
+    own: Option<SeedAt>,
     pause: Option<Duration>,
 }
 
 impl Rooted {
-    fn child(&self, given: &Given) -> Result<Newborn, BroodError> {
-        if !self.family.is_fertile() {
+    fn child(&self, given: &Given, reach: &Reach) -> Result<Newborn, BroodError> {
+        // The template may not know yet.
+        let is_there = self.own.as_ref().is_none_or(|seed| reach.is_here(seed));
+        if !is_there || !self.family.is_fertile() {
             return Err(BroodError::Lost);
         }
-        Ok(Newborn(Some(self.family.child(given)?)))
+        let child = self.family.child(given)?;
+        let kin = Kin::of(&self.family, &child);
+        Ok(Newborn(Some((child, kin))))
     }
 }
 
@@ -187,68 +192,95 @@ impl Worker {
             Err(error) => return self.tell(News::Prepared(Err(error))),
         };
         self.tell(News::Prepared(Ok(Seeded { pause: rooted.pause })));
-        let mut is_pulled = rooted.handle.is_some();
+        let mut is_pulled = rooted.own.is_some();
+        let mut renewed = Instant::now();
         loop {
-            match asked.recv_timeout(RENEWAL) {
-                Ok(Ask::Child(instance, given)) => {
-                    let born = rooted.child(&given);
-                    let is_born = born.is_ok();
-                    self.tell(News::Child(instance, born));
+            // However often children are asked for.
+            let until_renewal = RENEWAL.saturating_sub(renewed.elapsed());
+            if until_renewal.is_zero() {
+                renewed = Instant::now();
+                // One that has ended meanwhile is found out by who wants a child.
+                let _ = rooted.own.as_ref().map(|seed| self.means.reach.seeds.renew(seed.handle, LEASE));
+                continue;
+            }
+            match asked.recv_timeout(until_renewal) {
+                Ok(ask) => {
+                    let is_born = self.bear(&rooted, std::iter::once(ask).chain(asked.try_iter()).collect());
                     // Instances are not to depend on another node for longer than they must.
                     if is_born && !std::mem::replace(&mut is_pulled, true) {
                         let pulled = rooted.family.pull();
                         let _ = pulled.inspect_err(|why| tracing::warn!("instances go on to need their seed: {why}"));
                     }
                 }
-                // One that has ended meanwhile is found out by who wants a child.
-                Err(RecvTimeoutError::Timeout) => {
-                    let _ = rooted.handle.map(|handle| self.means.seeds.renew(handle, LEASE));
-                }
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        if let Some(handle) = rooted.handle {
-            let _ = self.means.seeds.revoke(handle);
+        let Rooted { family, own, .. } = rooted;
+        // It reads the seed, too.
+        drop(family);
+        if let Some(seed) = own {
+            self.means.reach.seeds.release(seed.handle);
         }
     }
 
-    fn root(&self, parent: &Parent) -> Result<Rooted, BroodError> {
-        let host = self.means.hosts.host()?;
-        match parent {
-            Parent::Here { pid, .. } => {
-                let held = self.means.seeds.prepare(pid.cast_signed(), Terms { lease: LEASE })?;
-                let family = self.means.seeds.open_local(held.handle, &held.key).map_err(BroodError::from);
-                let family = family.and_then(|(descriptor, source)| {
-                    Ok(Family::start(host, ForkDescriptor::decode(&descriptor)?, Box::new(source))?)
-                });
-                let family = family.inspect_err(|_| _ = self.means.seeds.revoke(held.handle))?;
-                Ok(Rooted { family, handle: Some(held.handle), pause: Some(held.pause) })
+    /// Makes children, several at a time: most of what it takes is done by the new processes. Whether there is one.
+    fn bear(&self, rooted: &Rooted, asks: Vec<Ask>) -> bool {
+        let hands = asks.len().min(HANDS);
+        let (asks, is_born) = (Mutex::new(asks.into_iter()), AtomicBool::new(false));
+        let next = || asks.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let work = || {
+            while let Some(Ask::Child(instance, given)) = next() {
+                let born = rooted.child(&given, &self.means.reach);
+                is_born.fetch_or(born.is_ok(), Ordering::Relaxed);
+                self.tell(News::Child(instance, born));
             }
-            Parent::Elsewhere(RemoteFork { address, handle, key_file }) => {
+        };
+        thread::scope(|scope| {
+            for _ in 1..hands {
+                // Without another thread it takes longer.
+                let _ = thread::Builder::new().name("ramet-birth".to_owned()).spawn_scoped(scope, &work);
+            }
+            work();
+        });
+        is_born.into_inner()
+    }
+
+    fn root(&self, parent: &Parent) -> Result<Rooted, BroodError> {
+        let Reach { seeds, address, .. } = &self.means.reach;
+        match parent {
+            Parent::Here { pid, kin, .. } => {
+                let (pid, terms) = (pid.cast_signed(), Terms { lease: LEASE });
+                let watch = kin.as_ref().map(Kin::watch).transpose()?;
+                let held = seeds.prepare_waiting(pid, watch, terms)?;
+                let seed = SeedAt { address: *address, handle: held.handle, key: held.key.clone() };
+                let family = self.family(&seed, Some(SourceKind::Local), |_| Ok(()));
+                let family = family.inspect_err(|_| _ = seeds.revoke(held.handle))?;
+                Ok(Rooted { family, own: Some(seed), pause: Some(held.pause) })
+            }
+            Parent::Elsewhere(RemoteFork { address, handle, key_file }, limits) => {
                 let seed = SeedAt { address: *address, handle: handle.parse()?, key: read_key(key_file)? };
-                let (descriptor, source) = lineage::connect(&seed)?;
-                check_foreign(&descriptor).map_err(BroodError::Busy)?;
-                Ok(Rooted { family: Family::start(host, descriptor, Box::new(source))?, handle: None, pause: None })
+                let family = self.family(&seed, None, |descriptor| foreign::check(descriptor, limits))?;
+                Ok(Rooted { family, own: None, pause: None })
             }
         }
+    }
+
+    fn family(
+        &self,
+        seed: &SeedAt,
+        source: Option<SourceKind>,
+        check: impl FnOnce(&ForkDescriptor) -> Result<(), Unfit>,
+    ) -> Result<Arc<Family>, BroodError> {
+        let (descriptor, source) = self.means.reach.reach(seed, source)?;
+        check(&descriptor)?;
+        Ok(Arc::new(Family::start(self.means.hosts.host()?, descriptor, source)?))
     }
 
     /// A node that is gone is told nothing; what was made for it ends.
     fn tell(&self, news: News) {
         let _ = self.means.events.blocking_send(Event::Brood(self.function, self.number, news));
     }
-}
-
-/// Whether a process of another node can be what an instance of this one begins as: it waits to be told who it is, and
-/// is confined as instances are.
-fn check_foreign(descriptor: &ForkDescriptor) -> Result<(), &'static str> {
-    if descriptor.threads.len() != 1 {
-        return Err("it has threads that serve");
-    }
-    if descriptor.filters.is_empty() || !descriptor.credentials.no_new_privileges {
-        return Err("it is not confined as instances are");
-    }
-    Ok(())
 }
 
 fn read_key(path: &Path) -> Result<Key, BroodError> {

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use ramet_common::{DomainId, FunctionId, InstanceId, RouteId};
 use ramet_control::instance::ToInstance;
+use ramet_fork::Kin;
 use ramet_manifest::QualifiedName;
 use tokio::task::JoinHandle;
 
@@ -78,6 +79,8 @@ pub(crate) struct Instance {
     pub(crate) known_since: Instant,
     /// Whoever gives it the memory that it has not touched yet.
     pub(crate) brood: Option<Arc<Brood>>,
+    /// What it takes to fork it on, where it is a copy.
+    pub(crate) kin: Option<Kin>,
     /// Whether it said that it is ready.
     pub(crate) is_willing: bool,
     /// It was told its place, and all of its routes by the message of this number.
@@ -115,6 +118,7 @@ impl Instance {
             origin,
             known_since: now,
             brood: None,
+            kin: None,
             is_willing: false,
             welcomed: None,
             introduced: None,

@@ -28,8 +28,10 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, SocketType, accept_with};
 
+use crate::brood::Means;
 use crate::event::Events;
 use crate::gateway_process::own_program;
+use crate::reach::Reach;
 use crate::socket_file::{SocketError, SocketFile};
 use crate::up::raise_open_files;
 
@@ -89,11 +91,7 @@ struct Kept {
     hosts: Arc<Hosts>,
     /// Gives other hosts the seeds' pages.
     _server: PageServer,
-    /// Has the RDMA device of this host, if there is one and somebody asks for it.
-    agent: Arc<Agent>,
-    seeds: Arc<Seeds>,
-    /// Where it does.
-    address: SocketAddr,
+    reach: Reach,
     /// Where the node hears of those who want to prepare its instances. None: there is no node.
     node: OnceLock<Events>,
     /// Who had them prepared.
@@ -140,9 +138,7 @@ impl Keeper {
             nursery: Nursery::start(Arc::clone(&hosts), Bounds::default())?,
             hosts,
             _server: PageServer::start_with_agent(listener, Arc::clone(&seeds), Arc::clone(&agent))?,
-            agent,
-            seeds,
-            address,
+            reach: Reach { seeds, address, agent },
             node: OnceLock::new(),
             owners: Mutex::default(),
         });
@@ -165,19 +161,19 @@ impl Keeper {
     /// Where other hosts read the seeds.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.kept.address
-    }
-
-    /// The seeds, which others of this process may prepare and read, too.
-    #[must_use]
-    pub fn seeds(&self) -> &Arc<Seeds> {
-        &self.kept.seeds
+        self.kept.reach.address
     }
 
     /// What makes processes on this host.
     #[must_use]
     pub fn hosts(&self) -> &Arc<Hosts> {
         &self.kept.hosts
+    }
+
+    /// What a node's own broods are made of.
+    pub(crate) fn means(&self, events: &Events) -> Means {
+        let Kept { hosts, reach, .. } = &*self.kept;
+        Means { hosts: Arc::clone(hosts), reach: reach.clone(), events: events.clone() }
     }
 }
 

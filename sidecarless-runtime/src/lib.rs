@@ -5,7 +5,8 @@
 //! `domain`, `function`, `instance` and `gateway_process` are what there is and `scale` how much of it; `program` and
 //! `process` start it or `brood` forks it, and `conversation` speaks to it. `transport` chooses the `dataplane`, whose
 //! lanes `links` keeps track of; `route` translates chains. `logs`, `metrics` and `admin` are for people, and so is
-//! [`mod@keeper`], which forks any process; `ids`, `timers`, `listeners` and `socket_file` are small tools.
+//! [`mod@keeper`], which forks any process; both it and broods `reach` seeds, and an instance is on `loan` to who forks
+//! it; `ids`, `timers`, `listeners` and `socket_file` are small tools.
 //!
 //! What is absent: locks, and periodic timers but one: loads are looked at where a function's number of instances
 //! follows them. A node without such functions, to which nothing happens, does nothing.
@@ -32,6 +33,7 @@ mod loan;
 mod plan;
 mod process;
 mod program;
+mod reach;
 mod route;
 mod scale;
 mod socket_file;

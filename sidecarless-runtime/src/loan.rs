@@ -1,10 +1,11 @@
 //! An instance that is lent to somebody who prepares it: frozen between two requests, until the loan is dropped.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use ramet_common::InstanceId;
-use ramet_fork::Habitat;
+use ramet_fork::{Habitat, Kin, Watch};
 
 use crate::event::{Event, Events};
 
@@ -22,6 +23,8 @@ pub(crate) enum LoanRequest {
 pub(crate) struct Frozen {
     /// Its process.
     pub(crate) pid: i32,
+    /// Where it has its memory from, if it is a copy.
+    pub(crate) kin: Option<Kin>,
     /// What it lives in.
     pub(crate) _habitat: Option<Arc<Habitat>>,
 }
@@ -40,8 +43,6 @@ pub(crate) enum NoLoan {
          its function's manifest gives it a place where it can be"
     )]
     Alone(InstanceId),
-    #[error("instance {0} is a copy itself; prepare the one that it was forked from, whose origin is `exec`")]
-    Copy(InstanceId),
     #[error("instance {0} does not freeze: {1}; try again")]
     Awake(InstanceId, String),
     #[error("the node is stopping, or starting anew; try again")]
@@ -69,6 +70,11 @@ impl Loan {
     /// The frozen process.
     pub(crate) fn pid(&self) -> i32 {
         self.frozen.pid
+    }
+
+    /// Begins to watch a copy: what it has not touched comes from the seed that it was forked from.
+    pub(crate) fn watch(&self) -> io::Result<Option<Watch>> {
+        self.frozen.kin.as_ref().map(Kin::watch).transpose()
     }
 }
 

@@ -86,21 +86,26 @@ pub(crate) fn sandbox(
     settings: &NodeSettings,
     transport: TransportKind,
 ) -> Sandbox {
-    let own_files = match transport {
-        TransportKind::SkMsg => OPEN_FILES_SKMSG,
-        TransportKind::Ring | TransportKind::Socket => OPEN_FILES_LANES,
-    };
-    let resources = &function.spec.resources;
     let is_root = rustix::process::geteuid().is_root();
     let id = settings.uid_base + instance.index();
     Sandbox {
         user: is_root.then_some(User { uid: id, gid: id }),
         network: Network::None,
-        limits: Limits {
-            memory_bytes: resources.memory.map(ramet_manifest::ByteCount::bytes),
-            open_files: Some(u64::from(resources.open_files) + own_files),
-            processes: Some(resources.processes.into()),
-        },
+        limits: limits(function, transport),
+    }
+}
+
+/// What each instance of a function may use.
+pub(crate) fn limits(function: &Function, transport: TransportKind) -> Limits {
+    let own_files = match transport {
+        TransportKind::SkMsg => OPEN_FILES_SKMSG,
+        TransportKind::Ring | TransportKind::Socket => OPEN_FILES_LANES,
+    };
+    let resources = &function.spec.resources;
+    Limits {
+        memory_bytes: resources.memory.map(ramet_manifest::ByteCount::bytes),
+        open_files: Some(u64::from(resources.open_files) + own_files),
+        processes: Some(resources.processes.into()),
     }
 }
 

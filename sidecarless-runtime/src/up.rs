@@ -1,7 +1,6 @@
 //! `ramet up`: puts a node together, runs it until it is told to end, and leaves nothing behind.
 
 use std::os::unix::net::UnixListener as StdUnixListener;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ramet_manifest::{Desired, Errors, NodeSettings, Source};
@@ -13,7 +12,6 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::admin;
-use crate::brood::Means;
 use crate::event::{self, Event, Events};
 use crate::keeper::{Keeper, KeeperError, KeeperSettings};
 use crate::listeners::{ListenError, Listeners};
@@ -64,7 +62,6 @@ pub fn up(settings: NodeSettings, sources: Vec<Source>) -> Result<(), UpError> {
     let keeper = Keeper::start(&KeeperSettings::of(&settings))?;
     let listeners = Listeners::bind(settings.listen, settings.gateway.workers, settings.admin)?;
     let choice = Findings::gather(settings.transport).choose(settings.transport)?;
-    let (hosts, seeds) = (Arc::clone(keeper.hosts()), Arc::clone(keeper.seeds()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         let plane = transport::open(&choice)?;
@@ -73,7 +70,7 @@ pub fn up(settings: NodeSettings, sources: Vec<Source>) -> Result<(), UpError> {
         keeper.serve_node(&events);
         forward_signals(&events)?;
         let admin = Admin::serve(listener.into(), &events, &logs)?;
-        let means = Means { hosts, seeds, events: events.clone() };
+        let means = keeper.means(&events);
         let parts = Parts { settings, desired, choice, plane, listeners, logs, events, inbox, means };
         let ended = Node::new(parts).run().await;
         admin.finish().await;

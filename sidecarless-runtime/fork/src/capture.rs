@@ -188,15 +188,28 @@ fn proc_failed(pid: i32) -> impl Fn(io::Error) -> PrepareError {
 /// # Errors
 /// Why not; the process then runs on as before.
 pub fn prepare(pid: i32) -> Result<Prepared, PrepareError> {
-    prepare_with(pid, None)
+    prepare_with(pid, None, Unforked::Carried)
+}
+
+/// What becomes of memory that the process's own forks do not have (`MADV_DONTFORK`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unforked {
+    /// It is carried: the process knows nothing of a fork, and goes on using it.
+    Carried,
+    /// It is left out: the process waits to be forked, and has said so what its copies are not to have.
+    LeftOut,
 }
 
 /// The same of a child that is watched, which may not have all of its pages yet.
-pub(crate) fn prepare_with(pid: i32, child: Option<resume::Watch>) -> Result<Prepared, PrepareError> {
+pub(crate) fn prepare_with(
+    pid: i32,
+    child: Option<resume::Watch>,
+    unforked: Unforked,
+) -> Result<Prepared, PrepareError> {
     let deadline = Instant::now() + BEGINNING_TIMEOUT;
     let mut look = Look::Before;
     loop {
-        match attempt(pid, child.as_ref(), look) {
+        match attempt(pid, child.as_ref(), look, unforked) {
             Err(PrepareError::Changed(_)) if look == Look::Before => look = Look::Meanwhile,
             Err(error) if error.may_pass() && Instant::now() < deadline => thread::sleep(BEGINNING_STEP),
             attempted => return attempted,
@@ -213,7 +226,7 @@ enum Look {
     Meanwhile,
 }
 
-fn attempt(pid: i32, child: Option<&resume::Watch>, look: Look) -> Result<Prepared, PrepareError> {
+fn attempt(pid: i32, child: Option<&resume::Watch>, look: Look, unforked: Unforked) -> Result<Prepared, PrepareError> {
     let space = Space::find(pid)?;
     let status = Status::parse(&status::read(pid, "status").map_err(proc_failed(pid))?).unwrap_or_default();
     let filters = match status.seccomp {
@@ -231,11 +244,11 @@ fn attempt(pid: i32, child: Option<&resume::Watch>, look: Look) -> Result<Prepar
         None => return Err(PrepareError::unfit(pid, PAGES_ELSEWHERE)),
     }
     let watch = match look {
-        Look::Before => Some(Watch::begin(pid, &mappings).map_err(proc_failed(pid))?),
+        Look::Before => Some(Watch::begin(pid, &mappings, unforked).map_err(proc_failed(pid))?),
         Look::Meanwhile => None,
     };
     let program = child.map_or(Range::new(0, 0), resume::Watch::program);
-    let (seed, copied) = stop::stop_and_copy(pid, &space, filters, program, watch)?;
+    let (seed, copied) = stop::stop_and_copy(pid, &space, filters, program, watch, unforked)?;
     drop(beside);
     let seed = Seed::take(seed, space.instruction, filters)?;
     let pause = copied.pause;

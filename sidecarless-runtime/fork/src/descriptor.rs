@@ -565,6 +565,13 @@ impl Inherited {
 }
 
 impl Area {
+    /// Whether it counts as data of the process (`RLIMIT_DATA`, getrlimit(2)): it is its own and can be written.
+    #[must_use]
+    pub const fn is_data(&self) -> bool {
+        let is_own = matches!(self.kind, AreaKind::Private | AreaKind::Wiped | AreaKind::File { shared: false, .. });
+        is_own && self.protection & libc::PROT_WRITE.cast_unsigned() != 0
+    }
+
     /// Its addresses.
     #[must_use]
     pub const fn range(&self) -> Range {

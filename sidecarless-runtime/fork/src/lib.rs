@@ -40,7 +40,7 @@ pub use capture::{PrepareError, Prepared, Seed, prepare};
 pub use descriptor::ForkDescriptor;
 pub use lineage::{Lineage, SeedAt};
 pub use nursery::{Hosts, Nursery};
-pub use resume::{Child, Family, Given, Habitat, Host, Phases, ResumeError, Watch};
+pub use resume::{Child, Family, Given, Habitat, Host, Kin, Phases, ResumeError, Watch};
 pub use seeds::{Handle, Held, Key, Seeds, Terms};
 pub use server::{Agent, PageServer};
 pub use source::{LocalSource, PageSource, RdmaSource, TcpSource};

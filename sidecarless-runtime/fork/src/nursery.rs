@@ -19,7 +19,7 @@ use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 
 use crate::cache::PullError;
 use crate::descriptor::ForkDescriptor;
-use crate::resume::{Child, Family, Given, Phases, ResumeError, Watch};
+use crate::resume::{Child, Family, Given, Kin, Phases, ResumeError, Watch};
 use crate::source::PageSource;
 
 pub use self::hosts::Hosts;
@@ -205,7 +205,7 @@ impl<K: Clone + Eq + Hash + Send + 'static> Nursery<K> {
     pub fn watch(&self, pid: i32) -> io::Result<Option<Watch>> {
         let rooms = self.ward.rooms();
         let child = rooms.children.values().find(|one| one.child.pid == pid);
-        child.map(|Resident { child, family, .. }| Watch::begin(family, child)).transpose()
+        child.map(|Resident { child, family, .. }| Kin::of(family, child).watch()).transpose()
     }
 
     /// How many children there are.

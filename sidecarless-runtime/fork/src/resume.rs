@@ -38,7 +38,7 @@ use crate::zygote::{self, Order};
 pub use self::family::Family;
 pub(crate) use self::family::first_pages;
 pub use self::files::Given;
-pub use self::watch::Watch;
+pub use self::watch::{Kin, Watch};
 
 /// How long a process may take for a step that depends on nobody else.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);

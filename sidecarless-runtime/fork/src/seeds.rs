@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::capture::PrepareError;
+use crate::capture::{PrepareError, Unforked};
 use crate::resume::Watch;
 use crate::source::LocalSource;
 
@@ -187,7 +187,7 @@ impl Seeds {
     /// # Errors
     /// Why not; the process runs on as before.
     pub fn prepare(&self, pid: i32, terms: Terms) -> Result<Held, SeedError> {
-        self.prepare_with(pid, None, terms)
+        self.prepare_with(pid, None, Unforked::Carried, terms)
     }
 
     /// The same with a child that is watched: what it has not touched comes from the seeds that it descends from, whose
@@ -196,13 +196,28 @@ impl Seeds {
     /// # Errors
     /// Why not; the process runs on as before.
     pub fn prepare_child(&self, watch: Watch, terms: Terms) -> Result<Held, SeedError> {
-        self.prepare_with(watch.pid(), Some(watch), terms)
+        self.prepare_with(watch.pid(), Some(watch), Unforked::Carried, terms)
     }
 
-    fn prepare_with(&self, pid: i32, watch: Option<Watch>, terms: Terms) -> Result<Held, SeedError> {
+    /// The same with a process that waits to be forked, be it a child or not: what it has marked for that is left out
+    /// (`MADV_DONTFORK`).
+    ///
+    /// # Errors
+    /// Why not; the process runs on as before.
+    pub fn prepare_waiting(&self, pid: i32, watch: Option<Watch>, terms: Terms) -> Result<Held, SeedError> {
+        self.prepare_with(pid, watch, Unforked::LeftOut, terms)
+    }
+
+    fn prepare_with(
+        &self,
+        pid: i32,
+        watch: Option<Watch>,
+        unforked: Unforked,
+        terms: Terms,
+    ) -> Result<Held, SeedError> {
         self.check_lease(terms.lease)?;
         let place = Place::take(&self.registry)?;
-        let begun = keeper::start(Arc::downgrade(&self.registry), pid, watch, terms.lease)?;
+        let begun = keeper::start(Arc::downgrade(&self.registry), pid, watch, unforked, terms.lease)?;
         let seed = Arc::clone(&begun.seed);
         let held = Held {
             handle: seed.handle,
@@ -240,6 +255,16 @@ impl Seeds {
         self.registry.table().remember(&seed);
         let _ = keeper.join();
         Ok(())
+    }
+
+    /// Ends a seed, unless somebody reads it: then it is left to its lease.
+    pub fn release(&self, handle: Handle) {
+        if let Found::Kept(seed) = self.find(handle)
+            && seed.end_if_idle(Ending::Revoked)
+        {
+            // It may have gone by itself by now.
+            let _ = self.revoke(handle);
+        }
     }
 
     /// Lets a seed's lease last so long from now, if that is longer than it would. When it ends then.

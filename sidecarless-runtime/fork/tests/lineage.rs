@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use ramet_fork::seeds::Limits;
 use ramet_fork::{
-    Child, Family, Given, Held, Host, LocalSource, PageServer, PrepareError, SeedAt, Seeds, Terms, Watch, lineage,
+    Child, Family, Given, Held, Host, Kin, LocalSource, PageServer, PrepareError, SeedAt, Seeds, Terms, lineage,
     prepare,
 };
 use ramet_sys::End;
@@ -76,7 +76,7 @@ impl Node {
 
     /// Forks a child on.
     fn prepare(&self, family: &Arc<Family>, child: &Child) -> SeedAt {
-        let watch = Watch::begin(family, child).expect("a watch");
+        let watch = Kin::of(family, child).watch().expect("a watch");
         self.at(&self.seeds.prepare_child(watch, TERMS).expect("prepared"))
     }
 }
@@ -207,7 +207,7 @@ fn a_seed_holds_on_to_its_ancestors() {
     let held = first.seeds.prepare(target.pid(), short).expect("prepared");
     let family = reach(&first.at(&held));
     let one = child(&family);
-    let watch = Watch::begin(&family, &one.0).expect("a watch");
+    let watch = Kin::of(&family, &one.0).watch().expect("a watch");
     let descendant = second.seeds.prepare_child(watch, TERMS).expect("prepared");
     let lease_left = || first.seeds.list()[0].lease_left;
     assert!(lease_left() > Duration::from_secs(590), "{:?}", lease_left());
@@ -225,7 +225,7 @@ fn a_seed_holds_on_to_its_ancestors() {
     let third = Node::within(longer);
     let family = reach(&second.at(&descendant));
     let one = child(&family);
-    let watch = Watch::begin(&family, &one.0).expect("a watch");
+    let watch = Kin::of(&family, &one.0).watch().expect("a watch");
     let terms = Terms { lease: Duration::from_secs(30 * 3600) };
     let refused = third.seeds.prepare_child(watch, terms).expect_err("too long");
     assert!(refused.to_string().contains("no lease that is as long"), "{refused}");

@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use ramet_fork::seeds::Limits;
-use ramet_fork::{Family, Given, Held, Host, LocalSource, PageServer, SeedAt, Seeds, Terms, Watch, lineage, prepare};
+use ramet_fork::{Family, Given, Held, Host, Kin, LocalSource, PageServer, SeedAt, Seeds, Terms, lineage, prepare};
 use ramet_sys::End;
 
 /// How long a process may take for one case.
@@ -145,7 +145,7 @@ fn is_so_after_three_hops(case: &str) {
     let mut between = Vec::new();
     for hop in 0..2 {
         let child = families[hop].child(&Given::own().expect("streams")).expect("a child");
-        let watch = Watch::begin(&families[hop], &child).expect("a watch");
+        let watch = Kin::of(&families[hop], &child).watch().expect("a watch");
         families.push(family(seeds.prepare_child(watch, terms).expect("prepared")));
         between.push(child);
     }

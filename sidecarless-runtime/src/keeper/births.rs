@@ -7,16 +7,14 @@ use std::sync::Arc;
 use ramet_control::fork::{self, Answer, CHILDREN_MAX, Life, Pages, Problem, ProblemKind, Resume, SourceKind};
 use ramet_control::socket::ControlSocket;
 use ramet_fork::nursery::{Born, NurseryError, Vigil};
-use ramet_fork::source::rdma;
-use ramet_fork::source::tcp::{self, ConnectError};
-use ramet_fork::{ForkDescriptor, Given, Handle, Key, Lineage, PageSource, SeedAt, lineage};
-use ramet_rdma::Device;
+use ramet_fork::{Given, Handle, Key, SeedAt};
 use ramet_sys::End;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::asker::Asker;
 use super::conversation::{forbidden, problem, unread};
 use super::{Kept, SeedName};
+use crate::reach::Unreached;
 
 /// Makes children for one asker.
 pub(super) struct Births<'k> {
@@ -41,8 +39,6 @@ impl From<NurseryError> for NoChild {
     }
 }
 
-type Reached = (ForkDescriptor, Box<dyn PageSource>);
-
 impl<'k> Births<'k> {
     pub(super) const fn new(kept: &'k Kept, socket: &'k ControlSocket, asker: Asker) -> Self {
         Self { kept, socket, asker }
@@ -58,19 +54,20 @@ impl<'k> Births<'k> {
         if resume.children == 0 || resume.children > CHILDREN_MAX {
             return Err(invalid(&format!("1 to {CHILDREN_MAX} children can be asked for")));
         }
-        let given = Given { streams, user: None };
+        let given = Given { streams, user: None, limits: None };
         let vigil = match resume.life {
             Life::Askers => Some(Arc::new(Vigil::new().map_err(|error| problem(ProblemKind::Failed, error))?)),
             Life::Keepers => None,
         };
         let mut made = Made { pids: HashSet::new(), vigil };
         let (mut children, mut failure) = (Vec::new(), None);
-        let key = Key::from_bytes(resume.key.0);
+        let (handle, key) = (Handle::from_bytes(resume.handle), Key::from_bytes(resume.key.0));
+        let seed = SeedAt { address: resume.address, handle, key };
         for _ in 0..resume.children {
             if self.has_gone() {
                 break;
             }
-            match self.child(&resume, &key, &given, made.vigil.as_ref()) {
+            match self.child(&resume, &seed, &given, made.vigil.as_ref()) {
                 Ok(born) => {
                     made.pids.insert(born.pid);
                     children.push(told(&born));
@@ -85,15 +82,24 @@ impl<'k> Births<'k> {
         Ok((Answer::Resumed(children, failure), made))
     }
 
-    fn child(&self, resume: &Resume, key: &Key, given: &Given, vigil: Option<&Arc<Vigil>>) -> Result<Born, NoChild> {
-        let handle = Handle::from_bytes(resume.handle);
-        let source = self.source(resume, handle, key);
+    fn child(
+        &self,
+        resume: &Resume,
+        seed: &SeedAt,
+        given: &Given,
+        vigil: Option<&Arc<Vigil>>,
+    ) -> Result<Born, NoChild> {
+        let reach = &self.kept.reach;
+        // The way that was asked for, or this host's own where the seed is here.
+        let source = resume.source.or_else(|| reach.is_here(seed).then_some(SourceKind::Local));
         if source == Some(SourceKind::Local) {
             // A family that was reached before its seed has ended would not know yet.
-            self.kept.seeds.check(handle, key).map_err(|refusal| NoChild(unread(refusal)))?;
+            reach.seeds.check(seed.handle, &seed.key).map_err(|refusal| NoChild(unread(refusal)))?;
         }
-        let name = SeedName { address: resume.address, handle, key: key.fingerprint(), source };
-        let born = self.kept.nursery.child(&name, given, vigil, || self.reach(&name, key).map_err(NoChild))?;
+        let SeedAt { address, handle, key } = seed;
+        let name = SeedName { address: *address, handle: *handle, key: key.fingerprint(), source };
+        let reach = || reach.reach(seed, source).map_err(|error| NoChild(unreached(error)));
+        let born = self.kept.nursery.child(&name, given, vigil, reach)?;
         if resume.pages == Pages::All
             && let Err(error) = self.kept.nursery.pull(&name)
         {
@@ -104,58 +110,6 @@ impl<'k> Births<'k> {
         Ok(born)
     }
 
-    /// The way that was asked for, or this host's own where the seed is here.
-    fn source(&self, resume: &Resume, handle: Handle, key: &Key) -> Option<SourceKind> {
-        let is_here = || self.kept.seeds.check(handle, key).is_ok();
-        resume.source.or_else(|| is_here().then_some(SourceKind::Local))
-    }
-
-    /// Reaches a seed, and those that it descends from.
-    fn reach(&self, name: &SeedName, key: &Key) -> Result<Reached, Problem> {
-        let (descriptor, source) = self.reach_one(name, key)?;
-        let mut ancestors = Vec::new();
-        for seed in lineage::ancestors(&descriptor, name.handle, key) {
-            let is_here = self.kept.seeds.check(seed.handle, &seed.key).is_ok();
-            let source = match name.source {
-                None | Some(SourceKind::Local) => is_here.then_some(SourceKind::Local),
-                other => other,
-            };
-            let name = SeedName { address: seed.address, handle: seed.handle, key: seed.key.fingerprint(), source };
-            let (_, source) = self.reach_one(&name, &seed.key)?;
-            ancestors.push((seed, source));
-        }
-        // Where others find what is here, whatever it was asked for by.
-        let address = if name.source == Some(SourceKind::Local) { self.kept.address } else { name.address };
-        let own = SeedAt { address, handle: name.handle, key: key.clone() };
-        let lineage = Lineage::new(own, source, ancestors).map_err(|error| problem(ProblemKind::Failed, error))?;
-        Ok((descriptor, Box::new(lineage)))
-    }
-
-    fn reach_one(&self, name: &SeedName, key: &Key) -> Result<Reached, Problem> {
-        match name.source {
-            Some(SourceKind::Local) => {
-                let (descriptor, source) = self.kept.seeds.open_local(name.handle, key).map_err(unread)?;
-                let descriptor = ForkDescriptor::decode(&descriptor);
-                Ok((descriptor.map_err(|error| problem(ProblemKind::Failed, error))?, Box::new(source)))
-            }
-            Some(SourceKind::Tcp) => by_tcp(name, key),
-            Some(SourceKind::Rdma) => match self.kept.agent.device() {
-                Ok(device) => by_rdma(device, name, key).map_err(unread_by_rdma),
-                Err(error) => Err(problem(ProblemKind::Failed, format!("{error}; or use --source tcp"))),
-            },
-            None => match self.kept.agent.device() {
-                Ok(device) => by_rdma(device, name, key).or_else(|error| match error {
-                    rdma::ConnectError::Tcp(error) => Err(unreached(error)),
-                    error => {
-                        tracing::info!(%error, "a seed of another host is read over TCP");
-                        by_tcp(name, key)
-                    }
-                }),
-                Err(_) => by_tcp(name, key),
-            },
-        }
-    }
-
     /// Whether the asker has closed its end.
     fn has_gone(&self) -> bool {
         let mut end = [PollFd::new(self.socket, PollFlags::empty())];
@@ -164,27 +118,10 @@ impl<'k> Births<'k> {
     }
 }
 
-fn by_tcp(name: &SeedName, key: &Key) -> Result<Reached, Problem> {
-    let (descriptor, source) = tcp::connect(name.address, name.handle, key).map_err(unreached)?;
-    Ok((descriptor, Box::new(source)))
-}
-
-fn by_rdma(device: &Device, name: &SeedName, key: &Key) -> Result<Reached, rdma::ConnectError> {
-    let (descriptor, source) = rdma::connect(device, name.address, name.handle, key)?;
-    Ok((descriptor, Box::new(source)))
-}
-
-fn unread_by_rdma(error: rdma::ConnectError) -> Problem {
-    match error {
-        rdma::ConnectError::Tcp(error) => unreached(error),
-        error => problem(ProblemKind::Failed, error),
-    }
-}
-
-fn unreached(error: ConnectError) -> Problem {
-    match &error {
-        ConnectError::Refused { refusal, .. } => Problem { detail: error.to_string(), ..unread(*refusal) },
-        _ => problem(ProblemKind::Failed, error),
+fn unreached(error: Unreached) -> Problem {
+    match error.refusal() {
+        Some(refusal) => Problem { detail: error.to_string(), ..unread(refusal) },
+        None => problem(ProblemKind::Failed, error),
     }
 }
 

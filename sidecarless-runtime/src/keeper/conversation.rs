@@ -12,7 +12,7 @@ use ramet_control::fork::{self, Answer, Problem, ProblemKind, Question};
 use ramet_control::socket::{ControlError, ControlSocket};
 use ramet_fork::nursery::{Ended, Vigil};
 use ramet_fork::seeds::{Refusal, SeedError, SeedStatus};
-use ramet_fork::{Handle, PrepareError, Terms};
+use ramet_fork::{Handle, Held, PrepareError, Terms};
 use ramet_sys::End;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -74,15 +74,16 @@ impl Conversation {
             Question::List => Ok(Answer::Seeds(self.seeds().iter().map(told).collect())),
             Question::Renew { handle, lease } => {
                 let handle = self.own(handle)?;
-                self.kept.seeds.renew(handle, lease).map_err(refused)?;
+                self.kept.reach.seeds.renew(handle, lease).map_err(refused)?;
                 Ok(Answer::Renewed(lease))
             }
             Question::Revoke { handle: Some(handle) } => {
-                self.kept.seeds.revoke(self.own(handle)?).map_err(refused)?;
+                self.kept.reach.seeds.revoke(self.own(handle)?).map_err(refused)?;
                 Ok(Answer::Revoked(1))
             }
             Question::Revoke { handle: None } => {
-                let revoked = self.seeds().iter().filter(|seed| self.kept.seeds.revoke(seed.handle).is_ok()).count();
+                let revoked =
+                    self.seeds().iter().filter(|seed| self.kept.reach.seeds.revoke(seed.handle).is_ok()).count();
                 Ok(Answer::Revoked(u32::try_from(revoked).unwrap_or(u32::MAX)))
             }
             Question::End => Err(problem(ProblemKind::Invalid, "this connection has no children to end")),
@@ -103,30 +104,42 @@ impl Conversation {
             NoLoan::Unknown(_) => problem(ProblemKind::NotFound, error),
             error => problem(ProblemKind::Failed, error),
         })?;
-        self.prepare(loan.pid(), lease)
+        let watch = loan.watch().map_err(|error| problem(ProblemKind::Failed, error))?;
+        let prepare = |terms| self.kept.reach.seeds.prepare_waiting(loan.pid(), watch, terms);
+        self.keep(loan.pid(), lease, prepare)
     }
 
     fn prepare(&self, pid: i32, lease: Duration) -> Result<fork::Prepared, Problem> {
-        self.asker.may_copy(pid).map_err(forbidden)?;
         let watch = self.kept.nursery.watch(pid).map_err(|error| problem(ProblemKind::Failed, error))?;
-        let held = match watch {
+        self.keep(pid, lease, |terms| match watch {
             // A child of this keeper may not have touched all that it has.
-            Some(watch) => self.kept.seeds.prepare_child(watch, Terms { lease }),
-            None => self.kept.seeds.prepare(pid, Terms { lease }),
-        };
+            Some(watch) => self.kept.reach.seeds.prepare_child(watch, terms),
+            None => self.kept.reach.seeds.prepare(pid, terms),
+        })
+    }
+
+    /// Prepares a process, if it is the asker's to copy, and notes whose the seed is.
+    fn keep(
+        &self,
+        pid: i32,
+        lease: Duration,
+        prepare: impl FnOnce(Terms) -> Result<Held, SeedError>,
+    ) -> Result<fork::Prepared, Problem> {
+        self.asker.may_copy(pid).map_err(forbidden)?;
+        let held = prepare(Terms { lease });
         let held = held.map_err(refused)?;
         // Its number may have become another's meanwhile. The seed is of whoever it was.
-        let seed = self.kept.seeds.list().into_iter().find(|seed| seed.handle == held.handle);
+        let seed = self.kept.reach.seeds.list().into_iter().find(|seed| seed.handle == held.handle);
         if let Some(Err(why)) = seed.map(|seed| self.asker.may_copy(seed.seed)) {
-            let _ = self.kept.seeds.revoke(held.handle);
+            let _ = self.kept.reach.seeds.revoke(held.handle);
             return Err(forbidden(why));
         }
-        let living: HashSet<Handle> = self.kept.seeds.list().iter().map(|seed| seed.handle).collect();
+        let living: HashSet<Handle> = self.kept.reach.seeds.list().iter().map(|seed| seed.handle).collect();
         let mut owners = self.kept.owners();
         owners.retain(|handle, _| living.contains(handle));
         owners.insert(held.handle, self.asker.uid());
         Ok(fork::Prepared {
-            address: self.kept.address,
+            address: self.kept.reach.address,
             handle: held.handle.to_bytes(),
             key: fork::Key(*held.key.reveal()),
             lease: held.expires.duration_since(SystemTime::now()).unwrap_or_default(),
@@ -139,7 +152,7 @@ impl Conversation {
     /// The seeds that are the asker's business.
     fn seeds(&self) -> Vec<SeedStatus> {
         let owners = self.kept.owners();
-        let mut seeds = self.kept.seeds.list();
+        let mut seeds = self.kept.reach.seeds.list();
         seeds.retain(|seed| self.asker.may_see(owners.get(&seed.handle).copied()));
         seeds
     }

@@ -80,11 +80,15 @@ impl Node {
             return;
         }
         match &function.manifest.spec.start {
-            Start::RemoteFork(seed) => self.prepare(id, None, Parent::Elsewhere(seed.clone())),
+            Start::RemoteFork(seed) => {
+                let limits = program::limits(&function.manifest, self.plane.kind());
+                self.prepare(id, None, Parent::Elsewhere(seed.clone(), limits));
+            }
             Start::Fork => {
-                let may_be = |id: &InstanceId| self.stage(*id) == Some(Stage::Ready) && !self.is_lent(*id);
-                let parent = function.instances().find(may_be);
-                if let Some(parent) = parent {
+                let ready = |id| self.instances.get(&id).filter(|one| one.stage == Stage::Ready && !self.is_lent(id));
+                // A copy depends on the seed that it was forked from.
+                let parent = function.instances().filter_map(ready).min_by_key(|one| one.origin);
+                if let Some(parent) = parent.map(|one| one.id) {
                     self.freeze(id, parent);
                 }
             }
@@ -177,10 +181,10 @@ impl Node {
         }
         let Some(instance) = self.instances.get(&id) else { return };
         let (function, pid) = (instance.function, instance.process.pid);
-        let habitat = instance.process.habitat.clone();
+        let (habitat, kin) = (instance.process.habitat.clone(), instance.kin.clone());
         let is_awaited = |ancestry: &Ancestry| matches!(ancestry, Ancestry::Freezing(parent) if *parent == id);
         if self.functions.get(&function).is_some_and(|function| is_awaited(&function.ancestry)) {
-            self.prepare(function, Some(id), Parent::Here { pid, _habitat: habitat });
+            self.prepare(function, Some(id), Parent::Here { pid, kin, _habitat: habitat });
         } else {
             self.thaw(Some(id));
         }
@@ -271,12 +275,13 @@ impl Node {
     ) -> Result<(), LaunchError> {
         let Some(function) = self.functions.get(&id) else { return Ok(()) };
         let begun = Instant::now();
-        let user = program::sandbox(&function.manifest, instance, &self.settings, self.plane.kind()).user;
+        let sandbox = program::sandbox(&function.manifest, instance, &self.settings, self.plane.kind());
         let (control, theirs) = ControlSocket::pair()?;
         let (stdout, stdout_writer) = std::io::pipe()?;
         let (stderr, stderr_writer) = std::io::pipe()?;
         let streams: [OwnedFd; 3] = [theirs.into_fd(), stdout_writer.into(), stderr_writer.into()];
-        brood.ask(instance, Given { streams, user }).map_err(Box::new)?;
+        let given = Given { streams, user: sandbox.user, limits: Some(sandbox.limits) };
+        brood.ask(instance, given).map_err(Box::new)?;
         let captured = Captured { stdout, stderr };
         self.births.insert(instance, Birth { function: id, place, control, captured, begun, brood });
         Ok(())
@@ -329,7 +334,7 @@ impl Node {
         let Birth { function, control, captured, begun, brood, .. } = birth;
         let Some(function) = self.functions.get(&function) else { return Ok(()) };
         let phases = newborn.phases();
-        let Some(child) = newborn.adopt() else { return Err(BroodError::Gone) };
+        let Some((child, kin)) = newborn.adopt() else { return Err(BroodError::Gone) };
         let process =
             Process::adopt(child, control, self.events.clone(), move |word| crate::event::Event::Instance(id, word))?;
         let name = function.name();
@@ -344,7 +349,7 @@ impl Node {
         let output = self.logs.capture(&name, id, captured);
         let mut instance = Instance::new(id, function, process, output, origin);
         instance.started = begun;
-        instance.brood = Some(brood);
+        (instance.brood, instance.kin) = (Some(brood), Some(kin));
         self.watch_start(&instance);
         self.instances.insert(id, instance);
         Ok(())

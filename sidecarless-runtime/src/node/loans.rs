@@ -6,7 +6,7 @@ use ramet_common::InstanceId;
 
 use super::Node;
 use crate::function::Ancestry;
-use crate::instance::{Origin, Stage};
+use crate::instance::Stage;
 use crate::loan::{Frozen, LoanRequest, NoLoan};
 
 /// Asked → frozen when the instance says so; gone when it does not freeze, ends, or whoever has it gives it back.
@@ -41,9 +41,6 @@ impl Node {
         if instance.stage != Stage::Ready {
             return Err(NoLoan::NotReady(id, self.state_of(instance)));
         }
-        if instance.origin != Origin::Exec {
-            return Err(NoLoan::Copy(id));
-        }
         if instance.process.habitat.as_ref().is_none_or(|habitat| habitat.first().is_none()) {
             return Err(NoLoan::Alone(id));
         }
@@ -69,7 +66,8 @@ impl Node {
         let Some(instance) = self.instances.get(&id) else { return false };
         if let Loan::Asked(borrower) = std::mem::replace(loan, Loan::Frozen) {
             let pid = instance.process.pid.cast_signed();
-            let frozen = Frozen { pid, _habitat: instance.process.habitat.clone() };
+            let (habitat, kin) = (instance.process.habitat.clone(), instance.kin.clone());
+            let frozen = Frozen { pid, kin, _habitat: habitat };
             if borrower.try_send(Ok(frozen)).is_err() {
                 self.loans.remove(&id);
                 self.thaw(Some(id));

@@ -103,6 +103,18 @@ pub(crate) fn filters() -> Result<[BpfProgram; 2], BackendError> {
     Ok([filter.try_into()?, unknown_calls()])
 }
 
+/// The filters as the kernel tells of them: for each, in the order of their installation, its `struct sock_filter`s.
+///
+/// # Errors
+/// There are none for this architecture.
+pub fn programs() -> Result<[Vec<u64>; 2], BackendError> {
+    let word = |instruction: &sock_filter| {
+        let sock_filter { code, jt, jf, k } = *instruction;
+        u64::from(code) | u64::from(jt) << 16 | u64::from(jf) << 24 | u64::from(k) << 32
+    };
+    Ok(filters()?.map(|filter| filter.iter().map(word).collect()))
+}
+
 /// Answers `ENOSYS` to clone3 and to the x32 calls, which are the denied ones again by other numbers.
 fn unknown_calls() -> BpfProgram {
     const X32_BIT: u32 = 0x4000_0000;

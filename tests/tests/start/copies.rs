@@ -61,7 +61,7 @@ fn a_generator_that_no_hook_seeds_gives_every_copy_the_same() {
 }
 
 /// What the kernel says of a process's confinement, without what differs from one process to the next.
-fn confinement(pid: u64) -> BTreeMap<String, String> {
+pub(super) fn confinement(pid: u64) -> BTreeMap<String, String> {
     let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).expect("a process that runs");
     let status = read("status");
     let mut all = BTreeMap::new();
@@ -133,6 +133,12 @@ fn a_copy_is_confined_as_an_instance_that_executes_its_command() {
         assert_eq!(confinement(copy), confinement(parent), "{transport}");
         assert_eq!(users(copy).len(), 1, "one user and group, and nothing else to change to");
         assert!(users(copy).is_disjoint(&users(parent)), "{:?}", users(copy));
+        // Its own pool, and nothing of its parent's, in which there is what others have sent.
+        let pools = |pid: u64| {
+            let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("a process that runs");
+            maps.lines().filter(|line| line.contains("ramet-pool")).count()
+        };
+        assert_eq!((pools(copy), pools(parent)), (1, 1), "{transport}");
         let (host, parent, copy) = (namespaces("self"), namespaces(&parent.to_string()), namespaces(&copy.to_string()));
         let own = |of: &BTreeMap<String, String>| -> BTreeSet<String> {
             of.iter().filter(|(name, link)| host.get(*name) != Some(*link)).map(|(name, _)| name.clone()).collect()
@@ -180,4 +186,39 @@ fn starts_are_counted_by_kind_and_timed_by_phase() {
     let described = node.ramet(&["get", "instances"]);
     let text = String::from_utf8_lossy(&described.stdout).into_owned();
     eventually("people to see the kinds", || (text.contains("exec") && text.contains("fork")).then_some(()));
+}
+
+/// The names of a node's seeds.
+fn seeds(node: &Node) -> BTreeSet<String> {
+    let listed = node.ramet(&["fork", "list", "-o", "json"]);
+    let seeds: serde_json::Value = serde_json::from_slice(&listed.stdout).expect("seeds");
+    let seeds = seeds.as_array().expect("seeds").iter();
+    seeds.map(|seed| seed["handle"].as_str().expect("a name").to_owned()).collect()
+}
+
+/// Copies of one version are copies of one moment, and another version begins with another.
+#[test]
+fn a_version_has_one_seed_for_as_long_as_it_lives() {
+    if !can_fork() {
+        return;
+    }
+    let node = Node::start(&Start::new("ring", &manifest("", ", replicas: 2"))).expect("ring runs everywhere");
+    wait_for_ready(&node, 2.0);
+    let first = seeds(&node);
+    assert_eq!(first.len(), 1);
+    scale_to(&node, "", 4);
+    scale_to(&node, "", 1);
+    assert_eq!(seeds(&node), first, "how many there are is no other version");
+    scale_to(&node, ", another", 3);
+    let second = seeds(&node);
+    eventually("the old seed to be given up", || (seeds(&node).len() == 1).then_some(()));
+    assert!(seeds(&node).is_disjoint(&first) && seeds(&node).is_subset(&second));
+    // When it is taken away another one is made, of an instance that executes its command rather than of a copy.
+    let revoked = node.ramet(&["fork", "revoke", "--all"]);
+    assert!(revoked.status.success(), "{}", String::from_utf8_lossy(&revoked.stderr));
+    scale_to(&node, ", another", 5);
+    eventually("another seed", || (seeds(&node).len() == 1).then_some(()));
+    assert!(seeds(&node).is_disjoint(&second));
+    let executed = instances(&node).iter().filter(|one| one["origin"] == "exec").count();
+    assert_eq!(executed, 1, "{}", node.log());
 }

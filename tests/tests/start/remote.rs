@@ -6,6 +6,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ramet_tests::{Node, Start, TRANSPORTS, eventually};
 
+use super::copies::confinement;
 use super::{can_fork, identity, instances, manifest, message, wait_for_ready};
 
 /// What the other node has of the copy's parent.
@@ -16,9 +17,14 @@ struct Seed {
     key: String,
 }
 
-/// Prepares the one instance of a node whose origin is `exec`, as soon as that can be done.
+/// Prepares the one instance of a node whose origin is `exec`.
 fn prepare(node: &Node) -> Seed {
-    let target = format!("instance/{}", parent_of(node));
+    prepare_one(node, "exec")
+}
+
+/// Prepares an instance of a node, as soon as that can be done.
+fn prepare_one(node: &Node, origin: &str) -> Seed {
+    let target = format!("instance/{}", id_of(node, origin));
     let printed = eventually("the instance to be prepared", || {
         let prepared = node.ramet(&["fork", "prepare", &target, "-o", "json"]);
         let error = String::from_utf8_lossy(&prepared.stderr).into_owned();
@@ -30,10 +36,24 @@ fn prepare(node: &Node) -> Seed {
     Seed { address: text("address"), handle: text("handle"), key: text("key") }
 }
 
-fn parent_of(node: &Node) -> u64 {
+/// The id of an instance of an origin.
+fn id_of(node: &Node, origin: &str) -> u64 {
     let all = instances(node);
-    let parent = all.iter().find(|instance| instance["origin"] == "exec").expect("a parent");
-    parent["id"].as_u64().expect("a number")
+    let one = all.iter().find(|instance| instance["origin"] == origin).expect("one of this origin");
+    one["id"].as_u64().expect("a number")
+}
+
+fn keep(node: &Node, what: &[u8]) {
+    assert_eq!(node.request("POST", "/one", &[("x-do", "keep")], what).status, 200);
+}
+
+fn kept(node: &Node) -> Vec<u8> {
+    node.request("POST", "/one", &[("x-do", "kept")], b"").body
+}
+
+/// Megabytes that are nowhere the same.
+fn state() -> Vec<u8> {
+    (0..300_000_u32).flat_map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()).collect()
 }
 
 /// A function of copies of another node's instance, and the folder that its key is in.
@@ -57,12 +77,11 @@ fn instances_are_copies_of_another_nodes_and_need_it_no_more_when_they_have_its_
     }
     for transport in TRANSPORTS {
         let Some(mut origin) = Node::start(&Start::new(transport, &manifest("", ""))) else { continue };
-        let state: Vec<u8> = (0..300_000_u32).flat_map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
-        let keep = |node: &Node, what: &[u8]| node.request("POST", "/one", &[("x-do", "keep")], what).status;
-        let kept = |node: &Node| node.request("POST", "/one", &[("x-do", "kept")], b"").body;
-        assert_eq!(keep(&origin, &state), 200);
+        let state = state();
+        keep(&origin, &state);
         let seed = prepare(&origin);
-        assert_eq!(keep(&origin, b"something else"), 200, "the parent goes on");
+        // The parent goes on.
+        keep(&origin, b"something else");
 
         let (manifest, _folder) = of_seed(&seed, ", replicas: 3");
         let node = Node::start(&Start::new(transport, &manifest)).expect("as the other");
@@ -124,9 +143,6 @@ fn what_is_no_frozen_instance_is_no_parent() {
     };
     let (code, why) = refused("instance/4711");
     assert!(code == Some(3) && why.contains("there is no instance 4711"), "{code:?} {why}");
-    let copy = instances(&origin).into_iter().find(|one| one["origin"] == "fork").expect("a copy");
-    let (code, why) = refused(&format!("instance/{}", copy["id"]));
-    assert!(code == Some(1) && why.contains("is a copy itself"), "{code:?} {why}");
 
     // The process as it is in the middle of its work is no parent: its threads serve.
     let pid = instances(&origin).into_iter().find(|one| one["origin"] == "exec").expect("a parent")["pid"].to_string();
@@ -138,4 +154,78 @@ fn what_is_no_frozen_instance_is_no_parent() {
     let node = Node::start(&Start::new("ring", &manifest)).expect("ring runs everywhere");
     assert_eq!(node.metric("ramet_instance_starts_total", "kind=\"exec\""), 1.0);
     assert!(message(&node).contains("was not prepared between two requests"), "{}", message(&node));
+}
+
+/// What is in a copy's memory may still be in that of its parent, or of the parent's parent.
+#[test]
+fn a_copy_can_be_copied_on_to_the_next_node() {
+    if !can_fork() {
+        return;
+    }
+    for transport in TRANSPORTS {
+        let Some(first) = Node::start(&Start::new(transport, &manifest("", ""))) else { continue };
+        // The seed is there: who takes the parent's place is a copy.
+        eventually("a seed", || first.log().contains("its further instances are forked").then_some(()));
+        let parent = instances(&first)[0]["pid"].as_i64().expect("a number");
+        kill(Pid::from_raw(parent as i32), Signal::SIGKILL).expect("killed");
+        eventually("a copy in its place", || {
+            let all = instances(&first);
+            (all.len() == 1 && all[0]["origin"] == "fork" && all[0]["state"] == "ready").then_some(())
+        });
+        let state = state();
+        keep(&first, &state);
+        let mut seed = prepare_one(&first, "fork");
+        keep(&first, b"something else");
+        let mut nodes = vec![first];
+        let mut tokens: BTreeSet<String> = nodes.iter().map(|node| identity(node).2).collect();
+        for hop in 1..=2 {
+            let (manifest, _folder) = of_seed(&seed, "");
+            let node = Node::start(&Start::new(transport, &manifest)).expect("as the first");
+            assert_eq!(message(&node), "", "{transport}, hop {hop}: {}", node.log());
+            assert_eq!(instances(&node)[0]["origin"], "remote-fork");
+            tokens.insert(identity(&node).2);
+            if hop == 1 {
+                seed = prepare_one(&node, "remote-fork");
+            }
+            assert!(kept(&node) == state, "{transport}, hop {hop}");
+            nodes.push(node);
+        }
+        assert_eq!(tokens.len(), 3, "each is somebody else");
+        assert!(kept(&nodes[0]) == b"something else");
+        for node in &nodes {
+            node.wait_all_slots_free();
+        }
+    }
+}
+
+#[test]
+fn a_copy_may_use_what_its_own_manifest_says() {
+    if !can_fork() {
+        return;
+    }
+    let generous = manifest("", ", resources: {memory: 2Gi, openFiles: 99, processes: 44}");
+    let origin = Node::start(&Start::new("ring", &generous)).expect("ring runs everywhere");
+    let seed = prepare(&origin);
+    // One may use less than the parent, the other more of some; each beside an instance that executes the command.
+    for own in ["{memory: 512Mi, openFiles: 77, processes: 33}", "{memory: 3Gi, openFiles: 2000, processes: 500}"] {
+        let (copies, _folder) = of_seed(&seed, &format!(", resources: {own}"));
+        let beside = manifest("", &format!(", resources: {own}")).replace("start: fork, ", "");
+        let beside = beside
+            .replace("name: a}", "name: b}")
+            .replace("name: one}", "name: two}")
+            .replace("function: a}", "function: b}");
+        let node = Node::start(&Start::new("ring", &format!("{copies}---{beside}"))).expect("ring runs everywhere");
+        wait_for_ready(&node, 2.0);
+        let all = instances(&node);
+        let pid = |origin: &str| all.iter().find(|one| one["origin"] == origin).and_then(|one| one["pid"].as_u64());
+        let (copy, executed) = (pid("remote-fork").expect("a copy"), pid("exec").expect("one beside it"));
+        assert_eq!(confinement(copy), confinement(executed), "{own}");
+    }
+    // What is there already is more than may be.
+    keep(&origin, &vec![7; 64 << 20]);
+    let seed = prepare(&origin);
+    let (manifest, _folder) = of_seed(&seed, ", resources: {memory: 48Mi}");
+    let node = Node::start(&Start::new("ring", &manifest)).expect("ring runs everywhere");
+    assert_eq!(instances(&node)[0]["origin"], "exec");
+    assert!(message(&node).contains("and its instances may have 48Mi here"), "{}", message(&node));
 }

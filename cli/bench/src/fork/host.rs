@@ -132,7 +132,7 @@ fn request(stretch: &Range<u64>) -> anyhow::Result<(Line, Given)> {
     let (mut line, theirs) = Line::pair()?;
     let nowhere = File::options().write(true).open("/dev/null")?;
     line.say(Sum(stretch))?;
-    Ok((line, Given { streams: [theirs.try_clone()?, theirs, nowhere.into()], user: None }))
+    Ok((line, Given { streams: [theirs.try_clone()?, theirs, nowhere.into()], user: None, limits: None }))
 }
 
 fn hear(

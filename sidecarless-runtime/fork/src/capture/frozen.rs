@@ -17,7 +17,7 @@ use rustix::pipe::{PipeFlags, SpliceFlags};
 
 use super::files::Information;
 use super::maps::Flag;
-use super::{PrepareError, Seed, maps, status};
+use super::{PrepareError, Seed, Unforked, maps, status};
 use crate::descriptor::{Area, AreaKind, PageRun, SharedMemory};
 use crate::validate::PIPES_BYTES_MAX;
 
@@ -32,8 +32,10 @@ pub(super) struct Watch {
     pipes: Vec<(i32, u64)>,
     /// Whether there is memory that others may change.
     has_memory: bool,
-    /// What the process's own forks do not have.
+    /// What the process's own forks do not have, and the copy has.
     pub(super) left_out: Vec<Range>,
+    /// What neither has.
+    hidden: Vec<Range>,
 }
 
 /// What was seen during the stop.
@@ -66,9 +68,13 @@ pub(super) struct Piece {
 
 impl Watch {
     /// Finds it out by the text of `/proc/PID/smaps` and the list of open files.
-    pub(super) fn begin(pid: i32, mappings: &[u8]) -> io::Result<Self> {
-        let left_out = maps::flagged(mappings, Flag::LeftOut);
-        let mut watch = Self { told: Vec::new(), pipes: Vec::new(), has_memory: false, left_out };
+    pub(super) fn begin(pid: i32, mappings: &[u8], unforked: Unforked) -> io::Result<Self> {
+        let marked = maps::flagged(mappings, Flag::LeftOut);
+        let (left_out, hidden) = match unforked {
+            Unforked::Carried => (marked, Vec::new()),
+            Unforked::LeftOut => (Vec::new(), marked),
+        };
+        let mut watch = Self { told: Vec::new(), pipes: Vec::new(), has_memory: false, left_out, hidden };
         // For each pipe, an end to read from and whether there is one to write to.
         let mut ends: HashMap<u64, (Option<i32>, bool)> = HashMap::new();
         for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
@@ -95,7 +101,7 @@ impl Watch {
         let both = ends.into_iter().filter(|(_, (_, is_written))| *is_written);
         watch.pipes = both.filter_map(|(id, (reads, _))| Some((reads?, id))).collect();
         let lines = maps::parse(&status::read(pid, "maps")?).unwrap_or_default();
-        watch.has_memory |= lines.iter().any(maps::Line::is_memory);
+        watch.has_memory |= lines.iter().any(|line| line.is_memory() && !is_hidden(&watch.hidden, line));
         Ok(watch)
     }
 
@@ -117,7 +123,7 @@ impl Watch {
             frozen.unread.insert(*id, unread.ok_or_else(too_much)?);
         }
         if self.has_memory {
-            frozen.pieces = pieces(pid)?;
+            frozen.pieces = pieces(pid, &self.hidden)?;
         }
         if !self.left_out.is_empty() {
             // More may have come since, and that the copy would not have.
@@ -253,8 +259,12 @@ impl Piece {
     }
 }
 
-/// All shared memory of a stopped process.
-fn pieces(pid: i32) -> Result<Vec<Piece>, PrepareError> {
+fn is_hidden(hidden: &[Range], line: &maps::Line) -> bool {
+    hidden.iter().any(|range| range.contains(line.range.start))
+}
+
+/// All shared memory of a stopped process, but for what is only mapped where the copy has nothing.
+fn pieces(pid: i32, hidden: &[Range]) -> Result<Vec<Piece>, PrepareError> {
     let failed = |source| PrepareError::Proc { pid, source };
     let mut left = SHARED_BYTES_MAX;
     let mut pieces: Vec<Piece> = Vec::new();
@@ -286,7 +296,7 @@ fn pieces(pid: i32) -> Result<Vec<Piece>, PrepareError> {
         pieces.push(piece);
     }
     let lines = maps::parse(&status::read(pid, "maps").map_err(failed)?).unwrap_or_default();
-    for line in lines.iter().filter(|line| line.is_memory()) {
+    for line in lines.iter().filter(|line| line.is_memory() && !is_hidden(hidden, line)) {
         if is_known(&pieces, line.device, line.inode) {
             continue;
         }

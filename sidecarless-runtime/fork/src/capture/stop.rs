@@ -19,7 +19,7 @@ use super::library::number_place;
 use super::numbers::Parentage;
 use super::registers::general;
 use super::space::Space;
-use super::{PrepareError, status};
+use super::{PrepareError, Unforked, status};
 use crate::descriptor::{Rseq, Scheduling, SignalStack, Thread};
 
 /// How often the threads of a target are listed anew while it makes more of them.
@@ -80,6 +80,7 @@ pub(super) fn stop_and_copy(
     filters: Filters,
     program: Range,
     watch: Option<Watch>,
+    unforked: Unforked,
 ) -> Result<(Tracee, Copied), PrepareError> {
     let failed = |source| PrepareError::Proc { pid, source };
     let parentage = Parentage::of(pid).map_err(failed)?;
@@ -104,7 +105,7 @@ pub(super) fn stop_and_copy(
     ask_threads(&memory, instruction, &held.0, &mut stopped)?;
     let watch = match watch {
         Some(watch) => watch,
-        None => Watch::begin(pid, &status::read(pid, "smaps").map_err(failed)?).map_err(failed)?,
+        None => Watch::begin(pid, &status::read(pid, "smaps").map_err(failed)?, unforked).map_err(failed)?,
     };
     let mut frozen = watch.freeze(pid)?;
     let queued = held.0[0].queued_signals(Queue::Process)?;

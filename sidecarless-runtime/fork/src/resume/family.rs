@@ -13,8 +13,8 @@ use ramet_sys::{Pidfd, ProcessMemory, Range};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::shared::Contents;
-use super::template::{Begun, Template};
-use super::{Child, Given, Host, ResumeError};
+use super::template::{Begun, Forked, Template, Unborn};
+use super::{Child, Given, Host, ResumeError, TemplatePhases};
 use crate::cache::{CACHE_BYTES_MAX, Cache, PullError};
 use crate::descriptor::ForkDescriptor;
 use crate::lineage::SeedAt;
@@ -43,7 +43,7 @@ pub(super) struct Warm {
 enum Stage {
     /// It maps its memory while its pages are on their way.
     Begun(Begun),
-    Made(Template),
+    Made(Arc<Template>),
     /// It failed.
     Gone,
 }
@@ -118,44 +118,51 @@ impl Family {
         })
     }
 
-    /// Forks a child.
+    /// Forks a child. Several can be made at a time: they wait for each other only while the template forks.
     ///
     /// # Errors
     /// Why not. No process is left behind.
     pub fn child(&self, given: &Given) -> Result<Child, ResumeError> {
-        let mut template = self.template.lock().unwrap_or_else(PoisonError::into_inner);
-        let (made, phases) = match std::mem::replace(&mut *template, Stage::Gone) {
-            Stage::Made(made) => (made, None),
+        let unborn = Unborn::expect(&self.host, &self.descriptor, &self.warm, given)?;
+        let name = self.space_next.fetch_add(1, Ordering::Relaxed);
+        let (template, phases, forked) = self.fork(unborn, name)?;
+        let mut child = template.let_go(forked)?;
+        child.phases.template = phases;
+        child.space = name;
+        if phases.is_some()
+            && let Ok(shown) = Shown::open(child.pid, template.pid(), &self.descriptor)
+        {
+            self.tell(News::Show(Box::new(shown)))?;
+        }
+        Ok(child)
+    }
+
+    /// Has the template fork, which is made for the first child.
+    fn fork(&self, unborn: Unborn, name: u64) -> Result<(Arc<Template>, Option<TemplatePhases>, Forked), ResumeError> {
+        let mut stage = self.template.lock().unwrap_or_else(PoisonError::into_inner);
+        // After an error nobody knows what the template still does, so the next child gets another one.
+        let (template, phases) = match std::mem::replace(&mut *stage, Stage::Gone) {
+            Stage::Made(template) => (template, None),
             begun => {
                 let begun = match begun {
                     Stage::Begun(begun) => begun,
                     _ => Template::begin(&self.host, &self.descriptor)?,
                 };
-                let made = begun.finish(&self.warm)?;
-                let phases = made.phases;
-                (made, Some(phases))
+                let template = begun.finish(&self.warm)?;
+                let phases = template.phases;
+                (Arc::new(template), Some(phases))
             }
         };
-        let name = self.space_next.fetch_add(1, Ordering::Relaxed);
         let serve = |userfault| {
-            let space = Space::new(userfault, made.missing().clone(), Some(name));
-            let template = phases.map(|_| made.userfault());
-            self.tell(match template {
-                Some(template) => News::First(space, template),
+            let space = Space::new(userfault, template.missing().clone(), Some(name));
+            self.tell(match phases {
+                Some(_) => News::First(space, template.userfault()),
                 None => News::Child(space),
             })
         };
-        // After an error nobody knows what the template still does, so the next child gets another one.
-        let mut child = made.fork(&self.host, &self.descriptor, &self.warm, given, serve)?;
-        child.phases.template = phases;
-        child.space = name;
-        if phases.is_some()
-            && let Ok(shown) = Shown::open(child.pid, made.pid(), &self.descriptor)
-        {
-            self.tell(News::Show(Box::new(shown)))?;
-        }
-        *template = Stage::Made(made);
-        Ok(child)
+        let forked = template.fork(&self.host, unborn, serve)?;
+        *stage = Stage::Made(Arc::clone(&template));
+        Ok((template, phases, forked))
     }
 
     /// Whether the seed is known to be lost: its children have what they have, and new ones are of no use.

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 
-use ramet_sys::{User, events};
+use ramet_sys::{Limits, User, events};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fs::{Mode, OFlags, SeekFrom, fcntl_setfl, seek};
 use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
@@ -28,6 +28,9 @@ pub struct Given {
     pub streams: [OwnedFd; 3],
     /// Who it is to be: without other groups and without capabilities. `None`: who the forked process was.
     pub user: Option<User>,
+    /// What it may use: within these, as much as a program that the host executes. `None`: what the forked process
+    /// might, as far as the host may give it.
+    pub limits: Option<Limits>,
 }
 
 impl Given {
@@ -38,7 +41,8 @@ impl Given {
     pub fn own() -> io::Result<Self> {
         let input = io::stdin().as_fd().try_clone_to_owned()?;
         let output = io::stdout().as_fd().try_clone_to_owned()?;
-        Ok(Self { streams: [input, output, io::stderr().as_fd().try_clone_to_owned()?], user: None })
+        let streams = [input, output, io::stderr().as_fd().try_clone_to_owned()?];
+        Ok(Self { streams, user: None, limits: None })
     }
 }
 

@@ -1,4 +1,5 @@
-//! Who a child is: users, groups and capabilities, which its host may decide for each child (credentials(7)).
+//! Who a child is: users, groups and capabilities, and what it may use, which its host may decide for each child
+//! (credentials(7), getrlimit(2)).
 //!
 //! A thread that is to have the number that it had is made with a right that the child itself may not have. So a child
 //! changes its user and keeps what its host may, makes its threads, and then each of them gives up the rest.
@@ -6,18 +7,22 @@
 use std::fs;
 use std::io;
 
-use libc::{SYS_capset, SYS_prctl, SYS_read, SYS_setfsgid, SYS_setfsuid, SYS_setgroups, SYS_setresgid, SYS_setresuid};
+use libc::{
+    SYS_capset, SYS_prctl, SYS_prlimit64, SYS_read, SYS_setfsgid, SYS_setfsuid, SYS_setgroups, SYS_setresgid,
+    SYS_setresuid,
+};
 
+use ramet_sys::Limits;
 use ramet_sys::thread::scheduling;
 
 use super::{Given, ResumeError};
 use crate::capture::{LIMITS, limits, this_process};
-use crate::descriptor::{Capabilities, Credentials, Scheduling};
+use crate::descriptor::{Capabilities, Credentials, ForkDescriptor, Scheduling};
 use crate::program::Argument::{At, Word};
 use crate::program::{Argument, Program};
 
 /// What the program of a child reads of it: words of the machine.
-const WORDS: usize = 16;
+const WORDS: usize = MAY_USE + 2 * LIMITS;
 const USERS: usize = 0;
 const GROUPS: usize = 4;
 const SUPPLEMENTARY: usize = 8;
@@ -26,6 +31,8 @@ const AMBIENT: usize = 9;
 /// Two times the argument of capset(2): while there is privilege left, and at last.
 const CAPABILITIES_BETWEEN: usize = 10;
 const CAPABILITIES: usize = 13;
+/// For each kind of limit the limit and how far it may be raised.
+const MAY_USE: usize = 16;
 
 const CAPSET_BYTES: u64 = 24;
 const WORD_BYTES: u64 = 8;
@@ -68,11 +75,28 @@ impl Rights {
         self.own.capabilities.effective >> ADMINISTRATES & 1 == 1
     }
 
-    /// Limits, lowered to what the host may give.
-    pub(super) fn within(&self, limits: &[[u64; 2]]) -> impl Iterator<Item = [u64; 2]> {
+    /// What a child may use. The host lowers all limits, and raises those of itself if it may.
+    fn limits(&self, there: &[[u64; 2]], given: Option<Limits>) -> [[u64; 2]; LIMITS] {
         let may_raise = self.own.capabilities.effective >> RAISES_LIMITS & 1 == 1;
-        let most = self.limits.iter().map(move |[_, hard]| if may_raise { u64::MAX } else { *hard });
-        limits.iter().zip(most).map(|([soft, hard], most)| [*soft.min(&most), *hard.min(&most)])
+        let mut limits = self.limits;
+        let mut set = |resource: u32, [soft, hard]: [u64; 2]| {
+            let Some(limit) = limits.get_mut(resource as usize) else { return };
+            let most = if may_raise { u64::MAX } else { limit[1] };
+            *limit = [soft.min(most), hard.min(most)];
+        };
+        match given {
+            Some(Limits { memory_bytes, open_files, processes }) => {
+                let all = [
+                    (libc::RLIMIT_CORE, Some(0)),
+                    (libc::RLIMIT_DATA, memory_bytes),
+                    (libc::RLIMIT_NOFILE, open_files),
+                    (libc::RLIMIT_NPROC, processes),
+                ];
+                all.into_iter().for_each(|(resource, most)| _ = most.map(|most| set(resource, [most; 2])));
+            }
+            None => (0..).zip(there).for_each(|(resource, limit)| set(resource, *limit)),
+        }
+        limits
     }
 
     /// Whether children can be other users than the host.
@@ -103,7 +127,8 @@ impl Rights {
     ///
     /// # Errors
     /// The host may not make it.
-    pub(super) fn identity(&self, there: &Credentials, given: &Given) -> Result<Vec<u8>, ResumeError> {
+    pub(super) fn identity(&self, descriptor: &ForkDescriptor, given: &Given) -> Result<Vec<u8>, ResumeError> {
+        let there = &descriptor.credentials;
         self.check(there, given)?;
         let mut words = [0_u64; WORDS];
         let (users, groups, capabilities) = match given.user {
@@ -120,7 +145,8 @@ impl Rights {
         let own = self.own.capabilities.permitted;
         let between = Capabilities { effective: own, permitted: own, ..capabilities };
         words[CAPABILITIES_BETWEEN..CAPABILITIES].copy_from_slice(&capset_words(between));
-        words[CAPABILITIES..].copy_from_slice(&capset_words(capabilities));
+        words[CAPABILITIES..MAY_USE].copy_from_slice(&capset_words(capabilities));
+        words[MAY_USE..].copy_from_slice(self.limits(&descriptor.limits, given.limits).as_flattened());
         Ok(words.iter().flat_map(|word| word.to_ne_bytes()).collect())
     }
 }
@@ -195,6 +221,14 @@ impl<'d> Identity<'d> {
         }
     }
 
+    /// Takes what the child may use.
+    pub(super) fn limit(self, program: &mut Program) {
+        for resource in 0..LIMITS {
+            let at = self.words + (MAY_USE + 2 * resource) as u64 * WORD_BYTES;
+            program.call("limiting itself", SYS_prlimit64, &[0, resource as u64, at, 0]);
+        }
+    }
+
     /// Gives up what the host may and the child may not.
     pub(super) fn give_up_rest(self, program: &mut Program) {
         self.set_capabilities(program, CAPABILITIES);
@@ -215,4 +249,4 @@ fn bits(set: u64) -> impl Iterator<Item = u64> {
     (0..u64::from(CAPABILITY_BITS)).filter(move |bit| set >> bit & 1 == 1)
 }
 
-const _: () = assert!((WORDS - CAPABILITIES) as u64 * WORD_BYTES == CAPSET_BYTES);
+const _: () = assert!((MAY_USE - CAPABILITIES) as u64 * WORD_BYTES == CAPSET_BYTES);

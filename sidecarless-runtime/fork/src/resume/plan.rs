@@ -34,7 +34,6 @@ pub(crate) struct Plan {
     pub(crate) missing: Missing,
     /// What has to be registered for that.
     pub(crate) registered: Vec<Range>,
-    pub(super) numbers: Numbers,
     programs: Vec<Program>,
 }
 
@@ -140,7 +139,7 @@ impl Plan {
         let Planner { missing, registered, .. } = planner;
         let image = draft.image(place);
         let programs = std::iter::once(draft.main).chain(draft.others).collect();
-        Ok(Self { image, start, missing, registered, numbers, programs })
+        Ok(Self { image, start, missing, registered, programs })
     }
 
     /// What the operation at an address is for.
@@ -272,7 +271,7 @@ fn with_end(text: &[u8]) -> Vec<u8> {
 }
 
 /// How the threads of a process's children have to be numbered.
-fn numbers(descriptor: &ForkDescriptor) -> Numbers {
+pub(super) fn numbers(descriptor: &ForkDescriptor) -> Numbers {
     let ForkDescriptor { threads, namespaces, .. } = descriptor;
     // A C library that we do not know cannot be told another number.
     let is_known = threads[0].tid_is_there;

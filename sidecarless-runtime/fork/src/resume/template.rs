@@ -14,8 +14,8 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::family::Warm;
 use super::files::{self, Given};
-use super::plan::{Numbers, Plan};
-use super::{Child, Heard, Host, Phases, ResumeError, STEP_TIMEOUT, TemplatePhases, control_pair, hear};
+use super::plan::{self, Numbers, Plan};
+use super::{Child, Heard, Host, Namespace, Phases, ResumeError, STEP_TIMEOUT, TemplatePhases, control_pair, hear};
 use crate::descriptor::ForkDescriptor;
 use crate::guard;
 use crate::interpreter::FAILURE_BYTES;
@@ -47,6 +47,46 @@ pub(super) struct Begun {
 /// A process that ends when this is dropped.
 #[derive(Debug)]
 struct Process(Pidfd);
+
+/// What a child takes from its host, before there is one.
+#[derive(Debug)]
+pub(super) struct Unborn {
+    control: UnixStream,
+    theirs: UnixStream,
+    identity: Vec<u8>,
+    files: Vec<OwnedFd>,
+    namespace: Option<Namespace>,
+    open: Duration,
+}
+
+/// A process that waits to become a child.
+#[derive(Debug)]
+pub(super) struct Forked {
+    control: UnixStream,
+    identity: Vec<u8>,
+    files: Vec<OwnedFd>,
+    namespace: Option<Namespace>,
+    open: Duration,
+    fork: Duration,
+}
+
+impl Unborn {
+    pub(super) fn expect(
+        host: &Host,
+        descriptor: &ForkDescriptor,
+        warm: &Warm,
+        given: &Given,
+    ) -> Result<Self, ResumeError> {
+        let start = Instant::now();
+        let (control, theirs) = control_pair()?;
+        let identity = host.rights.identity(descriptor, given)?;
+        let pieces = warm.shared.pieces(descriptor)?;
+        let mut files = files::open(descriptor, given, &pieces)?;
+        files.extend(pieces);
+        let namespace = if plan::numbers(descriptor) == Numbers::Same { Some(host.namespace()?) } else { None };
+        Ok(Self { control, theirs, identity, files, namespace, open: start.elapsed() })
+    }
+}
 
 impl Template {
     /// Begins to make one.
@@ -103,23 +143,15 @@ impl Template {
         Arc::clone(&self.userfault)
     }
 
-    /// Forks a child. `serve` is given its faults before it goes on.
+    /// Forks a child. `serve` is given its faults. The template is ready for the next one when this returns.
     pub(super) fn fork(
         &self,
         host: &Host,
-        descriptor: &ForkDescriptor,
-        warm: &Warm,
-        given: &Given,
+        unborn: Unborn,
         serve: impl FnOnce(Userfault) -> io::Result<()>,
-    ) -> Result<Child, ResumeError> {
+    ) -> Result<Forked, ResumeError> {
         let start = Instant::now();
-        let (control, theirs) = control_pair()?;
-        let identity = host.rights.identity(&descriptor.credentials, given)?;
-        let pieces = warm.shared.pieces(descriptor)?;
-        let mut files = files::open(descriptor, given, &pieces)?;
-        files.extend(pieces);
-        let opened = Instant::now();
-        let namespace = if self.plan.numbers == Numbers::Same { Some(host.namespace()?) } else { None };
+        let Unborn { control, theirs, identity, files, namespace, open } = unborn;
         let first = namespace.as_ref().map(|namespace| namespace.first.as_fd());
         let order: Vec<BorrowedFd<'_>> = std::iter::once(theirs.as_fd()).chain(first).collect();
         zygote::send(&self.control, &[0], &order)?;
@@ -127,7 +159,13 @@ impl Template {
         let userfault = self.forked()?;
         guard::hold(&*host.guard, &userfault)?;
         serve(userfault)?;
-        let forked = Instant::now();
+        Ok(Forked { control, identity, files, namespace, open, fork: start.elapsed() })
+    }
+
+    /// Lets a child become who it is and go on.
+    pub(super) fn let_go(&self, forked: Forked) -> Result<Child, ResumeError> {
+        let start = Instant::now();
+        let Forked { control, identity, files, namespace, open, fork } = forked;
         // Without these it does not go on, so its faults are served by now.
         zygote::send(&control, &identity, &[] as &[OwnedFd])?;
         if !files.is_empty() {
@@ -145,8 +183,7 @@ impl Template {
         };
         match last {
             Ok(Heard { count: 0, .. }) => {
-                let phases =
-                    Phases { template: None, open: opened - start, fork: forked - opened, start: forked.elapsed() };
+                let phases = Phases { template: None, open, fork, start: start.elapsed() };
                 let program = Range { start: self.plan.start.program, bytes: self.plan.image.len() as u64 };
                 Ok(Child { pid, pidfd, phases, space: 0, program, _namespace: namespace })
             }

@@ -1,8 +1,8 @@
 //! A child is watched while it is copied from outside, since what the copy lacks is known to who gives it its pages.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel, sync_channel};
+use std::sync::{Arc, Weak};
 
 use ramet_sys::Range;
 
@@ -11,6 +11,38 @@ use crate::capture::Lacking;
 use crate::lineage::SeedAt;
 use crate::missing::Missing;
 use crate::pager::News;
+
+/// What it takes to fork on a child that somebody looks after, for as long as its family is there.
+#[derive(Clone, Debug)]
+pub struct Kin {
+    family: Weak<Family>,
+    space: u64,
+    pid: i32,
+    program: Range,
+}
+
+impl Kin {
+    /// A child's.
+    #[must_use]
+    pub fn of(family: &Arc<Family>, child: &Child) -> Self {
+        let Child { space, pid, program, .. } = *child;
+        Self { family: Arc::downgrade(family), space, pid, program }
+    }
+
+    /// Begins to watch the child.
+    ///
+    /// # Errors
+    /// The family's pager has ended.
+    pub fn watch(&self) -> io::Result<Watch> {
+        let ended = || io::Error::other("the pager has ended");
+        let family = self.family.upgrade().ok_or_else(ended)?;
+        let (tell, forks) = channel();
+        let (ready, is_ready) = sync_channel(1);
+        family.tell(News::Watch { space: self.space, forks: tell, ready })?;
+        is_ready.recv().map_err(|_| ended())?;
+        Ok(Watch { family, space: self.space, pid: self.pid, program: self.program, forks })
+    }
+}
 
 /// A child of a family, and its forks from now on.
 #[derive(Debug)]
@@ -23,18 +55,6 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Begins to watch.
-    ///
-    /// # Errors
-    /// The family's pager has ended.
-    pub fn begin(family: &Arc<Family>, child: &Child) -> io::Result<Self> {
-        let (tell, forks) = channel();
-        let (ready, is_ready) = sync_channel(1);
-        family.tell(News::Watch { space: child.space, forks: tell, ready })?;
-        is_ready.recv().map_err(|_| io::Error::other("the pager has ended"))?;
-        Ok(Self { family: Arc::clone(family), space: child.space, pid: child.pid, program: child.program, forks })
-    }
-
     /// The child's number.
     #[must_use]
     pub const fn pid(&self) -> i32 {

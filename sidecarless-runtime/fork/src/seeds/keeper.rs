@@ -13,7 +13,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::kept::Kept;
 use super::{Ending, Registry, SeedError, bonds};
-use crate::capture::{self, Prepared};
+use crate::capture::{self, Prepared, Unforked};
 use crate::resume::Watch;
 
 /// A seed that was prepared, and who keeps it.
@@ -32,20 +32,34 @@ pub(super) fn start(
     registry: Weak<Registry>,
     pid: i32,
     watch: Option<Watch>,
+    unforked: Unforked,
     lease: Duration,
 ) -> Result<Begun, SeedError> {
     let begin = Instant::now();
     let (tell, told) = sync_channel(1);
-    let keep = move || keep(&registry, pid, watch, lease, &tell);
+    let prepare = move |registry: &Arc<Registry>| {
+        let prepared = capture::prepare_with(pid, watch, unforked)?;
+        take_in(prepared, registry, pid, lease)
+    };
+    let keep = move || keep(&registry, prepare, &tell);
     let keeper = Builder::new().name("ramet-seed".to_owned()).spawn(keep).map_err(SeedError::Host)?;
     let silent = || SeedError::Host(io::Error::other("the thread that prepares a seed has ended"));
     let (seed, pause) = told.recv().map_err(|_| silent())??;
     Ok(Begun { seed, keeper, pause, prepare: begin.elapsed() })
 }
 
-fn keep(registry: &Weak<Registry>, pid: i32, watch: Option<Watch>, lease: Duration, tell: &SyncSender<Outcome>) {
-    let (prepared, seed, alive) = match prepare(registry, pid, watch, lease) {
-        Ok(prepared) => prepared,
+/// A process that was prepared, and how its end is noticed.
+type Taken = (Prepared, Arc<Kept>, OwnedFd);
+
+fn keep(
+    registry: &Weak<Registry>,
+    prepare: impl FnOnce(&Arc<Registry>) -> Result<Taken, SeedError>,
+    tell: &SyncSender<Outcome>,
+) {
+    let silent = || SeedError::Host(io::Error::other("the thread that wanted a seed has ended"));
+    let taken = registry.upgrade().ok_or_else(silent).and_then(|registry| prepare(&registry));
+    let (prepared, seed, alive) = match taken {
+        Ok(taken) => taken,
         Err(error) => {
             let _ = tell.send(Err(error));
             return;
@@ -69,20 +83,12 @@ fn keep(registry: &Weak<Registry>, pid: i32, watch: Option<Watch>, lease: Durati
     }
 }
 
-fn prepare(
-    registry: &Weak<Registry>,
-    pid: i32,
-    watch: Option<Watch>,
-    lease: Duration,
-) -> Result<(Prepared, Arc<Kept>, OwnedFd), SeedError> {
-    let silent = || SeedError::Host(io::Error::other("the thread that wanted a seed has ended"));
-    let registry = registry.upgrade().ok_or_else(silent)?;
-    let prepared = capture::prepare_with(pid, watch)?;
+fn take_in(prepared: Prepared, registry: &Arc<Registry>, pid: i32, lease: Duration) -> Result<Taken, SeedError> {
     let alive = Pid::from_raw(prepared.seed.pid()).ok_or(Errno::SRCH);
     let alive = alive.and_then(|seed| pidfd_open(seed, PidfdFlags::empty()));
     let alive = alive.map_err(|error| SeedError::Host(error.into()))?;
     let seed = Kept::new(pid, &prepared, Instant::now() + lease, registry.limits.lease_max).map_err(SeedError::Host)?;
-    seed.hold_on(bonds::all(&prepared.lineage, &registry, lease)?);
+    seed.hold_on(bonds::all(&prepared.lineage, registry, lease)?);
     Ok((prepared, Arc::new(seed), alive))
 }
 

@@ -2,8 +2,8 @@
 
 use libc::{
     SYS_arch_prctl, SYS_capset, SYS_clone3, SYS_close_range, SYS_futex, SYS_mmap, SYS_munmap, SYS_personality,
-    SYS_prctl, SYS_prlimit64, SYS_rseq, SYS_rt_sigqueueinfo, SYS_rt_sigreturn, SYS_rt_tgsigqueueinfo,
-    SYS_sched_setattr, SYS_set_robust_list, SYS_set_tid_address, SYS_write,
+    SYS_prctl, SYS_rseq, SYS_rt_sigqueueinfo, SYS_rt_sigreturn, SYS_rt_tgsigqueueinfo, SYS_sched_setattr,
+    SYS_set_robust_list, SYS_set_tid_address, SYS_write,
 };
 use ramet_sys::pagemap::PAGE_BYTES;
 
@@ -66,7 +66,7 @@ impl Planner<'_> {
             main.call("waiting for a thread", SYS_futex, &[*arrived, FUTEX_WAIT_PRIVATE, 0, 0, 0, 0]).or_not();
         }
         self.queue_signals(main, number);
-        self.limit(main);
+        identity.limit(main);
         // A change of user has changed both.
         let dumpable = u64::from(traits.is_dumpable);
         main.call("hiding itself or not", SYS_prctl, &[libc::PR_SET_DUMPABLE as u64, dumpable]);
@@ -80,14 +80,6 @@ impl Planner<'_> {
         }
         self.leave(main, &threads[0], main_bytes)?;
         Ok(programs)
-    }
-
-    /// Takes what the process may use.
-    fn limit(&self, main: &mut Program) {
-        for (resource, limit) in (0..).zip(self.rights.within(&self.descriptor.limits)) {
-            let at = main.data(&limit.map(u64::to_ne_bytes).concat());
-            main.call("limiting itself", SYS_prlimit64, &[0, resource, at, 0]);
-        }
     }
 
     /// Has signals wait for the threads that they waited for.
