@@ -121,8 +121,8 @@ impl Drop for Newborn {
     }
 }
 
-/// The node's end of a brood. The seed is given up when it is dropped, unless somebody else reads it; children that live
-/// then have what they have.
+/// The node's end of a brood. The seed is given up when it is dropped, unless somebody else reads it; children that
+/// live then have what they have.
 #[derive(Debug)]
 pub(crate) struct Brood {
     number: u64,
@@ -239,7 +239,7 @@ impl Worker {
         thread::scope(|scope| {
             for _ in 1..hands {
                 // Without another thread it takes longer.
-                let _ = thread::Builder::new().name("ramet-birth".to_owned()).spawn_scoped(scope, &work);
+                let _ = thread::Builder::new().name("ramet-birth".to_owned()).spawn_scoped(scope, work);
             }
             work();
         });

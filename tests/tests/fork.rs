@@ -10,6 +10,8 @@ use ramet_tests::{Node, Start, eventually};
 
 #[path = "fork/keeper.rs"]
 mod keeper;
+#[path = "fork/pair.rs"]
+mod pair;
 #[path = "fork/refused.rs"]
 mod refused;
 #[path = "fork/target.rs"]

@@ -51,7 +51,7 @@ impl Keeper {
     fn serve(&mut self, options: &[&str]) {
         let log = File::create(self.folder.path().join("log")).expect("a log");
         let mut command = self.command(&["serve"]);
-        if let Ok(address) = std::env::var("RAMET_VM_ADDRESS") {
+        if let Ok(address) = std::env::var("XTASK_VM_ADDRESS") {
             // A guest's RDMA device has the address of its network.
             command.args(["--listen", &format!("{address}:0")]);
         }
@@ -115,8 +115,12 @@ impl Keeper {
 
     /// Makes children that can be spoken to.
     pub(crate) fn resume(&self, seed: &Seed, options: &[&str]) -> Children {
+        self.children(self.resume_command(seed, options))
+    }
+
+    /// The same with a command.
+    pub(crate) fn children(&self, mut command: Command) -> Children {
         let error = tempfile::NamedTempFile::new_in(self.folder()).expect("a file");
-        let mut command = self.resume_command(seed, options);
         let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = command.stderr(error.reopen().expect("a file")).spawn().expect("ramet starts");
         let input = process.stdin.take();
@@ -188,7 +192,12 @@ impl Children {
     }
 
     pub(crate) fn ask(&mut self) -> String {
-        target::ask(self.input.as_mut().expect("open"), &mut self.output)
+        self.ask_for(b'?').expect("it has ended instead of answering")
+    }
+
+    /// What one says of a part of its data. None: it has ended instead.
+    pub(crate) fn ask_for(&mut self, what: u8) -> Option<String> {
+        target::ask(self.input.as_mut().expect("open"), &mut self.output, what)
     }
 
     pub(crate) fn pid(&self) -> Pid {

@@ -1,7 +1,8 @@
 //! Processes to fork: each answers a byte on its standard input with one line about all its data, and ends at the end
 //! of its input.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::ops::Range;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -14,6 +15,24 @@ while True:
     if not os.read(0, 1):
         break
     answer()
+";
+
+/// What [`Target::numpy`] has.
+pub(crate) const DATA_BYTES: u64 = 8 << 20;
+/// The bytes that ask it for one part of its data after the other.
+pub(crate) const BLOCKS: Range<u8> = b'a'..b'q';
+
+const NUMPY: &str = r"
+import os, sys, zlib
+import numpy
+data = numpy.random.default_rng().integers(0, 1 << 64, int(sys.argv[1]) // 8, dtype=numpy.uint64)
+blocks = numpy.split(data, int(sys.argv[2]))
+while True:
+    asked = os.read(0, 1)
+    if not asked:
+        break
+    part = data if asked == b'?' else blocks[asked[0] - ord('a')]
+    os.write(1, b'%s %d %d %d\n' % (asked, part.size, numpy.bitwise_xor.reduce(part), zlib.crc32(part)))
 ";
 
 /// Three threads that always hold or wait for a lock, and one that answers.
@@ -83,6 +102,13 @@ impl Target {
         Self::start(command)
     }
 
+    /// `python3` with numpy, as it is installed, and 8 MiB of random numbers, of which it can be asked for parts.
+    pub(crate) fn numpy() -> Self {
+        let mut command = Command::new("/usr/bin/python3");
+        command.args(["-c", NUMPY, &DATA_BYTES.to_string(), &BLOCKS.len().to_string()]);
+        Self::start(command)
+    }
+
     /// A program in C with four threads and 8 MiB.
     pub(crate) fn threads() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
@@ -117,7 +143,12 @@ impl Target {
 
     /// What it says of its data.
     pub(crate) fn ask(&mut self) -> String {
-        ask(&mut self.input, &mut self.output)
+        self.ask_for(b'?')
+    }
+
+    /// What it says of a part of its data.
+    pub(crate) fn ask_for(&mut self, what: u8) -> String {
+        ask(&mut self.input, &mut self.output, what).expect("it has ended instead of answering")
     }
 }
 
@@ -128,12 +159,16 @@ impl Drop for Target {
     }
 }
 
-pub(crate) fn ask(input: &mut impl Write, output: &mut impl BufRead) -> String {
-    input.write_all(b"?").expect("asked");
+/// An answer. None: there is none, because the process has ended.
+pub(crate) fn ask(input: &mut impl Write, output: &mut impl BufRead, what: u8) -> Option<String> {
+    match input.write_all(&[what]) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => return None,
+        written => written.expect("asked"),
+    }
     let mut line = String::new();
     output.read_line(&mut line).expect("an answer");
-    assert!(line.ends_with('\n'), "it has ended instead of answering: {line:?}");
-    line
+    assert!(line.is_empty() || line.ends_with('\n'), "half an answer: {line:?}");
+    (!line.is_empty()).then_some(line)
 }
 
 /// A word that nothing else of this run has.

@@ -45,7 +45,7 @@ pub(super) fn run(mode: Mode, scope: Guests, root: &Path, filter: &[String], rep
         return Ok(());
     }
     let packages = match scope {
-        Guests::Only => rounds.iter().flat_map(|round| &round.suites).map(|suite| suite.package).collect(),
+        Guests::Only => rounds.iter().flat_map(Round::packages).collect(),
         _ => BTreeSet::new(),
     };
     let Some(programs) = Programs::list(mode, root, &packages)? else {

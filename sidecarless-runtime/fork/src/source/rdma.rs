@@ -43,18 +43,16 @@ pub enum ConnectError {
     #[error("the RDMA device here cannot be used: {0}")]
     Device(#[from] VerbsError),
     /// The seed's host has none.
-    #[error("the seed's host has no RDMA device in use; read over TCP, or start its page server with one")]
+    #[error("the seed's host has no RDMA device in use")]
     NoDeviceThere,
     /// The seed's memory cannot be registered there.
-    #[error("the seed's host cannot let it be read by RDMA: {0}; read over TCP")]
+    #[error("the seed's host cannot let it be read by RDMA: {0}")]
     Unable(String),
     /// Reads do not arrive.
     #[error("the seed's host is not reached by RDMA: {0}; are both devices in one network?")]
     NoWay(#[from] ReadError),
     /// Reads bring something else than is there.
-    #[error(
-        "reads by RDMA bring wrong bytes, with pinned memory, too: a device or its driver is broken; read over TCP"
-    )]
+    #[error("reads by RDMA bring wrong bytes, with pinned memory, too: a device or its driver is broken")]
     Wrong,
 }
 

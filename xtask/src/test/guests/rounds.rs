@@ -48,6 +48,12 @@ impl Round {
         (!self.suites.is_empty()).then_some(self)
     }
 
+    /// The packages that have to be built for it.
+    pub(super) fn packages(&self) -> impl Iterator<Item = &'static str> {
+        let own = self.suites.iter().chain(&self.peer).map(|suite| suite.package);
+        own.flat_map(|package| [Some(package), (package == WHOLE).then_some(BINARY)]).flatten()
+    }
+
     /// When the round is over, whatever its guests do.
     pub(super) fn limit(&self) -> Duration {
         BOOT + Duration::from_secs(self.suites.iter().map(|suite| suite.limit_seconds).sum())
@@ -93,9 +99,12 @@ pub(super) const fn suite(package: &'static str, target: &'static str) -> Suite 
 /// How long a program takes when the host has other things to do, and more.
 const LIMIT_SECONDS: u64 = 180;
 const FORK: &str = "ramet-fork";
+/// Whose programs are started by tests of the whole.
+const BINARY: &str = "ramet";
+const WHOLE: &str = "ramet-tests";
 /// Each side of a pair of guests runs one of these.
-const KEEPER: &str = "a_seed_is_kept_for_another_guest";
-const FORKER: &str = "a_python_process_goes_on_in_another_guest";
+const KEEPER: &str = "seeds_are_kept_for_another_guest";
+const FORKER: &str = "goes_on_in_another_guest_or_ends";
 
 /// Every round, in the order of their running.
 pub(super) fn all() -> Vec<Round> {
@@ -107,15 +116,11 @@ pub(super) fn all() -> Vec<Round> {
     let memory = |resume| [suite(FORK, "prepare"), resume, suite(FORK, "pages"), suite(FORK, "carried")];
     let tables = suite("ramet-sys", "ramet_sys").only(&["pagemap", "userfault", "ptrace"]);
     let kernel = ["loading", "routing", "ownership", "policy"].map(|target| suite("ramet-loader", target));
-    let device = [
-        suite("ramet-rdma", "reads"),
-        suite(FORK, "sources").only(&["rdma::"]),
-        suite(FORK, "rdma").without(&[KEEPER, FORKER]),
-    ];
+    let device = [suite("ramet-rdma", "reads"), suite(FORK, "sources").only(&["rdma::"]), suite(FORK, "rdma")];
     let pair = |series| Round {
         series,
-        suites: vec![suite(FORK, "rdma").only(&[FORKER])],
-        peer: Some(suite(FORK, "rdma").only(&[KEEPER])),
+        suites: vec![suite(WHOLE, "fork").only(&[FORKER])],
+        peer: Some(suite(WHOLE, "fork").only(&[KEEPER])),
     };
     let oldest = [&[tables][..], &memory(resume_waiting), &kernel].concat();
     let usual = [&[tables][..], &device, &memory(resume), &kernel].concat();
