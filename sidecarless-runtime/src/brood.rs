@@ -50,8 +50,8 @@ pub(crate) enum Parent {
         pid: u32,
         /// Where it has its memory from, if it is a copy itself.
         kin: Option<Kin>,
-        /// What it lives in, and its seed for longer.
-        _habitat: Option<Arc<Habitat>>,
+        /// What it lives in.
+        habitat: Habitat,
     },
     /// On another node, and what its copies may use here.
     Elsewhere(RemoteFork, Limits),
@@ -249,10 +249,10 @@ impl Worker {
     fn root(&self, parent: &Parent) -> Result<Rooted, BroodError> {
         let Reach { seeds, address, .. } = &self.means.reach;
         match parent {
-            Parent::Here { pid, kin, .. } => {
+            Parent::Here { pid, kin, habitat } => {
                 let (pid, terms) = (pid.cast_signed(), Terms { lease: LEASE });
                 let watch = kin.as_ref().map(Kin::watch).transpose()?;
-                let held = seeds.prepare_waiting(pid, watch, terms)?;
+                let held = seeds.prepare_waiting(pid, habitat.clone(), watch, terms)?;
                 let seed = SeedAt { address: *address, handle: held.handle, key: held.key.clone() };
                 let family = self.family(&seed, Some(SourceKind::Local), |_| Ok(()));
                 let family = family.inspect_err(|_| _ = seeds.revoke(held.handle))?;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use ramet_common::InstanceId;
 use ramet_control::gateway::{self, Tls, ToGateway};
 use ramet_dataplane::TransportKind;
+use ramet_fork::Habitat;
 use ramet_manifest::NodeSettings;
 use ramet_sys::{Limits, Network, Output, Program, Sandbox, User};
 
@@ -55,8 +56,9 @@ impl Gateway {
             stdin,
             output: Output::Inherited,
         };
-        let (process, _) =
-            Process::start(program, &sandbox(settings), None, events, move |word| Event::Gateway(epoch, word))?;
+        let (process, _) = Process::start(program, &sandbox(settings), Habitat::default(), events, move |word| {
+            Event::Gateway(epoch, word)
+        })?;
         Ok(Self { epoch, process, stage: GatewayStage::Starting, workers: Vec::new(), is_watched: false })
     }
 }

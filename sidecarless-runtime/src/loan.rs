@@ -1,7 +1,6 @@
 //! An instance that is lent to somebody who prepares it: frozen between two requests, until the loan is dropped.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use ramet_common::InstanceId;
@@ -26,7 +25,7 @@ pub(crate) struct Frozen {
     /// Where it has its memory from, if it is a copy.
     pub(crate) kin: Option<Kin>,
     /// What it lives in.
-    pub(crate) _habitat: Option<Arc<Habitat>>,
+    pub(crate) habitat: Habitat,
 }
 
 /// Why an instance is not lent.
@@ -70,6 +69,11 @@ impl Loan {
     /// The frozen process.
     pub(crate) fn pid(&self) -> i32 {
         self.frozen.pid
+    }
+
+    /// What it lives in.
+    pub(crate) const fn habitat(&self) -> &Habitat {
+        &self.frozen.habitat
     }
 
     /// Begins to watch a copy: what it has not touched comes from the seed that it was forked from.

@@ -36,7 +36,7 @@ pub(crate) struct Process<M> {
     pub(crate) report: SandboxReport,
     pidfd: Arc<Pidfd>,
     /// What it lives in, where it was forked or is to be.
-    pub(crate) habitat: Option<Arc<Habitat>>,
+    pub(crate) habitat: Habitat,
 }
 
 impl<M: Serialize> Process<M> {
@@ -46,7 +46,7 @@ impl<M: Serialize> Process<M> {
     pub(crate) fn start<F>(
         program: impl FnOnce(OwnedFd) -> Program,
         sandbox: &Sandbox,
-        habitat: Option<Arc<Habitat>>,
+        habitat: Habitat,
         events: Events,
         event: impl Fn(Word<F>) -> Event + Send + Sync + 'static,
     ) -> Result<(Self, Option<Captured>), StartError>
@@ -55,7 +55,7 @@ impl<M: Serialize> Process<M> {
     {
         let (ours, theirs) = ControlSocket::pair()?;
         let program = program(theirs.into_fd());
-        let child = match habitat.as_ref().and_then(|habitat| habitat.first()) {
+        let child = match habitat.first() {
             Some(first) => ramet_sys::spawn_beside(first, program, sandbox)?,
             None => ramet_sys::spawn(program, sandbox)?,
         };
@@ -87,7 +87,7 @@ impl<M: Serialize> Process<M> {
             conversation: Conversation::new(control),
             report: SandboxReport::default(),
             pidfd: Arc::new(pidfd),
-            habitat: Some(Arc::new(habitat)),
+            habitat,
         };
         process.watch(events, event)?;
         Ok(process)

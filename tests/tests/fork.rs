@@ -119,7 +119,7 @@ fn a_child_is_forked_on_from_host_to_host() {
         last.rows();
         assert_eq!(last.ask(), before, "it has the data");
         for mut child in between {
-            assert_eq!(child.ask(), before, "and so have those between");
+            assert_eq!(child.ask(), before, "and so have those between, one after the other of which ends");
         }
         // A seed in the middle is of no use without the first one.
         done(&keepers[0].ramet(&["revoke", "--all"]));

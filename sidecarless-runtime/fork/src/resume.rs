@@ -69,21 +69,22 @@ pub struct Child {
     space: u64,
     /// Where it was before it went on.
     program: Range,
-    /// Of a process with several threads, which have the numbers that they had.
-    _namespace: Option<Namespace>,
+    /// Of a process with several threads, which have the numbers that they had, a namespace for these.
+    habitat: Habitat,
 }
 
 impl Child {
     /// What ends and reaps it, and what it lives in, which has to be kept for as long as it lives.
     #[must_use]
     pub fn into_parts(self) -> (Pidfd, Habitat) {
-        (self.pidfd, Habitat(self._namespace))
+        (self.pidfd, self.habitat)
     }
 }
 
-/// What a child lives in. It ends when it is dropped, and so does what lives in it.
-#[derive(Debug)]
-pub struct Habitat(Option<Namespace>);
+/// What a process lives in, and copies that are made of it from outside. It ends when nobody has it any more, and so
+/// does what lives in it.
+#[derive(Clone, Debug, Default)]
+pub struct Habitat(Option<Arc<Namespace>>);
 
 impl Habitat {
     /// The first process of the PID namespace that it is, if it is one.
@@ -242,7 +243,7 @@ impl Host {
     /// # Errors
     /// Why there is none.
     pub fn habitat(&self) -> Result<Habitat, ResumeError> {
-        self.namespace().map(|namespace| Habitat(Some(namespace)))
+        self.namespace().map(|namespace| Habitat(Some(Arc::new(namespace))))
     }
 
     /// Makes a PID namespace.

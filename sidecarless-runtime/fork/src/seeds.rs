@@ -20,8 +20,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::capture::{PrepareError, Unforked};
-use crate::resume::Watch;
+use crate::resume::{Habitat, Watch};
 use crate::source::LocalSource;
+
+use self::keeper::Parent;
 
 pub use self::granted::Granted;
 pub use self::kept::LEARNED_PAGES_MAX;
@@ -187,7 +189,8 @@ impl Seeds {
     /// # Errors
     /// Why not; the process runs on as before.
     pub fn prepare(&self, pid: i32, terms: Terms) -> Result<Held, SeedError> {
-        self.prepare_with(pid, None, Unforked::Carried, terms)
+        let (unforked, habitat) = (Unforked::Carried, Habitat::default());
+        self.prepare_as(Parent { pid, watch: None, unforked, habitat }, terms)
     }
 
     /// The same with a child that is watched: what it has not touched comes from the seeds that it descends from, whose
@@ -196,28 +199,29 @@ impl Seeds {
     /// # Errors
     /// Why not; the process runs on as before.
     pub fn prepare_child(&self, watch: Watch, terms: Terms) -> Result<Held, SeedError> {
-        self.prepare_with(watch.pid(), Some(watch), Unforked::Carried, terms)
+        let (pid, habitat) = (watch.pid(), watch.habitat().clone());
+        self.prepare_as(Parent { pid, watch: Some(watch), unforked: Unforked::Carried, habitat }, terms)
     }
 
     /// The same with a process that waits to be forked, be it a child or not: what it has marked for that is left out
-    /// (`MADV_DONTFORK`).
+    /// (`MADV_DONTFORK`). What it lives in is kept as long as the seed.
     ///
     /// # Errors
     /// Why not; the process runs on as before.
-    pub fn prepare_waiting(&self, pid: i32, watch: Option<Watch>, terms: Terms) -> Result<Held, SeedError> {
-        self.prepare_with(pid, watch, Unforked::LeftOut, terms)
-    }
-
-    fn prepare_with(
+    pub fn prepare_waiting(
         &self,
         pid: i32,
+        habitat: Habitat,
         watch: Option<Watch>,
-        unforked: Unforked,
         terms: Terms,
     ) -> Result<Held, SeedError> {
+        self.prepare_as(Parent { pid, watch, unforked: Unforked::LeftOut, habitat }, terms)
+    }
+
+    fn prepare_as(&self, parent: Parent, terms: Terms) -> Result<Held, SeedError> {
         self.check_lease(terms.lease)?;
         let place = Place::take(&self.registry)?;
-        let begun = keeper::start(Arc::downgrade(&self.registry), pid, watch, unforked, terms.lease)?;
+        let begun = keeper::start(Arc::downgrade(&self.registry), parent, terms.lease)?;
         let seed = Arc::clone(&begun.seed);
         let held = Held {
             handle: seed.handle,

@@ -105,7 +105,7 @@ impl Conversation {
             error => problem(ProblemKind::Failed, error),
         })?;
         let watch = loan.watch().map_err(|error| problem(ProblemKind::Failed, error))?;
-        let prepare = |terms| self.kept.reach.seeds.prepare_waiting(loan.pid(), watch, terms);
+        let prepare = |terms| self.kept.reach.seeds.prepare_waiting(loan.pid(), loan.habitat().clone(), watch, terms);
         self.keep(loan.pid(), lease, prepare)
     }
 

@@ -98,17 +98,16 @@ impl Node {
 
     /// Where an instance that executes its command is to live, so that it can be forked. Without one it cannot be, and
     /// that is found out then.
-    pub(super) fn habitat_for(&self, function: &Function) -> Option<Arc<Habitat>> {
+    pub(super) fn habitat_for(&self, function: &Function) -> Habitat {
         if !matches!(function.ancestry, Ancestry::Sought) || function.manifest.spec.start != Start::Fork {
-            return None;
+            return Habitat::default();
         }
         let host = self.means.hosts.host().map_err(|error| error.to_string());
         let habitat = host.and_then(|host| host.habitat().map_err(|error| error.to_string()));
         let name = function.name();
         habitat
             .inspect_err(|why| tracing::debug!(function = %name, "no place to fork instances in: {why}"))
-            .map(Arc::new)
-            .ok()
+            .unwrap_or_default()
     }
 
     fn freeze(&mut self, id: FunctionId, parent: InstanceId) {
@@ -184,7 +183,7 @@ impl Node {
         let (habitat, kin) = (instance.process.habitat.clone(), instance.kin.clone());
         let is_awaited = |ancestry: &Ancestry| matches!(ancestry, Ancestry::Freezing(parent) if *parent == id);
         if self.functions.get(&function).is_some_and(|function| is_awaited(&function.ancestry)) {
-            self.prepare(function, Some(id), Parent::Here { pid, kin, _habitat: habitat });
+            self.prepare(function, Some(id), Parent::Here { pid, kin, habitat });
         } else {
             self.thaw(Some(id));
         }

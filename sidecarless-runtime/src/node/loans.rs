@@ -41,7 +41,7 @@ impl Node {
         if instance.stage != Stage::Ready {
             return Err(NoLoan::NotReady(id, self.state_of(instance)));
         }
-        if instance.process.habitat.as_ref().is_none_or(|habitat| habitat.first().is_none()) {
+        if instance.process.habitat.first().is_none() {
             return Err(NoLoan::Alone(id));
         }
         let is_parent = self.functions.get(&instance.function).is_some_and(|function| match &function.ancestry {
@@ -67,7 +67,7 @@ impl Node {
         if let Loan::Asked(borrower) = std::mem::replace(loan, Loan::Frozen) {
             let pid = instance.process.pid.cast_signed();
             let (habitat, kin) = (instance.process.habitat.clone(), instance.kin.clone());
-            let frozen = Frozen { pid, kin, _habitat: habitat };
+            let frozen = Frozen { pid, kin, habitat };
             if borrower.try_send(Ok(frozen)).is_err() {
                 self.loans.remove(&id);
                 self.thaw(Some(id));

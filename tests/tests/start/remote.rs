@@ -176,8 +176,16 @@ fn a_copy_can_be_copied_on_to_the_next_node() {
         keep(&first, &state);
         let mut seed = prepare_one(&first, "fork");
         keep(&first, b"something else");
+        assert!(kept(&first) == b"something else");
+        let mut tokens = BTreeSet::from([identity(&first).2]);
+        // The seed is not the instance's: it stays when that one is gone.
+        let copy = instances(&first)[0].clone();
+        kill(Pid::from_raw(copy["pid"].as_i64().expect("a number") as i32), Signal::SIGKILL).expect("killed");
+        eventually("another copy", || {
+            let all = instances(&first);
+            (all.len() == 1 && all[0]["pid"] != copy["pid"] && all[0]["state"] == "ready").then_some(())
+        });
         let mut nodes = vec![first];
-        let mut tokens: BTreeSet<String> = nodes.iter().map(|node| identity(node).2).collect();
         for hop in 1..=2 {
             let (manifest, _folder) = of_seed(&seed, "");
             let node = Node::start(&Start::new(transport, &manifest)).expect("as the first");
@@ -191,7 +199,6 @@ fn a_copy_can_be_copied_on_to_the_next_node() {
             nodes.push(node);
         }
         assert_eq!(tokens.len(), 3, "each is somebody else");
-        assert!(kept(&nodes[0]) == b"something else");
         for node in &nodes {
             node.wait_all_slots_free();
         }

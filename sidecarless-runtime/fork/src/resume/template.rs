@@ -15,7 +15,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use super::family::Warm;
 use super::files::{self, Given};
 use super::plan::{self, Numbers, Plan};
-use super::{Child, Heard, Host, Namespace, Phases, ResumeError, STEP_TIMEOUT, TemplatePhases, control_pair, hear};
+use super::{Child, Habitat, Heard, Host, Phases, ResumeError, STEP_TIMEOUT, TemplatePhases, control_pair, hear};
 use crate::descriptor::ForkDescriptor;
 use crate::guard;
 use crate::interpreter::FAILURE_BYTES;
@@ -55,7 +55,7 @@ pub(super) struct Unborn {
     theirs: UnixStream,
     identity: Vec<u8>,
     files: Vec<OwnedFd>,
-    namespace: Option<Namespace>,
+    habitat: Habitat,
     open: Duration,
 }
 
@@ -65,7 +65,7 @@ pub(super) struct Forked {
     control: UnixStream,
     identity: Vec<u8>,
     files: Vec<OwnedFd>,
-    namespace: Option<Namespace>,
+    habitat: Habitat,
     open: Duration,
     fork: Duration,
 }
@@ -83,8 +83,9 @@ impl Unborn {
         let pieces = warm.shared.pieces(descriptor)?;
         let mut files = files::open(descriptor, given, &pieces)?;
         files.extend(pieces);
-        let namespace = if plan::numbers(descriptor) == Numbers::Same { Some(host.namespace()?) } else { None };
-        Ok(Self { control, theirs, identity, files, namespace, open: start.elapsed() })
+        let is_numbered = plan::numbers(descriptor) == Numbers::Same;
+        let habitat = if is_numbered { host.habitat()? } else { Habitat::default() };
+        Ok(Self { control, theirs, identity, files, habitat, open: start.elapsed() })
     }
 }
 
@@ -151,21 +152,21 @@ impl Template {
         serve: impl FnOnce(Userfault) -> io::Result<()>,
     ) -> Result<Forked, ResumeError> {
         let start = Instant::now();
-        let Unborn { control, theirs, identity, files, namespace, open } = unborn;
-        let first = namespace.as_ref().map(|namespace| namespace.first.as_fd());
+        let Unborn { control, theirs, identity, files, habitat, open } = unborn;
+        let first = habitat.first().map(AsFd::as_fd);
         let order: Vec<BorrowedFd<'_>> = std::iter::once(theirs.as_fd()).chain(first).collect();
         zygote::send(&self.control, &[0], &order)?;
         drop(theirs);
         let userfault = self.forked()?;
         guard::hold(&*host.guard, &userfault)?;
         serve(userfault)?;
-        Ok(Forked { control, identity, files, namespace, open, fork: start.elapsed() })
+        Ok(Forked { control, identity, files, habitat, open, fork: start.elapsed() })
     }
 
     /// Lets a child become who it is and go on.
     pub(super) fn let_go(&self, forked: Forked) -> Result<Child, ResumeError> {
         let start = Instant::now();
-        let Forked { control, identity, files, namespace, open, fork } = forked;
+        let Forked { control, identity, files, habitat, open, fork } = forked;
         // Without these it does not go on, so its faults are served by now.
         zygote::send(&control, &identity, &[] as &[OwnedFd])?;
         if !files.is_empty() {
@@ -185,7 +186,7 @@ impl Template {
             Ok(Heard { count: 0, .. }) => {
                 let phases = Phases { template: None, open, fork, start: start.elapsed() };
                 let program = Range { start: self.plan.start.program, bytes: self.plan.image.len() as u64 };
-                Ok(Child { pid, pidfd, phases, space: 0, program, _namespace: namespace })
+                Ok(Child { pid, pidfd, phases, space: 0, program, habitat })
             }
             last => {
                 end(&pidfd);

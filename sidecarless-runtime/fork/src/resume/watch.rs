@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 
 use ramet_sys::Range;
 
-use super::{Child, Family};
+use super::{Child, Family, Habitat};
 use crate::capture::Lacking;
 use crate::lineage::SeedAt;
 use crate::missing::Missing;
@@ -19,6 +19,7 @@ pub struct Kin {
     space: u64,
     pid: i32,
     program: Range,
+    habitat: Habitat,
 }
 
 impl Kin {
@@ -26,7 +27,7 @@ impl Kin {
     #[must_use]
     pub fn of(family: &Arc<Family>, child: &Child) -> Self {
         let Child { space, pid, program, .. } = *child;
-        Self { family: Arc::downgrade(family), space, pid, program }
+        Self { family: Arc::downgrade(family), space, pid, program, habitat: child.habitat.clone() }
     }
 
     /// Begins to watch the child.
@@ -40,7 +41,8 @@ impl Kin {
         let (ready, is_ready) = sync_channel(1);
         family.tell(News::Watch { space: self.space, forks: tell, ready })?;
         is_ready.recv().map_err(|_| ended())?;
-        Ok(Watch { family, space: self.space, pid: self.pid, program: self.program, forks })
+        let Self { space, pid, program, ref habitat, .. } = *self;
+        Ok(Watch { family, space, pid, program, habitat: habitat.clone(), forks })
     }
 }
 
@@ -51,6 +53,7 @@ pub struct Watch {
     space: u64,
     pid: i32,
     program: Range,
+    habitat: Habitat,
     forks: Receiver<Missing>,
 }
 
@@ -59,6 +62,11 @@ impl Watch {
     #[must_use]
     pub const fn pid(&self) -> i32 {
         self.pid
+    }
+
+    /// What it lives in.
+    pub(crate) const fn habitat(&self) -> &Habitat {
+        &self.habitat
     }
 
     /// Where it is before it goes on.

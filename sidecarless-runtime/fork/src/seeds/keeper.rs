@@ -14,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::kept::Kept;
 use super::{Ending, Registry, SeedError, bonds};
 use crate::capture::{self, Prepared, Unforked};
-use crate::resume::Watch;
+use crate::resume::{Habitat, Watch};
 
 /// A seed that was prepared, and who keeps it.
 pub(super) struct Begun {
@@ -27,21 +27,30 @@ pub(super) struct Begun {
 /// What the keeper says of its seed: it, and for how long the process was stopped.
 type Outcome = Result<(Arc<Kept>, Duration), SeedError>;
 
+/// A process that is to be prepared.
+pub(super) struct Parent {
+    pub(super) pid: i32,
+    /// Of a child.
+    pub(super) watch: Option<Watch>,
+    pub(super) unforked: Unforked,
+    /// What its copy lives in, too.
+    pub(super) habitat: Habitat,
+}
+
 /// Starts a thread that prepares a process and keeps the seed until it ends.
-pub(super) fn start(
-    registry: Weak<Registry>,
-    pid: i32,
-    watch: Option<Watch>,
-    unforked: Unforked,
-    lease: Duration,
-) -> Result<Begun, SeedError> {
+pub(super) fn start(registry: Weak<Registry>, parent: Parent, lease: Duration) -> Result<Begun, SeedError> {
     let begin = Instant::now();
     let (tell, told) = sync_channel(1);
+    let Parent { pid, watch, unforked, habitat } = parent;
     let prepare = move |registry: &Arc<Registry>| {
         let prepared = capture::prepare_with(pid, watch, unforked)?;
         take_in(prepared, registry, pid, lease)
     };
-    let keep = move || keep(&registry, prepare, &tell);
+    let keep = move || {
+        keep(&registry, prepare, &tell);
+        // The process may have ended long ago.
+        drop(habitat);
+    };
     let keeper = Builder::new().name("ramet-seed".to_owned()).spawn(keep).map_err(SeedError::Host)?;
     let silent = || SeedError::Host(io::Error::other("the thread that prepares a seed has ended"));
     let (seed, pause) = told.recv().map_err(|_| silent())??;

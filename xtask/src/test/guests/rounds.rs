@@ -72,6 +72,11 @@ impl Suite {
         self
     }
 
+    const fn within(mut self, seconds: u64) -> Self {
+        self.limit_seconds = seconds;
+        self
+    }
+
     const fn without(mut self, names: &'static [&'static str]) -> Self {
         self.without = names;
         self
@@ -98,6 +103,8 @@ pub(super) const fn suite(package: &'static str, target: &'static str) -> Suite 
 
 /// How long a program takes when the host has other things to do, and more.
 const LIMIT_SECONDS: u64 = 180;
+/// The same of a program that has two guests.
+const PAIR_SECONDS: u64 = 2 * LIMIT_SECONDS;
 const FORK: &str = "ramet-fork";
 /// Whose programs are started by tests of the whole.
 const BINARY: &str = "ramet";
@@ -119,7 +126,7 @@ pub(super) fn all() -> Vec<Round> {
     let device = [suite("ramet-rdma", "reads"), suite(FORK, "sources").only(&["rdma::"]), suite(FORK, "rdma")];
     let pair = |series| Round {
         series,
-        suites: vec![suite(WHOLE, "fork").only(&[FORKER])],
+        suites: vec![suite(WHOLE, "fork").only(&[FORKER]).within(PAIR_SECONDS)],
         peer: Some(suite(WHOLE, "fork").only(&[KEEPER])),
     };
     let oldest = [&[tables][..], &memory(resume_waiting), &kernel].concat();
