@@ -114,3 +114,49 @@ enum Change {
     Left(InstanceId),
     Woken,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::{AsFd, AsRawFd};
+
+    use ramet_common::FunctionId;
+    use ramet_shm::segment::create_sealed;
+
+    use super::*;
+    use crate::endpoint::Wait;
+    use crate::transport::ring;
+
+    const SLOTS: u32 = 4;
+
+    /// How many files the receiver's epoll watches.
+    fn watched(receiver: impl AsFd) -> usize {
+        let information = format!("/proc/self/fdinfo/{}", receiver.as_fd().as_raw_fd());
+        let text = std::fs::read_to_string(information).expect("what the kernel tells of it");
+        text.lines().filter(|line| line.starts_with("tfd:")).count()
+    }
+
+    /// The peer still has its end of a bell when this one is given up.
+    #[test]
+    fn a_lane_that_is_given_up_is_watched_no_more() {
+        let memory = create_sealed("ledger", Ledger::bytes_for(SLOTS)).expect("memory");
+        let ledger = Ledger::map(memory.as_fd(), 0, SLOTS).expect("a ledger");
+        let me = Member { instance: InstanceId::new(1, 1), owner: InstanceId::new(1, 1) };
+        let endpoint = endpoint(TransportKind::Ring, me, Arc::new(ledger), Patience::none()).expect("an endpoint");
+        let (mut receiver, links) = (endpoint.receiver, endpoint.links.expect("links"));
+        let alone = watched(&*receiver);
+        let peer = InstanceId::new(2, 1);
+        let mut peers_ends = Vec::new();
+        for _ in 0..3 {
+            let (sender_end, receiver_end) = ring::link().expect("a lane");
+            peers_ends.push(sender_end);
+            links.add_incoming(peer, FunctionId(2), receiver_end).expect("added");
+            receiver.receive(Wait::No, &mut |_| {}).expect("nothing");
+            assert_eq!(watched(&*receiver), alone + 1, "a lane takes another one's place");
+        }
+        links.remove(peer);
+        receiver.receive(Wait::No, &mut |_| {}).expect("nothing");
+        receiver.receive(Wait::No, &mut |_| {}).expect("nothing");
+        assert_eq!(watched(&*receiver), alone);
+        drop(peers_ends);
+    }
+}

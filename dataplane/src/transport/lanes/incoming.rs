@@ -1,5 +1,6 @@
 //! The receiving half: every lane in turn, each descriptor checked.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,8 +20,31 @@ pub(super) struct InPeer {
     pub(super) function: FunctionId,
     pub(super) ledger: Ledger,
     pub(super) lane: Box<dyn InLane>,
-    pub(super) bell: OwnedFd,
     pub(super) state: LaneState,
+    /// Hangs for as long as this is kept.
+    pub(super) _bell: Bell,
+}
+
+/// What wakes the receiver. As long as the peer has it, too, an epoll that was not told goes on watching it.
+#[derive(Debug)]
+pub(super) struct Bell {
+    bell: OwnedFd,
+    epoll: Arc<Epoll>,
+}
+
+impl Bell {
+    /// Hangs it where the receiver waits.
+    pub(super) fn hang(bell: OwnedFd, epoll: &Arc<Epoll>, event: EpollEvent) -> io::Result<Self> {
+        epoll.add(&bell, event)?;
+        Ok(Self { bell, epoll: Arc::clone(epoll) })
+    }
+}
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        // It was added, and nobody else takes it away.
+        let _ = self.epoll.delete(&self.bell);
+    }
 }
 
 /// Open → Draining when the peer has left → Ended when what it sent before is taken; → Ended when its far side breaks
@@ -151,20 +175,9 @@ impl Incoming {
         }
         self.first = self.first.wrapping_add(1) % count.max(1);
         if ending {
-            self.remove_ended();
+            self.lanes.retain(|peer| peer.state != LaneState::Ended);
         }
         Ok(taken)
-    }
-
-    fn remove_ended(&mut self) {
-        let epoll = &self.epoll;
-        self.lanes.retain(|peer| {
-            let has_ended = peer.state == LaneState::Ended;
-            if has_ended {
-                let _ = epoll.delete(&peer.bell);
-            }
-            !has_ended
-        });
     }
 
     fn wait_until(&mut self, deadline: Option<Instant>) -> Result<(), ReceiveError> {

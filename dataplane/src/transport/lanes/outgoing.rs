@@ -11,7 +11,7 @@ use nix::sys::eventfd::EventFd;
 use ramet_common::{BATCH_MAX, FunctionId, InstanceId, PacketDescriptor, Refusal};
 use ramet_shm::ledger::Ledger;
 
-use super::incoming::{InPeer, LaneState};
+use super::incoming::{Bell, InPeer, LaneState};
 use super::{Change, Gauge, Ledgers, Member, OutLane, PushError};
 use crate::endpoint::{LinkEnd, Links, SendError, Sender, TransportKind};
 use crate::transport::{ring, socket};
@@ -152,7 +152,7 @@ impl Links for Outgoing {
         if self.kind == TransportKind::Ring {
             flags |= EpollFlags::EPOLLET;
         }
-        self.epoll.add(&bell, EpollEvent::new(flags, u64::from(peer.0)))?;
+        let bell = Bell::hang(bell, &self.epoll, EpollEvent::new(flags, u64::from(peer.0)))?;
         // From now on the first push rings, also while the receiver waits without knowing of this lane.
         lane.announce_wait();
         if let Some(gauge) = lane.gauge() {
@@ -165,8 +165,8 @@ impl Links for Outgoing {
             function,
             ledger,
             lane,
-            bell,
             state: LaneState::Open,
+            _bell: bell,
         }));
         Ok(())
     }
