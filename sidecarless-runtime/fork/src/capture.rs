@@ -12,13 +12,16 @@ mod library;
 mod maps;
 mod namespaces;
 mod numbers;
+mod pieces;
 mod registers;
 mod seed;
 mod space;
 mod status;
 mod stop;
+mod timers;
 mod vdso;
 mod visit;
+mod watched;
 
 use std::borrow::Cow;
 use std::fs;

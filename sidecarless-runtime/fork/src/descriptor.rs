@@ -1,5 +1,7 @@
 //! What a process is but for the bytes of its memory: all that another host needs to make one like it.
 
+mod times;
+
 use std::net::SocketAddr;
 
 use ramet_sys::Range;
@@ -7,6 +9,8 @@ use ramet_sys::pagemap::PAGE_BYTES;
 use serde::{Deserialize, Serialize};
 
 use crate::machine::Machine;
+
+pub use self::times::{Expiry, MadeTimer, Spent, Time, TimerClock, Timers};
 
 /// The first bytes of every encoded descriptor.
 const MAGIC: [u8; 4] = *b"RFD1";
@@ -54,6 +58,8 @@ pub struct ForkDescriptor {
     pub threads: Vec<Thread>,
     /// Signals that wait for any of them: `siginfo_t` each.
     pub queued_signals: Vec<Vec<u8>>,
+    /// What sends it signals at certain times.
+    pub timers: Timers,
     /// Its open files.
     pub files: Vec<OpenFile>,
     /// Memory that it shares, or that is a file of its own: what areas and open files name.
@@ -461,16 +467,14 @@ pub struct Timer {
     pub clock: u32,
     /// How often it has expired without that having been read.
     pub ticks: u64,
-    /// When it expires next, from then: seconds and nanoseconds. Zeros: never.
-    pub next: [u64; 2],
-    /// How often after that.
-    pub interval: [u64; 2],
+    /// When.
+    pub expiry: Expiry,
 }
 
 /// A file that an epoll watches (`struct epoll_event`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Watched {
-    /// Its descriptor.
+    /// A descriptor of it, not always the one that it was added by.
     pub fd: i32,
     /// `EPOLL…`
     pub events: u32,

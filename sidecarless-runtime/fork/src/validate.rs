@@ -2,7 +2,10 @@
 
 use ramet_sys::pagemap::PAGE_BYTES;
 
-use crate::descriptor::{Area, AreaKind, DecodeError, ForkDescriptor, OpenFile, OpenFileKind, PageRun, SharedMemory};
+use crate::descriptor::{
+    Area, AreaKind, DecodeError, Expiry, ForkDescriptor, OpenFile, OpenFileKind, PageRun, SharedMemory, Time,
+    TimerClock, Timers,
+};
 use crate::lineage::ANCESTORS_MAX;
 
 /// No address of a process is as high (x86-64, four levels of page tables).
@@ -21,6 +24,9 @@ pub const FILES_MAX: usize = 1 << 16;
 pub const FILTERS_MAX: usize = 1024;
 /// How long the kernel lets a filter be (`BPF_MAXINSNS`).
 pub const FILTER_INSTRUCTIONS_MAX: usize = 4096;
+
+/// How many timers.
+pub const TIMERS_MAX: usize = 4096;
 
 /// How much shared memory is copied while a process is stopped.
 pub const SHARED_BYTES_MAX: u64 = 64 << 20;
@@ -54,6 +60,7 @@ pub(crate) fn validate(descriptor: &ForkDescriptor) -> Result<(), DecodeError> {
     must(files.windows(2).all(|pair| pair[0].fd < pair[1].fd), "the order of open files")?;
     must(files.iter().all(|file| (0..1 << 20).contains(&file.fd)), "the number of an open file")?;
     valid_files(files, shared.len())?;
+    valid_timers(&descriptor.timers, threads.len())?;
     let stacks = STACK_START..ADDRESS_END;
     must(threads.iter().all(|thread| stacks.contains(&thread.registers.rsp)), "a thread's stack pointer")?;
     must(threads.iter().all(|thread| thread.tid > 0 && thread.extended_state.len() <= 1 << 14), "a thread")?;
@@ -153,14 +160,36 @@ fn valid_files(files: &[OpenFile], shared: usize) -> Result<(), DecodeError> {
                 let rest = left.checked_sub(unread.len());
                 left = rest.ok_or(DecodeError::Senseless("how much waits in pipes"))?;
             }
-            OpenFileKind::Timer(timer) => {
-                let is_time = |[seconds, nanoseconds]: [u64; 2]| seconds < 1 << 40 && nanoseconds < 1_000_000_000;
-                must(is_time(timer.next) && is_time(timer.interval), "a timer")?;
-            }
+            OpenFileKind::Timer(timer) => must(is_expiry(timer.expiry), "a timer")?,
             _ => {}
         }
     }
     Ok(())
+}
+
+fn valid_timers(timers: &Timers, threads: usize) -> Result<(), DecodeError> {
+    let Timers { intervals, made } = timers;
+    must(intervals.iter().all(|expiry| is_expiry(*expiry)), "a timer")?;
+    must(made.len() <= TIMERS_MAX, "the number of timers")?;
+    must(made.windows(2).all(|pair| pair[0].number < pair[1].number), "the order of timers")?;
+    let is_thread = |index: u32| (index as usize) < threads;
+    for timer in made {
+        let is_clock = match timer.clock {
+            TimerClock::Machine(clock) => i32::try_from(clock).is_ok(),
+            TimerClock::Process(_) => true,
+            TimerClock::Thread(index, _) => is_thread(index),
+        };
+        must(is_clock && timer.thread.is_none_or(is_thread), "whose a timer is")?;
+        must(timer.number <= i32::MAX.cast_unsigned() && is_expiry(timer.expiry), "a timer")?;
+    }
+    Ok(())
+}
+
+const fn is_expiry(Expiry { next, interval }: Expiry) -> bool {
+    const fn is_time([seconds, nanoseconds]: Time) -> bool {
+        seconds < 1 << 40 && nanoseconds < 1_000_000_000
+    }
+    is_time(next) && is_time(interval)
 }
 
 const fn must(holds: bool, what: &'static str) -> Result<(), DecodeError> {

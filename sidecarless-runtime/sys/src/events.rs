@@ -1,4 +1,4 @@
-//! Descriptors that tell of signals and of times, as far as they can be made like those of another process.
+//! Descriptors and timers that tell of signals and of times, as far as they can be made like those of another process.
 
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
@@ -33,5 +33,27 @@ pub fn set_ticks(timer: impl AsFd, ticks: u64) -> Result<(), CallError> {
     match unsafe { libc::ioctl(timer.as_fd().as_raw_fd(), SET_TICKS, &raw const ticks) } {
         0 => Ok(()),
         _ => Err(CallError::last("ioctl(TFD_IOC_SET_TICKS)")),
+    }
+}
+
+/// How the timers of timer_create(2) come to their numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimerNumbers {
+    /// They can be chosen (`PR_TIMER_CREATE_RESTORE_IDS`).
+    Chosen,
+    /// They are counted, from 0 in a new process.
+    Counted,
+}
+
+/// How timers come to their numbers here.
+#[must_use]
+pub fn timer_numbers() -> TimerNumbers {
+    const PR_TIMER_CREATE_RESTORE_IDS: libc::c_int = 77;
+    const GET: libc::c_ulong = 2;
+    let none: libc::c_ulong = 0;
+    // SAFETY: O1, the call takes no memory.
+    match unsafe { libc::prctl(PR_TIMER_CREATE_RESTORE_IDS, GET, none, none, none) } {
+        -1 => TimerNumbers::Counted,
+        _ => TimerNumbers::Chosen,
     }
 }

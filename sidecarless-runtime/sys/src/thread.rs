@@ -58,6 +58,31 @@ pub fn is_same_file(pid: pid_t, one: i32, other: i32) -> Result<bool, CallError>
     }
 }
 
+/// Something that an epoll(7) watches (`struct kcmp_epoll_slot`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct EpollSlot {
+    /// The epoll's descriptor.
+    pub epoll: u32,
+    /// The number that the file had when it was added.
+    pub number: u32,
+    /// Which one of those with this number, in the kernel's order.
+    pub nth: u32,
+}
+
+/// Whether a descriptor of a process is of the open file that an epoll of it watches (kcmp(2)).
+///
+/// # Errors
+/// kcmp's: `EBADF` where there is no such descriptor, `ENOSYS` where the kernel was built without it.
+pub fn is_watched(pid: pid_t, slot: EpollSlot, fd: i32) -> Result<bool, CallError> {
+    const KCMP_EPOLL_TFD: libc::c_int = 7;
+    // SAFETY: O1, the slot is read during the call.
+    match unsafe { libc::syscall(SYS_kcmp, pid, pid, KCMP_EPOLL_TFD, i64::from(fd), &raw const slot) } {
+        -1 => Err(CallError::last("kcmp")),
+        order => Ok(order == 0),
+    }
+}
+
 /// Kills a process that the caller traces, so that its number cannot have come to mean another one.
 pub fn kill(pid: pid_t) {
     // SAFETY: O1, the call takes no memory.

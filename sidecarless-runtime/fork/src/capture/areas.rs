@@ -10,8 +10,9 @@ use std::path::Path;
 use ramet_sys::Range;
 use ramet_sys::pagemap::{PAGE_BYTES, Pagemap};
 
-use super::frozen::{Frozen, Piece, SHARED_BYTES_MAX};
+use super::frozen::Frozen;
 use super::maps::Flag;
+use super::pieces::{Piece, SHARED_BYTES_MAX};
 use super::{PrepareError, Seed, identity, maps, status};
 use crate::descriptor::{Area, AreaKind, MappedFile, PageRun};
 

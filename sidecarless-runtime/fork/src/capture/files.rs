@@ -6,9 +6,9 @@ use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
-use super::frozen::{Frozen, changes};
+use super::frozen::{EPOLL, Frozen, changes};
 use super::{PrepareError, maps};
-use crate::descriptor::{FileIdentity, OpenFile, OpenFileKind, Timer, Watched};
+use crate::descriptor::{Expiry, FileIdentity, OpenFile, OpenFileKind, Timer};
 
 const CLOSE_ON_EXEC: u32 = libc::O_CLOEXEC.cast_unsigned();
 
@@ -38,7 +38,10 @@ pub(super) fn open_files(pid: i32, frozen: &Frozen) -> Result<Vec<OpenFile>, Pre
         let information = Information::parse(&text);
         let flags = information.number("flags", 8) as u32;
         let kind = match link.as_slice() {
-            b"anon_inode:[eventpoll]" => epoll(&text),
+            EPOLL => {
+                let watched = frozen.watched(fd).ok_or(PrepareError::Changed(pid))?;
+                OpenFileKind::Epoll { watched: watched.to_vec() }
+            }
             _ if maps::is_memory(&link) => {
                 let piece = frozen.piece_of(metadata.dev(), metadata.ino()).ok_or(PrepareError::Changed(pid))?;
                 OpenFileKind::Memory { piece, position: information.number("pos", 10) }
@@ -58,6 +61,7 @@ pub(super) fn open_files(pid: i32, frozen: &Frozen) -> Result<Vec<OpenFile>, Pre
         };
         files.push(OpenFile { fd, flags, kind });
     }
+    // Where the kernel does not say which file is watched.
     let numbers: Vec<i32> = files.iter().map(|file| file.fd).collect();
     for file in &mut files {
         if let OpenFileKind::Epoll { watched } = &file.kind
@@ -73,19 +77,6 @@ pub(super) fn open_files(pid: i32, frozen: &Frozen) -> Result<Vec<OpenFile>, Pre
 /// Whether two descriptors have one position. Where the kernel does not say, those that look the same have.
 fn is_same_file(pid: i32, one: i32, other: i32) -> bool {
     ramet_sys::thread::is_same_file(pid, one, other).unwrap_or(true)
-}
-
-/// What an epoll watches: `tfd: 5 events: 19 data: 7 …` (proc_pid_fdinfo(5)).
-fn epoll(information: &str) -> OpenFileKind {
-    let watched = information.lines().filter_map(|line| {
-        let mut words = line.strip_prefix("tfd:")?.split_ascii_whitespace();
-        let fd = words.next()?.parse().ok()?;
-        let mut number = |key| words.next().filter(|word| *word == key).and_then(|_| words.next());
-        let events = u32::from_str_radix(number("events:")?, 16).ok()?;
-        let data = u64::from_str_radix(number("data:")?, 16).ok()?;
-        Some(Watched { fd, events, data })
-    });
-    OpenFileKind::Epoll { watched: watched.collect() }
 }
 
 /// What tells a file from others.
@@ -145,21 +136,7 @@ impl<'t> Information<'t> {
             Some([seconds.parse().ok()?, nanoseconds.parse().ok()?])
         };
         let (clock, ticks) = (self.number("clockid", 10) as u32, self.number("ticks", 10));
-        Some(Timer { clock, ticks, next: pair("it_value")?, interval: pair("it_interval")? })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_epoll_is_read_with_what_it_watches() {
-        let text = "pos:\t0\nflags:\t02000002\nmnt_id:\t15\nino:\t9\n\
-            tfd:        5 events:       19 data:               2a  pos:0 ino:61 sdev:d\n\
-            tfd:       12 events: 80000001 data: ffffffffffffffff  pos:0 ino:f sdev:10\n";
-        let first = Watched { fd: 5, events: 0x19, data: 0x2a };
-        let second = Watched { fd: 12, events: 0x8000_0001, data: u64::MAX };
-        assert_eq!(epoll(text), OpenFileKind::Epoll { watched: vec![first, second] });
+        let expiry = Expiry { next: pair("it_value")?, interval: pair("it_interval")? };
+        Some(Timer { clock, ticks, expiry })
     }
 }

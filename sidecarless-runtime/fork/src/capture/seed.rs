@@ -81,12 +81,14 @@ impl Seed {
         let directory = fs::read_link(format!("/proc/{pid}/cwd")).map_err(failed)?;
         let namespaces = namespaces::of(pid)?;
 
-        let Copied { mut threads, queued_signals, frozen, .. } = copied;
+        let Copied { mut threads, queued_signals, timers, frozen, .. } = copied;
         let files = files::open_files(pid, &frozen)?;
         if !frozen.has_all(&lines) {
             return Err(PrepareError::Changed(pid));
         }
+        let ours: Vec<i32> = threads.iter().map(|thread| thread.tid).collect();
         self.complete(parent, &status, &mut threads)?;
+        let timers = timers.describe(parent, &ours, &threads)?;
         let answers = self.ask(threads[0].registers.rsp, &status)?;
         layout.brk = answers.brk;
         let filters = if status.seccomp == 0 { Vec::new() } else { self.filters()? };
@@ -121,6 +123,7 @@ impl Seed {
             signals: answers.signals,
             threads,
             queued_signals,
+            timers,
             files,
             shared,
             left_out,

@@ -19,7 +19,7 @@ use super::library::number_place;
 use super::numbers::Parentage;
 use super::registers::general;
 use super::space::Space;
-use super::{PrepareError, Unforked, status};
+use super::{PrepareError, Unforked, status, timers};
 use crate::descriptor::{Rseq, Scheduling, SignalStack, Thread};
 
 /// How often the threads of a target are listed anew while it makes more of them.
@@ -45,6 +45,7 @@ pub(super) struct Copied {
     pub(super) threads: Vec<Thread>,
     /// Signals that wait for any of them.
     pub(super) queued_signals: Vec<Vec<u8>>,
+    pub(super) timers: timers::Asked,
     pub(super) frozen: Frozen,
     pub(super) pause: Duration,
 }
@@ -110,6 +111,7 @@ pub(super) fn stop_and_copy(
     let mut frozen = watch.freeze(pid)?;
     let queued = held.0[0].queued_signals(Queue::Process)?;
     let first = (&held.0[0], &stopped[0].registers);
+    let timers = timers::ask(first, &memory, instruction, std::mem::take(&mut frozen.timers))?;
     frozen.left_out = advise(first, instruction, libc::MADV_DOFORK, watch.left_out.clone())?;
     frozen.refused = watch.left_out.into_iter().filter(|range| !frozen.left_out.contains(range)).collect();
     let seed = copy(pid, first.0, first.1, instruction);
@@ -121,7 +123,7 @@ pub(super) fn stop_and_copy(
     let seed = Tracee::inherited(parentage.sibling(seed).map_err(failed)?);
     let queued_signals = queued.iter().map(|information| information.to_vec()).collect();
     let threads = stopped.into_iter().map(|thread| thread.state).collect();
-    Ok((seed, Copied { threads, queued_signals, frozen, pause }))
+    Ok((seed, Copied { threads, queued_signals, timers, frozen, pause }))
 }
 
 /// Attaches to every thread without stopping any.

@@ -19,7 +19,7 @@ use rustix::time::{
 use super::ResumeError;
 use super::shared::reopen;
 use crate::capture::identity;
-use crate::descriptor::{FileIdentity, ForkDescriptor, OpenFile, OpenFileKind, Timer};
+use crate::descriptor::{Expiry, FileIdentity, ForkDescriptor, OpenFile, OpenFileKind, Timer};
 
 /// What a child is given by its host in place of what it cannot have from the forked process.
 #[derive(Debug)]
@@ -148,10 +148,11 @@ fn open_timer(file: &OpenFile, timer: Timer) -> Result<OwnedFd, ResumeError> {
         tv_sec: seconds.cast_signed(),
         tv_nsec: nanoseconds.cast_signed(),
     };
-    let at = Itimerspec { it_interval: time(timer.interval), it_value: time(timer.next) };
+    let Expiry { next, interval } = timer.expiry;
+    let at = Itimerspec { it_interval: time(interval), it_value: time(next) };
     timerfd_settime(&opened, TimerfdTimerFlags::empty(), &at).map_err(io::Error::from)?;
     // A timer that rings again and again goes on when that it has rung is read.
-    let goes_on = timer.next == [0, 0] && timer.interval != [0, 0];
+    let goes_on = next == [0, 0] && interval != [0, 0];
     if timer.ticks > 0 && (goes_on || events::set_ticks(&opened, timer.ticks).is_err()) {
         // That it has expired, if not how often, can be had from every kernel.
         let at = Itimerspec { it_value: Timespec { tv_sec: 0, tv_nsec: 1 }, ..at };

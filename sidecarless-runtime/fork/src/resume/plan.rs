@@ -7,6 +7,7 @@
 mod children;
 mod memory;
 mod threads;
+mod timers;
 
 use std::os::fd::RawFd;
 

@@ -1,5 +1,7 @@
 //! How a template makes its children, and what each of them takes from the host.
 
+use std::collections::HashSet;
+
 use libc::{
     SYS_clone3, SYS_close, SYS_dup3, SYS_epoll_ctl, SYS_exit_group, SYS_fcntl, SYS_mount, SYS_recvmsg, SYS_setns,
     SYS_setsid, SYS_unshare,
@@ -7,7 +9,7 @@ use libc::{
 
 use super::{Numbers, Planner};
 use crate::program::{Operation, Program};
-use crate::zygote::{CONTROL_FD, DESCRIPTORS_PER_MESSAGE};
+use crate::zygote::{CONTROL_FD, DESCRIPTORS_PER_MESSAGE, OWN_FDS};
 
 /// What a template has received of an order: it has nothing else open below.
 const CHILDS_CONTROL_FD: u64 = 0;
@@ -99,12 +101,29 @@ impl Planner<'_> {
         for come in (0..self.open.len() as u64).filter(|come| !is_one(*come)) {
             main.call("closing what a file came as", SYS_close, &[come]);
         }
-        for (fd, watched) in self.descriptor.watched() {
+        self.watch(main);
+    }
+
+    /// Has epolls watch what they watched.
+    fn watch(&self, main: &mut Program) {
+        // Once for each number: what was added by two and is known by one needs another for that moment.
+        let spare = self.number(OWN_FDS + self.descriptor.shared.len());
+        let mut added = HashSet::new();
+        for (epoll, watched) in self.descriptor.watched() {
+            let is_new = added.insert((epoll, watched.fd));
+            let [epoll, file] = [epoll, watched.fd].map(|fd| u64::from(fd.cast_unsigned()));
             // `struct epoll_event` is packed.
             let event = main.data(&[&watched.events.to_ne_bytes()[..], &watched.data.to_ne_bytes()].concat());
-            let arguments = [fd, libc::EPOLL_CTL_ADD, watched.fd].map(|argument| u64::from(argument.cast_unsigned()));
-            let [epoll, add, file] = arguments;
-            main.call("watching a file", SYS_epoll_ctl, &[epoll, add, file, event]);
+            let add = |main: &mut Program, file| {
+                main.call("watching a file", SYS_epoll_ctl, &[epoll, libc::EPOLL_CTL_ADD as u64, file, event]);
+            };
+            if is_new {
+                add(main, file);
+            } else {
+                main.call("watching a file again", SYS_dup3, &[file, spare, libc::O_CLOEXEC as u64]);
+                add(main, spare);
+                main.call("watching a file again", SYS_close, &[spare]);
+            }
         }
     }
 }

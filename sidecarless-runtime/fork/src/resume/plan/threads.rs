@@ -66,6 +66,7 @@ impl Planner<'_> {
             main.call("waiting for a thread", SYS_futex, &[*arrived, FUTEX_WAIT_PRIVATE, 0, 0, 0, 0]).or_not();
         }
         self.queue_signals(main, number);
+        self.start_timers(main, number)?;
         identity.limit(main);
         // A change of user has changed both.
         let dumpable = u64::from(traits.is_dumpable);
