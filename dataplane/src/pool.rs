@@ -122,10 +122,17 @@ impl Pool {
         Ok(Self { layout, mapping })
     }
 
-    /// Faults the head slots in, so that the first requests do not pay for it. Larger slots are reused last in, first
-    /// out, and fault once.
+    /// Maps the head slots before the first requests need them. Larger slots are reused last in, first out, and what
+    /// somebody has written to once is mapped with few faults.
     pub fn populate_heads(&self) {
         self.mapping.populate(0, self.layout.counts[0] as usize * CLASS_BYTES[0]);
+    }
+
+    /// Gives the pool all of its memory, in huge pages where the machine has them, so that no request waits for the
+    /// kernel to find and clear some. It takes a while; the pool is in use meanwhile.
+    pub fn back_with_memory(&self) {
+        self.mapping.populate(0, self.layout.bytes());
+        self.mapping.collapse();
     }
 
     /// The layout.

@@ -63,6 +63,21 @@ pub(crate) struct Memory {
     pub(crate) ledger_base: u32,
 }
 
+impl Memory {
+    /// Fetches the pool's memory, beside everything else. A pool whose memory cannot be fetched ahead gets it as it is
+    /// used, so that is no error.
+    pub(crate) fn prefault(&self, layout: PoolLayout) {
+        let pool = match Pool::attach(self.pool.as_fd(), layout) {
+            Ok(pool) => pool,
+            Err(error) => return tracing::warn!(%error, "the memory of a pool cannot be fetched ahead"),
+        };
+        let started = std::thread::Builder::new().name("prefault".to_owned()).spawn(move || pool.back_with_memory());
+        if let Err(error) = started {
+            tracing::warn!(%error, "the memory of a pool cannot be fetched ahead");
+        }
+    }
+}
+
 /// How descriptors travel on this node.
 #[derive(Debug)]
 pub(crate) enum DataPlane {

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use ramet_common::InstanceId;
 use ramet_control::gateway::{self, Tls, ToGateway};
 use ramet_dataplane::TransportKind;
+use ramet_dataplane::transport::patience::BusyPoll;
 use ramet_fork::Habitat;
-use ramet_manifest::NodeSettings;
+use ramet_manifest::{NodeSettings, settings};
 use ramet_sys::{Limits, Network, Output, Program, Sandbox, User};
 
 use crate::event::{Event, Events};
@@ -93,10 +94,11 @@ pub(crate) fn own_program() -> PathBuf {
 }
 
 /// What the gateway is told first.
-pub(crate) fn settings(settings: &NodeSettings, transport: TransportKind, tls: Option<Tls>) -> Box<gateway::Settings> {
+pub(crate) fn told(settings: &NodeSettings, transport: TransportKind, tls: Option<Tls>) -> Box<gateway::Settings> {
     let limits = &settings.gateway;
     Box::new(gateway::Settings {
         transport,
+        busy_poll: busy_poll(settings.busy_poll),
         header_timeout: limits.header_timeout,
         idle_timeout: limits.idle_timeout,
         body_timeout: limits.body_timeout,
@@ -104,6 +106,15 @@ pub(crate) fn settings(settings: &NodeSettings, transport: TransportKind, tls: O
         connections_max: limits.max_connections.div_ceil(limits.workers.max(1)) as usize,
         tls,
     })
+}
+
+/// The data plane's word for a setting.
+pub(crate) fn busy_poll(setting: settings::BusyPoll) -> BusyPoll {
+    match setting {
+        settings::BusyPoll::Never => BusyPoll::Never,
+        settings::BusyPoll::Adaptive => BusyPoll::Adaptive,
+        settings::BusyPoll::Always => BusyPoll::Always,
+    }
 }
 
 /// The certificate or its key cannot be read.

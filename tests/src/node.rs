@@ -77,6 +77,8 @@ impl Node {
             .arg(node.socket())
             .arg("-f")
             .arg(manifest)
+            // Tests start many nodes, and hardly any fills its pool.
+            .env("RAMET_PREFAULT_POOLS", "false")
             .envs(start.environment.iter().map(|(name, value)| (name, value.as_str())))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("dup"))

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use memfd::{FileSeal, MemfdOptions};
-use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 /// What went wrong with a segment.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +94,9 @@ pub fn begin_new_life() {
     LIFE.fetch_add(1, Ordering::Relaxed);
 }
 
+/// What one entry of a page table can map at a time, where file and address are multiples of it.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
 /// A mapped range of a file, unmapped when the last clone of its `Arc` goes. A copy of this process does not have it.
 #[derive(Debug)]
 pub struct Mapping {
@@ -122,9 +125,14 @@ impl Mapping {
             Access::ReadOnly => ProtFlags::PROT_READ,
             Access::ReadWrite => ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
         };
-        // SAFETY: a new mapping at an address of the kernel's choice aliases nothing of ours.
-        let base = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, fd, offset as libc::off_t) }
-            .map_err(|errno| system("mmap", bytes)(errno.into()))?;
+        let failed = |errno: nix::errno::Errno| system("mmap", bytes)(errno.into());
+        let (place, flags) = if bytes < HUGE_PAGE_BYTES || !offset.is_multiple_of(HUGE_PAGE_BYTES) {
+            (None, MapFlags::MAP_SHARED)
+        } else {
+            (Some(reserve(length).map_err(failed)?), MapFlags::MAP_SHARED | MapFlags::MAP_FIXED)
+        };
+        // SAFETY: the new mapping is at an address of the kernel's choice or replaces what was reserved for it.
+        let base = unsafe { mmap(place, length, protection, flags, fd, offset as libc::off_t) }.map_err(failed)?;
         let life = LIFE.load(Ordering::Relaxed);
         let mapping = Self { base: base.cast(), bytes, access, life };
         // A copy of this process is somebody else, and what is shared with this one is none of its business.
@@ -149,6 +157,15 @@ impl Mapping {
         };
         // SAFETY: S1, S2: the range is ours, and populating changes no byte.
         let _ = unsafe { madvise(start.cast(), bytes, advice) };
+    }
+
+    /// Puts what has been populated into huge pages. Best effort: it takes Linux 6.1, and memory in such pieces.
+    pub fn collapse(&self) {
+        /// Of Linux 6.1; nix does not name it.
+        const MADV_COLLAPSE: libc::c_int = 25;
+        let whole = self.bytes - self.bytes % HUGE_PAGE_BYTES;
+        // SAFETY: S1, S2: the range is ours, and collapsing changes no byte.
+        let _ = unsafe { libc::madvise(self.base.as_ptr().cast(), whole, MADV_COLLAPSE) };
     }
 
     /// Copies `into.len()` bytes out of shared memory, once.
@@ -225,6 +242,23 @@ impl Mapping {
     }
 }
 
+/// Reserves addresses for `bytes` where huge pages can be mapped.
+fn reserve(bytes: NonZeroUsize) -> nix::Result<NonZeroUsize> {
+    let all = bytes.checked_add(HUGE_PAGE_BYTES).ok_or(nix::errno::Errno::ENOMEM)?;
+    let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
+    // SAFETY: a new mapping at an address of the kernel's choice aliases nothing of ours.
+    let start = unsafe { mmap_anonymous(None, all, ProtFlags::PROT_NONE, flags) }?;
+    let before = start.as_ptr().cast::<u8>().align_offset(HUGE_PAGE_BYTES);
+    let after = before + bytes.get().next_multiple_of(4096);
+    for surplus in [0..before, after..all.get().next_multiple_of(4096)].into_iter().filter(|range| !range.is_empty()) {
+        // SAFETY: inside of what was reserved.
+        let from = unsafe { start.byte_add(surplus.start) };
+        // SAFETY: it was reserved just now, and nobody knows of it. At worst it stays reserved.
+        let _ = unsafe { munmap(from, surplus.len()) };
+    }
+    Ok(start.addr().saturating_add(before))
+}
+
 impl Drop for Mapping {
     fn drop(&mut self) {
         if self.is_of_another_life() {
@@ -273,6 +307,30 @@ mod tests {
         memfd.as_file().set_len(4096).expect("size");
         let fd: OwnedFd = memfd.into_file().into();
         assert!(matches!(check_sealed(fd.as_fd(), 4096), Err(SegmentError::NotSealed)));
+    }
+
+    #[test]
+    fn large_segments_are_mapped_where_huge_pages_can_be_and_nothing_more_is() {
+        const BYTES: usize = 3 * HUGE_PAGE_BYTES + 5000;
+        let fd = create_sealed("test", BYTES).expect("memfd");
+        let mapping = Mapping::new(fd.as_fd(), 0, BYTES, Access::ReadWrite).expect("map");
+        mapping.populate(0, BYTES);
+        mapping.copy_in(BYTES - 1, &[7]).expect("in bounds");
+        mapping.collapse();
+        assert_eq!(mapping.slice(BYTES - 1, 1), Ok(&[7][..]));
+        let start = mapping.base.addr().get();
+        assert_eq!(start % HUGE_PAGE_BYTES, 0);
+        // A range in which something is not mapped cannot be asked about (mincore(2)).
+        let is_mapped = |at: usize| {
+            let mut answer = 0;
+            // SAFETY: the call looks at page tables only, and writes one byte of ours.
+            let asked = unsafe { libc::mincore(std::ptr::without_provenance_mut(at), 1, &raw mut answer) };
+            asked == 0
+        };
+        let end = start + BYTES.next_multiple_of(4096);
+        assert_eq!([start, end - 4096].map(is_mapped), [true, true]);
+        drop(mapping);
+        assert_eq!([start, end - 4096].map(is_mapped), [false, false]);
     }
 
     #[test]

@@ -2,6 +2,19 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+/// Whether a reader of rings looks at them before it sleeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BusyPoll {
+    /// It sleeps at once.
+    Never,
+    /// It looks for as long as that has paid lately.
+    Adaptive,
+    /// It never sleeps, and lets others run between two looks.
+    Always,
+}
+
 /// Learns from how long the last waits were.
 #[derive(Clone, Debug)]
 pub struct Patience {
@@ -12,6 +25,16 @@ pub struct Patience {
 impl Patience {
     /// How often a reader looks between two yields.
     pub const LOOKS: u32 = 20;
+
+    /// What a reader of rings is told.
+    #[must_use]
+    pub fn of(busy_poll: BusyPoll) -> Self {
+        match busy_poll {
+            BusyPoll::Never => Self::none(),
+            BusyPoll::Adaptive => Self::adaptive(),
+            BusyPoll::Always => Self { longest: Duration::MAX, typical_ns: 0 },
+        }
+    }
 
     /// Never looks more than once: for readers that must not use the CPU while they wait.
     #[must_use]
@@ -29,6 +52,12 @@ impl Patience {
     #[must_use]
     pub fn is_worth_a_look(&self) -> bool {
         self.longest > Duration::ZERO
+    }
+
+    /// Whether it looks for as long as nothing comes.
+    #[must_use]
+    pub fn never_sleeps(&self) -> bool {
+        self.longest == Duration::MAX
     }
 
     /// How long to look now. Waits that are typically longer than four times the limit are not worth a look.
@@ -66,11 +95,14 @@ mod tests {
     }
 
     #[test]
-    fn none_never_looks() {
-        let mut patience = Patience::none();
+    fn never_is_never_and_always_is_always() {
+        let (mut never, mut always) = (Patience::of(BusyPoll::Never), Patience::of(BusyPoll::Always));
+        assert_eq!(always.budget(), Duration::MAX, "also at first");
         for _ in 0..64 {
-            patience.waited(Duration::ZERO);
+            never.waited(Duration::ZERO);
+            always.waited(Duration::from_secs(3600));
         }
-        assert_eq!(patience.budget(), Duration::ZERO);
+        assert_eq!(never.budget(), Duration::ZERO);
+        assert_eq!(always.budget(), Duration::MAX);
     }
 }

@@ -21,8 +21,9 @@ pub(super) async fn receive_always(worker: Rc<Worker>, mut receiver: Box<dyn Rec
     #[allow(deprecated, reason = "sound for an OwnedFd; its replacement is unsafe, which this crate forbids")]
     let readiness: AsyncFd<OwnedFd> =
         AsyncFd::with_interest(receiver.as_fd().try_clone_to_owned()?, Interest::READABLE)?;
-    let mut patience = match worker.shared.settings.transport {
-        TransportKind::Ring => Patience::adaptive(),
+    let settings = &worker.shared.settings;
+    let mut patience = match settings.transport {
+        TransportKind::Ring => Patience::of(settings.busy_poll),
         TransportKind::SkMsg | TransportKind::Socket => Patience::none(),
     };
     let mut batch = Vec::with_capacity(2 * BATCH_MAX);
@@ -67,7 +68,8 @@ async fn spin(
     patience: &Patience,
     start: Instant,
 ) -> Result<bool, ReceiveError> {
-    while worker.flights_now() > 0 && start.elapsed() < patience.budget() {
+    // Where nothing is in flight nothing comes, so only who never sleeps looks.
+    while (worker.flights_now() > 0 || patience.never_sleeps()) && start.elapsed() < patience.budget() {
         for _ in 0..Patience::LOOKS {
             if receive(worker, receiver, batch)? > 0 {
                 return Ok(true);

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use ramet_common::{DomainId, FunctionId, InstanceId, RouteId};
+use ramet_dataplane::transport::patience::BusyPoll;
 use ramet_dataplane::{PoolLayout, Route, TransportKind};
 use serde::{Deserialize, Serialize};
 
@@ -126,6 +127,8 @@ pub enum Protocol {
 pub struct Settings {
     /// How descriptors travel.
     pub transport: TransportKind,
+    /// Whether it looks at rings before it sleeps.
+    pub busy_poll: BusyPoll,
     /// How long a client may take to send a request's head.
     pub header_timeout: Duration,
     /// How long a kept-alive connection may be idle.

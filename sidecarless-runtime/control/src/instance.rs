@@ -25,6 +25,7 @@
 use std::time::Duration;
 
 use ramet_common::{DomainId, FunctionId, InstanceId, Refusal, RouteId};
+use ramet_dataplane::transport::patience::BusyPoll;
 use ramet_dataplane::{PoolLayout, Route, TransportKind};
 use serde::{Deserialize, Serialize};
 
@@ -113,6 +114,8 @@ pub struct Join {
     pub layout: PoolLayout,
     /// How descriptors travel.
     pub transport: TransportKind,
+    /// Whether it looks at rings before it sleeps.
+    pub busy_poll: BusyPoll,
     /// How many requests it may serve at once.
     pub concurrency: u32,
     /// The functions that it may `call`, by name.

@@ -62,6 +62,9 @@ pub struct NodeSettings {
     /// How packet descriptors travel.
     #[schemars(default)]
     pub transport: Transport,
+    /// Whether readers of rings look at them before they sleep. Without rings it changes nothing.
+    #[schemars(default)]
+    pub busy_poll: BusyPoll,
     /// Certificate and key; without them the gateway speaks plain HTTP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsSettings>,
@@ -72,6 +75,10 @@ pub struct NodeSettings {
     /// `1Mi`. The default takes 96 MiB.
     #[schemars(default)]
     pub pool: PoolSizes,
+    /// Whether pools get all of their memory when they are made, in huge pages where the machine has them, instead of
+    /// page by page as requests come.
+    #[schemars(default = "default::prefault_pools")]
+    pub prefault_pools: bool,
     /// The processes of this host that wait as seeds to be forked.
     #[schemars(with = "Option<ForkSettings>")]
     pub fork: ForkSettings,
@@ -96,6 +103,19 @@ pub enum Transport {
     Ring,
     /// Unix stream sockets.
     Socket,
+}
+
+/// Whether readers of rings look at them before they sleep.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum BusyPoll {
+    /// They sleep at once: least processor time.
+    Never,
+    /// They look for at most 50 µs, as long as messages have come in such time lately.
+    #[default]
+    Adaptive,
+    /// They never sleep: least latency, if every instance and the gateway's threads have a core of their own.
+    Always,
 }
 
 /// Where certificate and key are.
@@ -233,6 +253,7 @@ impl NodeSettings {
             admin: default::admin(),
             socket: default::socket(surroundings),
             transport: Transport::default(),
+            busy_poll: BusyPoll::default(),
             tls: None,
             gateway: GatewaySettings {
                 workers: default::workers(surroundings),
@@ -244,6 +265,7 @@ impl NodeSettings {
                 drain_timeout: default::drain_timeout(),
             },
             pool: PoolSizes::default(),
+            prefault_pools: default::prefault_pools(),
             fork: ForkSettings {
                 listen: default::fork_listen(),
                 memory: default::fork_memory(),
@@ -309,6 +331,10 @@ mod default {
 
     pub(super) const fn drain_timeout() -> Duration {
         Duration::from_secs(30)
+    }
+
+    pub(super) const fn prefault_pools() -> bool {
+        true
     }
 
     pub(super) fn fork_listen() -> SocketAddr {

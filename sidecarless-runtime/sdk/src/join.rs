@@ -126,7 +126,7 @@ impl Place {
                 let [pool, ledger] = exactly(kind, fds)?;
                 let ledger = Ledger::map(ledger.as_fd(), 0, join.layout.slots()).map_err(unusable)?;
                 let me = Member { instance: join.instance, owner: join.instance };
-                let endpoint = lanes::endpoint(kind, me, Arc::new(ledger.clone()), Patience::adaptive())?;
+                let endpoint = lanes::endpoint(kind, me, Arc::new(ledger.clone()), Patience::of(join.busy_poll))?;
                 Ok(Self { pool: attach(&pool)?, ledger: Some(ledger), endpoint })
             }
         }

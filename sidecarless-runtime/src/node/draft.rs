@@ -94,6 +94,9 @@ impl Node {
         let id = self.ids.domain()?;
         let memory = self.plane.add_domain(id, &planned.name.to_string(), &planned.layout);
         let memory = memory.inspect_err(|_| self.ids.free_domain(id))?;
+        if self.settings.prefault_pools {
+            memory.prefault(planned.layout);
+        }
         let fds = vec![copy(&memory.pool)?, copy(&memory.ledger)?];
         let state = DomainState::Wanted;
         let domain = Domain { id, name: planned.name.clone(), layout: planned.layout, memory, state };

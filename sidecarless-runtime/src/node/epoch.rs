@@ -133,7 +133,7 @@ impl Node {
     /// Gives a new gateway its settings, its places on the data plane and its sockets.
     fn equip_gateway(&mut self, tls: Option<Tls>) -> Result<(), EpochError> {
         let protocol = if tls.is_some() { Protocol::Https } else { Protocol::Http };
-        let settings = gateway_process::settings(&self.settings, self.plane.kind(), tls);
+        let settings = gateway_process::told(&self.settings, self.plane.kind(), tls);
         self.tell_gateway(ToGateway::Settings(settings), Vec::new());
         for index in 0..self.settings.gateway.workers {
             let instance = self.ids.instance()?;

@@ -14,6 +14,7 @@ use crate::brood::BroodError;
 use crate::dataplane::{DataPlaneError, Member, copy};
 use crate::event::Event;
 use crate::function::{Function, Occupant};
+use crate::gateway_process;
 use crate::ids::NoRoom;
 use crate::instance::{Instance, Origin, Stage};
 use crate::metrics::StartPhase;
@@ -129,6 +130,7 @@ impl Node {
             domain: function.domain,
             layout: domain.layout,
             transport: self.plane.kind(),
+            busy_poll: gateway_process::busy_poll(self.settings.busy_poll),
             concurrency: function.manifest.spec.concurrency,
             callable: function.calls.clone(),
             routes,

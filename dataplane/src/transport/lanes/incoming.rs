@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_queue::SegQueue;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollTimeout};
@@ -182,7 +182,7 @@ impl Incoming {
 
     fn wait_until(&mut self, deadline: Option<Instant>) -> Result<(), ReceiveError> {
         let start = Instant::now();
-        if !self.polls && self.spin(start) {
+        if !self.polls && self.spin(start, deadline) {
             self.patience.waited(start.elapsed());
             return Ok(());
         }
@@ -205,8 +205,9 @@ impl Incoming {
     }
 
     /// Looks at the lanes again and again, letting others run in between, for as long as that has paid lately.
-    fn spin(&self, start: Instant) -> bool {
-        let budget = self.patience.budget();
+    fn spin(&self, start: Instant, deadline: Option<Instant>) -> bool {
+        let until = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(start));
+        let budget = self.patience.budget().min(until);
         while start.elapsed() < budget {
             for _ in 0..Patience::LOOKS {
                 if self.anything_ready() {

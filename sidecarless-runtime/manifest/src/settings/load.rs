@@ -5,7 +5,7 @@ use std::path::{Path as FilePath, PathBuf};
 use std::time::Duration;
 
 use super::{
-    CONNECTIONS_MAX, ENVIRONMENT_CONFIG, ENVIRONMENT_FORK_KEY, ENVIRONMENT_OTHERS, ENVIRONMENT_PREFIX,
+    BusyPoll, CONNECTIONS_MAX, ENVIRONMENT_CONFIG, ENVIRONMENT_FORK_KEY, ENVIRONMENT_OTHERS, ENVIRONMENT_PREFIX,
     ENVIRONMENT_TEST_PREFIX, ForkSettings, GatewaySettings, HEADER_BYTES, LEASE_MAX, LogFormat, LogLevel, LogSettings,
     NodeSettings, SEEDS_BYTES, SEEDS_MAX, Surroundings, TlsSettings, Transport, UID_BASE, WORKERS_MAX,
 };
@@ -80,6 +80,7 @@ fn node(
         ("ring", Transport::Ring),
         ("socket", Transport::Socket),
     ];
+    let busy_polls = [("never", BusyPoll::Never), ("adaptive", BusyPoll::Adaptive), ("always", BusyPoll::Always)];
     let mut fields = Fields::of(at, report, "a table")?;
     let settings = NodeSettings {
         listen: fields.get("listen", report, address).unwrap_or(default.listen),
@@ -88,11 +89,19 @@ fn node(
         transport: fields
             .get("transport", report, |at, report| scalar::keyword(at, report, &transports))
             .unwrap_or_default(),
+        busy_poll: fields
+            .get("busy_poll", report, |at, report| scalar::keyword(at, report, &busy_polls))
+            .unwrap_or_default(),
         tls: fields.get("tls", report, |at, report| tls(at, report, base_dir)),
         gateway: fields
             .get("gateway", report, |at, report| gateway(at, report, &default.gateway))
             .unwrap_or_else(|| default.gateway.clone()),
         pool: fields.get("pool", report, pool::pool_sizes).unwrap_or_default(),
+        prefault_pools: fields
+            .get("prefault_pools", report, |at, report| {
+                scalar::keyword(at, report, &[("true", true), ("false", false)])
+            })
+            .unwrap_or(default.prefault_pools),
         fork: fields
             .get("fork", report, |at, report| fork(at, report, &default.fork))
             .unwrap_or_else(|| default.fork.clone()),

@@ -10,6 +10,7 @@ use ramet_control::Numbered;
 use ramet_control::instance::{FromInstance, Join, ToInstance};
 use ramet_control::socket::ControlSocket;
 use ramet_dataplane::message::Envelope;
+use ramet_dataplane::transport::patience::BusyPoll;
 use ramet_dataplane::{Ledger, Pool, PoolLayout, Sender, TransportKind};
 
 use super::*;
@@ -55,6 +56,7 @@ fn instance(answers: Vec<Answer>) -> (Instance, Arc<Moody>, ControlSocket) {
         domain: DomainId(0),
         layout,
         transport: TransportKind::Socket,
+        busy_poll: BusyPoll::Never,
         concurrency: 1,
         callable: vec![],
         routes: vec![],

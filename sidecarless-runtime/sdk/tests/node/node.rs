@@ -20,7 +20,7 @@ use ramet_dataplane::endpoint::LinkEnd;
 use ramet_dataplane::message::{self, BlockWriter, BodyPlace, Envelope, Message, Part};
 use ramet_dataplane::route::{Next, Step, Target, Work};
 use ramet_dataplane::transport::lanes::{self, Member};
-use ramet_dataplane::transport::patience::Patience;
+use ramet_dataplane::transport::patience::{BusyPoll, Patience};
 use ramet_dataplane::transport::{ring, socket};
 use ramet_dataplane::{Endpoint, Ledger, Pool, PoolLayout, Route, SlotAllocator, SlotRef, TransportKind, Wait, clock};
 use ramet_sdk::ServeError;
@@ -134,6 +134,7 @@ impl Node {
             domain: DomainId(0),
             layout: LAYOUT,
             transport: self.transport,
+            busy_poll: BusyPoll::Adaptive,
             concurrency: plan.concurrency,
             callable: plan.callable,
             routes: self.routes.clone(),
