@@ -40,6 +40,17 @@ fn a_child_is_given_streams_in_place_of_sockets() {
 }
 
 #[test]
+fn a_child_that_has_done_nothing_shows_its_whole_command_line() {
+    let target = Target::start_with(|command| {
+        command.arg("long ".repeat(2000));
+    });
+    let shown = |pid: i32| std::fs::read(format!("/proc/{pid}/cmdline")).expect("its command line");
+    let before = shown(target.pid());
+    assert!(before.len() > 10_000);
+    assert_eq!(shown(target.fork().child().child.pid), before);
+}
+
+#[test]
 fn a_sockets_number_is_a_dead_sockets_in_the_child() {
     let target = Target::start();
     target.tell("import socket, os\na, b = socket.socketpair()\na.sendall(b'not for the child')");

@@ -27,6 +27,9 @@ use crate::source::{self, Learned, PageSource};
 /// How far below its stack pointer the frame is written from which a thread goes on.
 const FRAME_BYTES: u64 = 2 * PAGE_BYTES;
 
+/// How much of a command line is put into a template: few are longer.
+const ARGUMENT_PAGES_MAX: usize = 8;
+
 /// What a template has from the beginning.
 #[derive(Debug)]
 pub(super) struct Warm {
@@ -260,7 +263,7 @@ impl Warm {
 }
 
 /// Where threads go on: their stacks, and what the kernel and the C library look at in them. And where the command line
-/// begins: who reads it of another process does not wait for what is missing, and would find none.
+/// is: who reads it of another process does not wait for what is missing, and would find none.
 pub(crate) fn first_pages(descriptor: &ForkDescriptor) -> Vec<Range> {
     let page = |address: u64| address & !(PAGE_BYTES - 1);
     let threads = descriptor.threads.iter().flat_map(|thread| {
@@ -270,7 +273,9 @@ pub(crate) fn first_pages(descriptor: &ForkDescriptor) -> Vec<Range> {
         let named = [registers.fs_base, thread.tid_address, thread.rseq.address, thread.robust_list.0, registers.rip];
         stack.chain(named).map(page)
     });
-    let pages: BTreeSet<u64> = threads.chain([page(descriptor.layout.arg_start)]).collect();
+    let arguments = page(descriptor.layout.arg_start)..descriptor.layout.arg_end;
+    let arguments = arguments.step_by(PAGE_BYTES as usize).take(ARGUMENT_PAGES_MAX);
+    let pages: BTreeSet<u64> = threads.chain(arguments).collect();
     let is_own = |page: &u64| {
         let at = descriptor.areas.partition_point(|area| area.range().end() <= *page);
         descriptor.areas.get(at).is_some_and(|area| area.own_ranges().any(|own| own.contains(*page)))

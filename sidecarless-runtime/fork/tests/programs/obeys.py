@@ -2,7 +2,7 @@
 # raised, to FOLDER/PID.answer.
 import ast, os, sys, time
 
-folder = sys.argv[1]
+folder = sys.argv[-1]
 names = {"folder": folder}
 
 
