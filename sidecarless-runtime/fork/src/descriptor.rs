@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::Machine;
 
-pub use self::times::{Expiry, MadeTimer, Spent, Time, TimerClock, Timers};
+pub use self::times::{Clocks, Expiry, MadeTimer, Spent, Time, TimerClock, Timers};
 
 /// The first bytes of every encoded descriptor.
 const MAGIC: [u8; 4] = *b"RFD1";
@@ -58,6 +58,10 @@ pub struct ForkDescriptor {
     pub threads: Vec<Thread>,
     /// Signals that wait for any of them: `siginfo_t` each.
     pub queued_signals: Vec<Vec<u8>>,
+    /// What its clocks showed when it was forked.
+    pub clocks: Clocks,
+    /// How far those were from the machine's own.
+    pub clock_offsets: Clocks,
     /// What sends it signals at certain times.
     pub timers: Timers,
     /// Its open files.

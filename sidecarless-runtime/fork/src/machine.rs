@@ -3,6 +3,7 @@
 use std::arch::x86_64::{__cpuid_count, CpuidResult};
 use std::fs;
 
+use ramet_sys::pagemap::PAGE_BYTES;
 use serde::{Deserialize, Serialize};
 
 /// What of a machine a process may have come to rely on.
@@ -14,6 +15,8 @@ pub struct Machine {
     pub features: Vec<u32>,
     /// The length of the extended state.
     pub extended_state_bytes: u32,
+    /// How long a page is.
+    pub page_bytes: u64,
     /// The checksum of the kernel's vdso, into which the process may be calling, and its length.
     pub vdso: (u32, u64),
     /// The length of its data.
@@ -37,6 +40,16 @@ pub enum MachineError {
         /// There.
         there: u32,
     },
+    /// Memory is in pages of different lengths.
+    #[error(
+        "memory is in pages of {here} bytes here, the forked process's was in pages of {there}; both must be alike"
+    )]
+    PageSize {
+        /// Here.
+        here: u64,
+        /// There.
+        there: u64,
+    },
     /// The kernels' vdsos differ.
     #[error("this kernel's vdso is not the forked process's, which may be calling it; both hosts must run one kernel")]
     Vdso,
@@ -53,7 +66,8 @@ impl Machine {
         // Of leaf 1's ecx, bit 27 says what the kernel has turned on, and is the same for all.
         let features = vec![ecx, edx, seven.ebx, seven.ecx, seven.edx, state.eax];
         let vdso = (crc32fast::hash(vdso), vdso.len() as u64);
-        Self { boot: boot.trim().to_owned(), features, extended_state_bytes: state.ebx, vdso, vvar_bytes }
+        let (boot, extended_state_bytes) = (boot.trim().to_owned(), state.ebx);
+        Self { boot, features, extended_state_bytes, page_bytes: PAGE_BYTES, vdso, vvar_bytes }
     }
 
     /// Whether a process of `origin` can go on here.
@@ -68,6 +82,10 @@ impl Machine {
         let (here, there) = (self.extended_state_bytes, origin.extended_state_bytes);
         if here != there {
             return Err(MachineError::ExtendedState { here, there });
+        }
+        let (here, there) = (self.page_bytes, origin.page_bytes);
+        if here != there {
+            return Err(MachineError::PageSize { here, there });
         }
         if self.vdso != origin.vdso || self.vvar_bytes != origin.vvar_bytes {
             return Err(MachineError::Vdso);

@@ -30,6 +30,7 @@ use rustix::net::{recvmsg, socketpair};
 
 use self::identity::Rights;
 use crate::capture::this_machine;
+use crate::descriptor::Clocks;
 use crate::interpreter::FAILURE_BYTES;
 use crate::machine::{Machine, MachineError};
 use crate::source::SourceError;
@@ -48,6 +49,8 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Host {
     machine: Machine,
     rights: Rights,
+    /// How far its clocks are from the machine's own.
+    clock_offsets: Clocks,
     /// How far into the vdso there is a way to make a last system call.
     call_and_return: Option<u64>,
     zygote: Process,
@@ -212,8 +215,9 @@ impl Host {
         if let error @ ..=0 = zygote::order(&orders, &Order::Guard, &[theirs])? {
             return Err(io::Error::from_raw_os_error(-error));
         }
-        let rights = Rights::own()?;
-        Ok(Self { machine, rights, call_and_return, zygote, orders: Mutex::new(orders), guard: Arc::new(guard) })
+        let (rights, clock_offsets) = (Rights::own()?, Clocks::offsets("self")?);
+        let (orders, guard) = (Mutex::new(orders), Arc::new(guard));
+        Ok(Self { machine, rights, clock_offsets, call_and_return, zygote, orders, guard })
     }
 
     /// Whether its zygote and its guard are there: nobody but the host ends them, and without them there are no more

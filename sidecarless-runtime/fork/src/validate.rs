@@ -3,7 +3,7 @@
 use ramet_sys::pagemap::PAGE_BYTES;
 
 use crate::descriptor::{
-    Area, AreaKind, DecodeError, Expiry, ForkDescriptor, OpenFile, OpenFileKind, PageRun, SharedMemory, Time,
+    Area, AreaKind, Clocks, DecodeError, Expiry, ForkDescriptor, OpenFile, OpenFileKind, PageRun, SharedMemory, Time,
     TimerClock, Timers,
 };
 use crate::lineage::ANCESTORS_MAX;
@@ -25,6 +25,8 @@ pub const FILTERS_MAX: usize = 1024;
 /// How long the kernel lets a filter be (`BPF_MAXINSNS`).
 pub const FILTER_INSTRUCTIONS_MAX: usize = 4096;
 
+/// How far the kernel lets clocks be set: half of what it can count.
+pub const CLOCK_NS_MAX: i64 = i64::MAX / 2;
 /// How many timers.
 pub const TIMERS_MAX: usize = 4096;
 
@@ -61,6 +63,11 @@ pub(crate) fn validate(descriptor: &ForkDescriptor) -> Result<(), DecodeError> {
     must(files.iter().all(|file| (0..1 << 20).contains(&file.fd)), "the number of an open file")?;
     valid_files(files, shared.len())?;
     valid_timers(&descriptor.timers, threads.len())?;
+    let is_low = |clocks: Clocks| clocks.monotonic_ns.max(clocks.boottime_ns) <= CLOCK_NS_MAX;
+    let is_high = |clocks: Clocks, least: i64| clocks.monotonic_ns.min(clocks.boottime_ns) >= least;
+    must(is_high(descriptor.clocks, 0) && is_low(descriptor.clocks), "what its clocks showed")?;
+    let offsets = descriptor.clock_offsets;
+    must(is_high(offsets, -CLOCK_NS_MAX) && is_low(offsets), "how far its clocks were from the machine's")?;
     let stacks = STACK_START..ADDRESS_END;
     must(threads.iter().all(|thread| stacks.contains(&thread.registers.rsp)), "a thread's stack pointer")?;
     must(threads.iter().all(|thread| thread.tid > 0 && thread.extended_state.len() <= 1 << 14), "a thread")?;

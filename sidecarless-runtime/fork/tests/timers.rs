@@ -1,5 +1,11 @@
 //! A child's timers go on as the forked process's did, and its clocks never go back.
 
+use std::fs;
+use std::sync::Arc;
+
+use ramet_fork::descriptor::Clocks;
+use ramet_fork::{Family, Given, LocalSource, prepare};
+
 #[path = "programs/target.rs"]
 mod target;
 
@@ -101,4 +107,88 @@ fn a_threads_timer_rings_for_that_thread() {
     target.tell("arm(worked, 0.01, 0.01)\ncount.clear()");
     let child = target.fork().child();
     assert_eq!(child.tell("comes(signal.SIGUSR2, 2)"), "None");
+}
+
+/// In the target: both clocks, by the vdso and by the kernel.
+const CLOCKS: &str = "import ctypes, os, struct, time\n\
+    libc = ctypes.CDLL(None, use_errno=True)\n\
+    def clock(which):\n\
+    \x20   now = ctypes.create_string_buffer(16)\n    assert libc.syscall(228, which, now) == 0\n\
+    \x20   seconds, rest = struct.unpack('2q', now.raw)\n    kernels = seconds * 10 ** 9 + rest\n\
+    \x20   assert abs(kernels - time.clock_gettime_ns(which)) < 60 * 10 ** 9\n    return kernels\n";
+
+fn clocks(tell: impl Fn(&str) -> String) -> [i64; 2] {
+    [1, 7].map(|which| tell(&format!("clock({which})")).parse().expect("a time"))
+}
+
+/// From one time to a later one, not long after it.
+fn go_on(before: [i64; 2], after: [i64; 2]) {
+    const LONG_NS: i64 = 600_000_000_000;
+    let passed = [0, 1].map(|clock| after[clock] - before[clock]);
+    assert!(passed.iter().all(|passed| (0..LONG_NS).contains(passed)), "{before:?} → {after:?}");
+}
+
+#[test]
+fn on_one_host_clocks_go_on_by_themselves() {
+    let target = Target::start();
+    target.tell(CLOCKS);
+    let forked = target.fork();
+    let before = clocks(|code| target.tell(code));
+    let child = forked.child();
+    go_on(before, clocks(|code| child.tell(code)));
+    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/time")).expect("its time namespace");
+    assert_eq!(namespace(&child.child.pid.to_string()), namespace("self"), "nothing is made that is not needed");
+}
+
+/// A process whose clocks are so many seconds from its machine's.
+fn elsewhere(monotonic: i64, boottime: i64) -> Target {
+    let target = Target::start();
+    target.tell(CLOCKS);
+    target.tell(&format!(
+        "libc.unshare(0x80)\nwith open('/proc/self/timens_offsets', 'w') as offsets:\n\
+         \x20   offsets.write('monotonic {monotonic} 0\\nboottime {boottime} 0\\n')",
+    ));
+    let error = prepare(target.pid()).expect_err("it is between two times").to_string();
+    assert!(error.contains("time namespace that it is not in"), "{error}");
+    target.tell(
+        "namespace = os.open('/proc/self/ns/time_for_children', os.O_RDONLY)\n\
+         assert libc.setns(namespace, 0x80) == 0\nos.close(namespace)",
+    );
+    target
+}
+
+#[test]
+fn clocks_of_a_time_namespace_go_on() {
+    let target = elsewhere(1_000_000, 2_000_000);
+    let before = clocks(|code| target.tell(code));
+    assert!(before[0] > 1_000_000_000_000_000 && before[1] > 2_000_000_000_000_000, "{before:?}");
+    let child = target.fork().child();
+    go_on(before, clocks(|code| child.tell(code)));
+    assert_eq!(child.tell("time.sleep(0.01)"), "None");
+}
+
+/// All that a process knows of its boot are its clocks, so one with clocks of its own is as one from elsewhere.
+#[test]
+fn clocks_of_another_boot_go_on() {
+    let uptime = fs::read_to_string("/proc/uptime").expect("how long this machine runs");
+    let uptime: f64 = uptime.split(' ').next().and_then(|text| text.parse().ok()).expect("a time");
+    // Later than here, and earlier.
+    for seconds in [1_000_000, -(uptime as i64) / 2] {
+        let target = elsewhere(seconds, 2 * seconds.max(0) + seconds.min(0));
+        let before = clocks(|code| target.tell(code));
+        let prepared = prepare(target.pid()).expect("prepared");
+        let mut descriptor = prepared.descriptor.clone();
+        descriptor.machine.boot = "another".to_owned();
+        descriptor.clock_offsets = Clocks::default();
+        let source = LocalSource::open(prepared.seed.pid()).expect("the seed");
+        let family = Family::start(Arc::new(target::host()), descriptor, Box::new(source)).expect("a family");
+        for _ in 0..2 {
+            let child = family.child(&Given::own().expect("streams")).expect("a child");
+            go_on(before, clocks(|code| target.tell_child(child.pid, code)));
+            let slept = "before = clock(1)\ntime.sleep(0.01)\nclock(1) - before >= 10 ** 7";
+            assert_eq!(target.tell_child(child.pid, slept), "True");
+            child.pidfd.signal(ramet_sys::End::Kill).expect("killed");
+            child.pidfd.wait().expect("reaped");
+        }
+    }
 }

@@ -38,6 +38,18 @@ pub(super) fn of(pid: i32) -> Result<Namespaces, PrepareError> {
     Ok(namespaces)
 }
 
+/// Checks that a process lives in the time that its children would live in.
+pub(super) fn has_one_time(pid: i32) -> Result<(), PrepareError> {
+    let link = |kind| fs::read_link(format!("/proc/{pid}/ns/{kind}"));
+    // A kernel may have no such namespaces, and the process may have ended since it was copied.
+    match (link("time"), link("time_for_children")) {
+        (Ok(own), Ok(childrens)) if own != childrens => {
+            Err(PrepareError::unfit(pid, "it has made a time namespace that it is not in, and its copy would be"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Where a process has something mounted that is not mounted here. A `/proc` of its own processes is no stranger.
 fn strange_mount(pid: i32, has_processes: bool) -> io::Result<Option<String>> {
     let ours = fs::read_to_string("/proc/self/mountinfo")?;

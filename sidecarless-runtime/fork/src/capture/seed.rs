@@ -13,7 +13,7 @@ use super::inject::Injection;
 use super::status::{self, Status};
 use super::stop::Copied;
 use super::{PrepareError, files, maps, namespaces};
-use crate::descriptor::{Area, AreaKind, Filter, ForkDescriptor, Scheduling, SignalAction, Thread, Traits};
+use crate::descriptor::{Area, AreaKind, Clocks, Filter, ForkDescriptor, Scheduling, SignalAction, Thread, Traits};
 use crate::lineage::SeedAt;
 use crate::machine::Machine;
 
@@ -80,8 +80,11 @@ impl Seed {
         let lines = maps::parse(&read("maps")?).ok_or_else(senseless)?;
         let directory = fs::read_link(format!("/proc/{pid}/cwd")).map_err(failed)?;
         let namespaces = namespaces::of(pid)?;
+        namespaces::has_one_time(parent)?;
 
-        let Copied { mut threads, queued_signals, timers, frozen, .. } = copied;
+        let Copied { mut threads, queued_signals, clocks, timers, frozen, .. } = copied;
+        let clock_offsets = Clocks::offsets(&pid.to_string()).map_err(failed)?;
+        let clocks = clocks.minus(Clocks::offsets("self").map_err(failed)?).plus(clock_offsets);
         let files = files::open_files(pid, &frozen)?;
         if !frozen.has_all(&lines) {
             return Err(PrepareError::Changed(pid));
@@ -123,6 +126,8 @@ impl Seed {
             signals: answers.signals,
             threads,
             queued_signals,
+            clocks,
+            clock_offsets,
             timers,
             files,
             shared,

@@ -20,7 +20,7 @@ use super::numbers::Parentage;
 use super::registers::general;
 use super::space::Space;
 use super::{PrepareError, Unforked, status, timers};
-use crate::descriptor::{Rseq, Scheduling, SignalStack, Thread};
+use crate::descriptor::{Clocks, Rseq, Scheduling, SignalStack, Thread};
 
 /// How often the threads of a target are listed anew while it makes more of them.
 const LISTINGS_MAX: u32 = 64;
@@ -45,6 +45,8 @@ pub(super) struct Copied {
     pub(super) threads: Vec<Thread>,
     /// Signals that wait for any of them.
     pub(super) queued_signals: Vec<Vec<u8>>,
+    /// What our clocks showed.
+    pub(super) clocks: Clocks,
     pub(super) timers: timers::Asked,
     pub(super) frozen: Frozen,
     pub(super) pause: Duration,
@@ -114,6 +116,7 @@ pub(super) fn stop_and_copy(
     let timers = timers::ask(first, &memory, instruction, std::mem::take(&mut frozen.timers))?;
     frozen.left_out = advise(first, instruction, libc::MADV_DOFORK, watch.left_out.clone())?;
     frozen.refused = watch.left_out.into_iter().filter(|range| !frozen.left_out.contains(range)).collect();
+    let clocks = Clocks::now();
     let seed = copy(pid, first.0, first.1, instruction);
     // Its own forks go on without.
     advise(first, instruction, libc::MADV_DONTFORK, frozen.left_out.clone())?;
@@ -123,7 +126,7 @@ pub(super) fn stop_and_copy(
     let seed = Tracee::inherited(parentage.sibling(seed).map_err(failed)?);
     let queued_signals = queued.iter().map(|information| information.to_vec()).collect();
     let threads = stopped.into_iter().map(|thread| thread.state).collect();
-    Ok((seed, Copied { threads, queued_signals, timers, frozen, pause }))
+    Ok((seed, Copied { threads, queued_signals, clocks, timers, frozen, pause }))
 }
 
 /// Attaches to every thread without stopping any.

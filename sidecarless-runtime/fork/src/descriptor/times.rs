@@ -5,6 +5,14 @@ use serde::{Deserialize, Serialize};
 /// A time in seconds and nanoseconds.
 pub type Time = [u64; 2];
 
+/// Clocks that count from the machine's start: `CLOCK_MONOTONIC` and `CLOCK_BOOTTIME`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields have the names of the clocks")]
+pub struct Clocks {
+    pub monotonic_ns: i64,
+    pub boottime_ns: i64,
+}
+
 /// The timers of a process that are no open files.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timers {

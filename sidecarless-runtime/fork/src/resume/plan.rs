@@ -18,7 +18,7 @@ use ramet_sys::pagemap::PAGE_BYTES;
 use super::ResumeError;
 use super::confinement::Confinement;
 use super::identity::{Identity, Rights};
-use crate::descriptor::{Area, AreaKind, ForkDescriptor, Layout};
+use crate::descriptor::{Area, AreaKind, Clocks, ForkDescriptor, Layout};
 use crate::mapped::{self, Beneath};
 use crate::missing::Missing;
 use crate::program::Program;
@@ -74,6 +74,8 @@ struct Planner<'d> {
     first_fd: RawFd,
     rights: &'d Rights,
     confinement: Confinement<'d>,
+    /// How far a child's clocks are from the machine's own, if otherwise than the host's.
+    clocks: Option<Clocks>,
     numbers: Numbers,
     call_and_return: u64,
     restorer: u64,
@@ -95,7 +97,13 @@ impl Plan {
         descriptor: &ForkDescriptor,
         call_and_return: Option<u64>,
         rights: &Rights,
+        clocks: Option<Clocks>,
     ) -> Result<Self, ResumeError> {
+        if clocks.is_some() && !rights.may_administrate() {
+            return Err(ResumeError::Unfit(
+                "its clocks have to go on from what they showed, which takes a time namespace; resume it as root",
+            ));
+        }
         let on_exec = |flags: u32| u64::from(flags & libc::O_CLOEXEC.cast_unsigned());
         let mut open: Vec<_> = descriptor.files.iter().map(|file| (file.fd, on_exec(file.flags))).collect();
         let pieces = descriptor.shared.len() as RawFd;
@@ -117,6 +125,7 @@ impl Plan {
             first_fd,
             rights,
             confinement,
+            clocks,
             numbers,
             call_and_return,
             restorer,
@@ -208,6 +217,7 @@ impl Planner<'_> {
         let control = self.number(CONTROL_FD);
         self.say_userfault(main, control);
         self.clear(main);
+        self.set_clocks(main);
         self.map(main);
         self.describe(main);
         for action in &self.descriptor.signals {
@@ -315,7 +325,7 @@ mod tests {
             let checksum = crc32fast::hash(&bytes[8..]);
             bytes[4..8].copy_from_slice(&checksum.to_le_bytes());
             if let Ok(descriptor) = ForkDescriptor::decode(&bytes) {
-                planned += u64::from(Plan::new(&descriptor, Some(0), &rights).is_ok());
+                planned += u64::from(Plan::new(&descriptor, Some(0), &rights, None).is_ok());
             }
         }
         assert!(planned > ATTEMPTS / 100, "most changes are to what only the process knows; {planned} were planned");

@@ -16,6 +16,7 @@ use super::family::Warm;
 use super::files::{self, Given};
 use super::plan::{self, Numbers, Plan};
 use super::{Child, Habitat, Heard, Host, Phases, ResumeError, STEP_TIMEOUT, TemplatePhases, control_pair, hear};
+use crate::clocks;
 use crate::descriptor::ForkDescriptor;
 use crate::guard;
 use crate::interpreter::FAILURE_BYTES;
@@ -95,7 +96,8 @@ impl Template {
         let start = Instant::now();
         let (control, theirs) = control_pair()?;
         let mapped = mapped::open_all(descriptor)?;
-        let plan = Plan::new(descriptor, host.call_and_return, &host.rights)?;
+        let clocks = clocks::wanted(descriptor, &host.machine, host.clock_offsets);
+        let plan = Plan::new(descriptor, host.call_and_return, &host.rights, clocks)?;
         let memory = File::from(memfd_create("ramet-program", MemfdFlags::CLOEXEC).map_err(io::Error::from)?);
         (&memory).write_all(&plan.image)?;
         let own = [memory.as_fd(), theirs.as_fd()].into_iter();

@@ -59,6 +59,12 @@ impl Target {
         tell(self.folder.path(), self.pid(), code)
     }
 
+    /// Has a child of it run code.
+    #[allow(dead_code, reason = "not every test makes its children itself")]
+    pub(crate) fn tell_child(&self, pid: i32, code: &str) -> String {
+        tell(self.folder.path(), pid, code)
+    }
+
     pub(crate) fn fork(&self) -> Forked<'_> {
         let prepared = prepare(self.pid()).expect("prepared");
         let source = LocalSource::open(prepared.seed.pid()).expect("the seed");

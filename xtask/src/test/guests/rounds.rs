@@ -120,7 +120,8 @@ pub(super) fn all() -> Vec<Round> {
     let resume = suite(FORK, "resume").without(&["threads_go_on"]);
     // Before Linux 6.6 a page cannot be refused: whoever outlives a killed host waits for it for ever.
     let resume_waiting = suite(FORK, "resume").without(&["threads_go_on", "a_killed_host"]);
-    let memory = |resume| [suite(FORK, "prepare"), resume, suite(FORK, "pages"), suite(FORK, "carried")];
+    let memory =
+        |resume| [suite(FORK, "prepare"), resume, suite(FORK, "pages"), suite(FORK, "carried"), suite(FORK, "timers")];
     let tables = suite("ramet-sys", "ramet_sys").only(&["pagemap", "userfault", "ptrace"]);
     let kernel = ["loading", "routing", "ownership", "policy"].map(|target| suite("ramet-loader", target));
     let device = [suite("ramet-rdma", "reads"), suite(FORK, "sources").only(&["rdma::"]), suite(FORK, "rdma")];

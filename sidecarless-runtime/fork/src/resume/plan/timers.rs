@@ -1,6 +1,9 @@
-//! A child's timers: those that the forked process had, which a fork leaves behind.
+//! A child's clocks and timers: those that the forked process had, which a fork leaves behind.
 
-use libc::{SYS_prctl, SYS_setitimer, SYS_timer_create, SYS_timer_delete, SYS_timer_settime};
+use libc::{
+    SYS_close, SYS_openat, SYS_prctl, SYS_setitimer, SYS_setns, SYS_timer_create, SYS_timer_delete, SYS_timer_settime,
+    SYS_unshare, SYS_write,
+};
 use ramet_sys::events::{TimerNumbers, timer_numbers};
 
 use super::Planner;
@@ -16,7 +19,31 @@ const EVENT_THREAD: u64 = 16;
 const NUMBERS_LEFT_OUT_MAX: u32 = 1024;
 const NANOSECONDS_PER_MICROSECOND: u64 = 1000;
 
+/// What has been closed before is what the next file comes as.
+const LOWEST_FD: u64 = 0;
+
 impl Planner<'_> {
+    /// Enters a time namespace where the clocks go on, before anything of the kernel's is mapped that shows them.
+    pub(super) fn set_clocks(&self, main: &mut Program) {
+        let Some(clocks) = self.clocks else { return };
+        let kind = libc::CLONE_NEWTIME as u64;
+        main.call("making a time namespace", SYS_unshare, &[kind]);
+        let text = clocks.to_text();
+        let (at, bytes) = (main.data(text.as_bytes()), text.len() as u64);
+        let open = |main: &mut Program, path: &[u8], how: libc::c_int| {
+            let path = main.data(path);
+            let flags = (how | libc::O_CLOEXEC) as u64;
+            let arguments = [libc::AT_FDCWD as u64, path, flags, 0];
+            main.call("finding its time namespace", SYS_openat, &arguments).gives(LOWEST_FD);
+        };
+        open(main, b"/proc/self/timens_offsets\0", libc::O_WRONLY);
+        main.call("setting its clocks", SYS_write, &[LOWEST_FD, at, bytes]).gives(bytes);
+        main.call("closing its clocks", SYS_close, &[LOWEST_FD]);
+        open(main, b"/proc/self/ns/time_for_children\0", libc::O_RDONLY);
+        main.call("entering its time namespace", SYS_setns, &[LOWEST_FD, kind]);
+        main.call("closing its time namespace", SYS_close, &[LOWEST_FD]);
+    }
+
     /// Makes the timers and lets them run. What they send waits until the process goes on, as all signals are blocked.
     /// The main thread's number is at `number`.
     pub(super) fn start_timers(&self, main: &mut Program, number: u64) -> Result<(), ResumeError> {
