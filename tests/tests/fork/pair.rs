@@ -123,6 +123,20 @@ fn packets() -> u64 {
     fs::read_to_string(path).expect("a counter").trim().parse().expect("a number")
 }
 
+/// How long this guest runs, in seconds.
+fn uptime() -> f64 {
+    let text = fs::read_to_string("/proc/uptime").expect("how long it runs");
+    text.split(' ').next().and_then(|seconds| seconds.parse().ok()).expect("seconds")
+}
+
+/// How much longer a process takes its machine to run, in seconds.
+fn further(pid: i64) -> f64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/timens_offsets")).expect("its time namespace");
+    let line = text.lines().find_map(|line| line.strip_prefix("boottime")).expect("a clock");
+    let numbers: Vec<f64> = line.split_whitespace().map(|number| number.parse().expect("a number")).collect();
+    numbers[0] + numbers[1] / 1e9
+}
+
 /// The one guest: what is forked is here, and what happens to seeds happens here.
 #[test]
 fn seeds_are_kept_for_another_guest() {
@@ -135,6 +149,7 @@ fn seeds_are_kept_for_another_guest() {
     let all = std::iter::once(b'?').chain(BLOCKS);
     let answers: String = all.map(|what| python.ask_for(what)).collect();
     say("answers", &answers);
+    say("uptime", &uptime().to_string());
 
     when_asked_for("wait until nobody reads the pulled one", || {
         eventually("all pages to have gone over", || {
@@ -183,8 +198,12 @@ fn a_process_goes_on_in_another_guest_or_ends_and_never_reads_anything_else() {
     assert_eq!(blocks.len(), BLOCKS.len());
 
     let before = packets();
-    let (mut independent, _) = pulled.child(&keeper, &["--source", "rdma", "--pull"]);
+    let (mut independent, pid) = pulled.child(&keeper, &["--source", "rdma", "--pull"]);
     assert_eq!(independent.ask(), whole, "the child has the data");
+    // Its clocks go on from when it was prepared, which was at most so long before.
+    let (then, now): (f64, f64) = (hear("uptime").parse().expect("seconds"), uptime() + further(pid));
+    assert!(further(pid).abs() > 0.0, "both guests were not started in one nanosecond");
+    assert!((then - PATIENCE.as_secs_f64()..then + PATIENCE.as_secs_f64()).contains(&now), "{then} s, then {now} s");
     ask_for("wait until nobody reads the pulled one");
     let bytes = (packets() - before) * PACKET_BYTES;
     assert!(bytes >= DATA_BYTES, "{bytes} bytes came by RDMA");
