@@ -18,8 +18,8 @@ use toolchain::Toolchain;
 
 pub(crate) use clean::cache as cache_folder;
 
-/// The object's file name.
-const OBJECT_NAME: &str = "ramet.bpf.o";
+/// The program's name and the object's: SPROXY, and the redirect that the benchmark compares it with.
+const OBJECTS: [(&str, &str); 2] = [("ramet", "ramet.bpf.o"), ("bare", "bare.bpf.o")];
 /// The Rust target of BPF on little-endian machines.
 const TARGET: &str = "bpfel-unknown-none";
 
@@ -61,23 +61,30 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Makes sure that the object is there and up to date; returns its path.
+/// Makes sure that the objects are there and up to date; returns the path of SPROXY's.
 pub(crate) fn ensure(install: Install, freshness: Freshness) -> Result<PathBuf> {
     ensure!(cfg!(target_endian = "little"), "the eBPF object can be built on little-endian machines only");
     let root = workspace_root()?;
     let target = target_directory(&root)?;
-    let object = target.join("ebpf").join(OBJECT_NAME);
-    if freshness == Freshness::Reuse && inputs::are_older_than(&root, &object)? {
-        return Ok(object);
+    let objects = OBJECTS.map(|(_, object)| target.join("ebpf").join(object));
+    let [sproxy, _] = &objects;
+    let mut are_fresh = freshness == Freshness::Reuse;
+    for object in &objects {
+        are_fresh = are_fresh && inputs::are_older_than(&root, object)?;
+    }
+    if are_fresh {
+        return Ok(sproxy.clone());
     }
     let toolchain = toolchain::find(install)?;
     eprintln!("building the eBPF object with {toolchain}");
     let built = build(&root, &target, &toolchain)?;
-    publish(&built, &object)?;
-    Ok(object)
+    for ((program, _), object) in OBJECTS.iter().zip(&objects) {
+        publish(&built.join(program), object)?;
+    }
+    Ok(sproxy.clone())
 }
 
-/// Compiles and links; returns the path of cargo's output.
+/// Compiles and links; returns the folder of cargo's output.
 fn build(root: &Path, target: &Path, toolchain: &Toolchain) -> Result<PathBuf> {
     let folder = target.join("ebpf").join("build");
     let mut command = toolchain.cargo();
@@ -95,7 +102,7 @@ fn build(root: &Path, target: &Path, toolchain: &Toolchain) -> Result<PathBuf> {
             show(&command)
         );
     }
-    Ok(folder.join(TARGET).join("release/ramet"))
+    Ok(folder.join(TARGET).join("release"))
 }
 
 /// The flags, separated as cargo wants them so that a path may hold spaces.

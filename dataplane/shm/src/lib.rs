@@ -1,7 +1,8 @@
 //! Shared memory with a hostile far side: the only unsafe code over memory that another process can write.
 //!
 //! Reading order: [`segment`] makes and maps memory, [`ledger`] holds one owner word per slot, [`lane`] is a
-//! single-producer single-consumer queue of packet descriptors, [`doorbell`] wakes its reader.
+//! single-producer single-consumer queue of packet descriptors, [`doorbell`] wakes its reader, [`words`] are single
+//! words to measure with.
 //!
 //! # Invariants that SAFETY comments name
 //!
@@ -19,3 +20,4 @@ pub mod doorbell;
 pub mod lane;
 pub mod ledger;
 pub mod segment;
+pub mod words;

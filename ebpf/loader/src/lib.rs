@@ -2,12 +2,14 @@
 //!
 //! [`object::find_object`] says where the compiled program is, [`Sproxy`] loads it and is the typed face of its maps,
 //! [`sockets::socket_pairs`] makes the sockets of one instance, [`logs`] turns the program's log lines into `tracing`
-//! events, and [`probe::probe`] tells an operator step by step whether all of it works here.
+//! events, and [`probe::probe`] tells an operator step by step whether all of it works here. [`Bare`] is a redirect
+//! without SPROXY's checks, to measure what those cost.
 //!
 //! Everything is held by file descriptors and nothing is pinned: when the [`Sproxy`] is dropped, or its process dies,
 //! the kernel takes program and maps away.
 #![forbid(unsafe_code)]
 
+pub mod bare;
 pub mod error;
 pub mod logs;
 mod maps;
@@ -16,6 +18,7 @@ pub mod probe;
 pub mod sockets;
 pub mod sproxy;
 
+pub use bare::Bare;
 pub use error::LoaderError;
 pub use logs::SproxyLogs;
 pub use object::find_object;

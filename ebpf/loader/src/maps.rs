@@ -36,7 +36,7 @@ pub(crate) struct Maps {
 impl Maps {
     /// Takes the maps out of a loaded object; `path` is for the error only.
     pub(crate) fn take(ebpf: &mut Ebpf, path: &Path) -> Result<Self, LoaderError> {
-        let mut take = Take { ebpf, path };
+        let mut take = Take::new(ebpf, path);
         Ok(Self {
             identities: take.one(IDENTITIES)?,
             senders: take.one(SENDERS)?,
@@ -53,13 +53,19 @@ impl Maps {
     }
 }
 
-struct Take<'a> {
+/// Takes maps out of a loaded object, typed.
+pub(crate) struct Take<'a> {
     ebpf: &'a mut Ebpf,
     path: &'a Path,
 }
 
-impl Take<'_> {
-    fn one<M: TryFrom<Map, Error = MapError>>(&mut self, name: &str) -> Result<M, LoaderError> {
+impl<'a> Take<'a> {
+    /// `path` is for the error only.
+    pub(crate) fn new(ebpf: &'a mut Ebpf, path: &'a Path) -> Self {
+        Self { ebpf, path }
+    }
+
+    pub(crate) fn one<M: TryFrom<Map, Error = MapError>>(&mut self, name: &str) -> Result<M, LoaderError> {
         let invalid = |reason| LoaderError::ObjectInvalid { path: self.path.to_owned(), reason };
         let map = self.ebpf.take_map(name).ok_or_else(|| invalid(format!("it has no map {name}")))?;
         M::try_from(map).map_err(|error| invalid(format!("its map {name} has another layout: {error}")))
