@@ -119,20 +119,53 @@ impl InternalArguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
-    /// A chain of echo functions under load, or idle
+    /// A chain of functions under load, or idle; with --socket the chains of that node
     Chain {
         #[command(flatten)]
-        options: ramet_bench::ChainOptions,
+        options: Box<ramet_bench::ChainOptions>,
         #[command(flatten)]
-        output: OutputArgument,
+        output: BenchOutput,
+    },
+    /// Hops from process to process, beside what the machine can do at best
+    Hop {
+        #[command(flatten)]
+        options: ramet_bench::HopOptions,
+        #[command(flatten)]
+        output: BenchOutput,
+    },
+    /// What takes requests in, alone, beside other servers
+    Ingress {
+        #[command(flatten)]
+        options: ramet_bench::IngressOptions,
+        #[command(flatten)]
+        output: BenchOutput,
     },
     /// Forks of a running process, beside `os.fork` and a fresh process
     Fork {
         #[command(flatten)]
         options: ramet_bench::ForkOptions,
         #[command(flatten)]
-        output: OutputArgument,
+        output: BenchOutput,
     },
+}
+
+/// How a benchmark reports.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchOutput {
+    /// The form of the report
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub(crate) output: BenchFormat,
+    /// Draw the latencies, too, as an SVG picture
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plot: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BenchFormat {
+    Table,
+    Json,
+    Yaml,
+    Csv,
 }
 
 #[derive(Debug, Args)]

@@ -72,7 +72,7 @@ fn request(options: &Invoke, chain: &admin::Object) -> Result<Request<Full<Bytes
 }
 
 /// Host and path of a chain's first route.
-fn first_route(chain: &admin::Object) -> Result<(String, String), Failure> {
+pub(crate) fn first_route(chain: &admin::Object) -> Result<(String, String), Failure> {
     let route = chain.status.routes.first().ok_or_else(|| anyhow!("the chain has no route"))?;
     // `METHODS HOST/PATH`, where any host is `*`.
     let target = route.split_once(' ').map_or(route.as_str(), |(_, target)| target);

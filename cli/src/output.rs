@@ -37,16 +37,21 @@ pub(crate) fn rows<T: Serialize>(
 pub(crate) fn value(format: Format, value: &impl Serialize) -> Result<(), Failure> {
     match format {
         Format::Json => json(value),
-        Format::Table | Format::Yaml => line(&yaml(value)?),
+        Format::Table | Format::Yaml => yaml(value),
     }
+}
+
+/// Prints one value as YAML.
+pub(crate) fn yaml(value: &impl Serialize) -> Result<(), Failure> {
+    line(&yaml_text(value)?)
 }
 
 /// Prints a value as one of several YAML documents.
 pub(crate) fn document(value: &impl Serialize) -> Result<(), Failure> {
-    line(&format!("---\n{}", yaml(value)?))
+    line(&format!("---\n{}", yaml_text(value)?))
 }
 
-fn yaml(value: &impl Serialize) -> Result<String, Failure> {
+fn yaml_text(value: &impl Serialize) -> Result<String, Failure> {
     let value = serde_json::to_value(value).map_err(|error| Failure::Failed(error.to_string()))?;
     Ok(ramet_manifest::to_yaml(&value).trim_end().to_owned())
 }

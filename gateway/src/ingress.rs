@@ -14,4 +14,5 @@ mod service;
 pub(crate) use answer::AnswerBody;
 pub(crate) use connection::{Listening, take_over};
 pub(crate) use express::Shared;
+pub use express::head_for_head;
 pub(crate) use open::Connections;

@@ -23,4 +23,5 @@ mod process;
 mod tls;
 mod worker;
 
+pub use ingress::head_for_head;
 pub use process::{GatewayError, run};

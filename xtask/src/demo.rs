@@ -115,7 +115,7 @@ fn manifest(places: &Places) -> Result<PathBuf> {
 fn measure(places: &Places) -> Result<()> {
     println!("\nlatency of a chain of 3 functions, measured in turns (half a minute):\n");
     let mut bench = Command::new(places.program("ramet"));
-    bench.args(["bench", "chain", "--systems", "ramet-skmsg,ramet-ring,http-hops", "--functions", "3"]);
+    bench.args(["bench", "chain", "--systems", "ramet-skmsg,ramet-ring", "--against", "http-hops"]);
     bench.args(["--rounds", "3", "--duration", "1s"]).stdin(Stdio::null());
     ensure!(succeeds(&mut bench)?, "the measurement failed; the messages above say why");
     Ok(())

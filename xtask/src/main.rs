@@ -5,6 +5,7 @@
 mod build_ebpf;
 mod ci;
 mod commands;
+mod count;
 mod debian;
 mod demo;
 mod test;
@@ -32,6 +33,8 @@ enum Verb {
     Test(test::Args),
     /// Run every check that a commit must pass
     Ci,
+    /// Count the instructions of the hot paths, and compare them with those that hold
+    Count(count::Args),
     /// Run the thumbnail chain on a node of its own and measure it
     Demo(demo::Args),
     /// Run a command in an emulated guest with another kernel and a soft-RoCE device
@@ -54,6 +57,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::BuildEbpf(args) => build_ebpf::run(&args)?,
         Verb::Tidy(args) => tidy::run(&args, &verbs())?,
         Verb::Test(args) => return test::run(&args),
+        Verb::Count(args) => count::run(&args)?,
         Verb::Demo(args) => demo::run(&args)?,
         Verb::Vm(args) => return Ok(vm::run(&args)),
         Verb::Ci => return ci::run(&verbs()),

@@ -10,6 +10,7 @@ pub(crate) use report::Report;
 
 use crate::build_ebpf::{self, Freshness, Install, target_directory, workspace_root};
 use crate::commands::{cargo, succeeds};
+use crate::count::{self, Outcome};
 use crate::debian;
 use anyhow::{Context, Result};
 use std::path::Path;
@@ -99,6 +100,7 @@ pub(crate) fn run_all(mode: Mode, guests: Guests, filter: &[String]) -> Result<R
         report.add("cargo test", tests, succeeded);
     }
     run_models(mode, &root, &target, filter, &mut report)?;
+    count_instructions(mode, &root, filter, &mut report);
     match guests {
         Guests::Also if filter.is_empty() => guests::run(mode, guests, &root, &[], &mut report)?,
         Guests::Also => report.left_out.push("the guests: a filter is given; --guests only has them alone".into()),
@@ -148,6 +150,40 @@ fn run_models(mode: Mode, root: &Path, target: &Path, filter: &[String], report:
     let (tests, succeeded) = libtest::run(command, filter)?;
     report.add("the loom models", tests, succeeded);
     Ok(())
+}
+
+/// Holds the hot paths to the instructions that they took when that was written down.
+fn count_instructions(mode: Mode, root: &Path, filter: &[String], report: &mut Report) {
+    const NAME: &str = "the hot paths' instructions";
+    if !filter.is_empty() {
+        report.left_out.push(format!("{NAME}: a filter is given; `cargo xtask count` has them alone"));
+        return;
+    }
+    eprintln!("\n== {NAME}");
+    let found = match count::check(root) {
+        Ok(Outcome::Held(table)) => {
+            eprintln!("{table}");
+            Report { passed: 1, ..Report::default() }
+        }
+        Ok(Outcome::Broken(why)) => {
+            eprintln!("error: {why}");
+            Report { failed: 1, failures: vec![NAME.to_owned()], ..Report::default() }
+        }
+        Ok(Outcome::Skipped(why)) => {
+            report.left_out.push(format!("{NAME}: {why}"));
+            return;
+        }
+        Err(error) if mode == Mode::Ci => {
+            eprintln!("error: {error:#}");
+            report.broken.push(format!("counting {NAME}"));
+            return;
+        }
+        Err(error) => {
+            report.left_out.push(format!("{NAME}: {error:#}"));
+            return;
+        }
+    };
+    report.add(NAME, found, true);
 }
 
 #[cfg(test)]

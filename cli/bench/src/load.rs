@@ -1,7 +1,9 @@
-//! A closed loop of kept-alive connections on this thread, so that the load costs as little as a load can.
+//! Requests over kept-alive connections on this thread, so that the load costs as little as a load can.
 
+mod client;
 mod connection;
 mod exchange;
+mod schedule;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -9,16 +11,19 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow, bail};
-use hdrhistogram::Histogram;
+use anyhow::{anyhow, bail};
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 pub(crate) use connection::{Answer, fetch};
 pub(crate) use exchange::{Exchange, Workload};
 
-use crate::process::ProcessTree;
-use connection::Connection;
+use crate::process::{ProcessTree, Usage};
+use crate::recorder::Recorder;
+use crate::sample::Sample;
+use crate::setting::{Setting, Times};
+use client::Clients;
+use schedule::Schedule;
 
 /// How long a request that was sent may take before the system counts as stuck.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -29,52 +34,37 @@ const MEASURE: u8 = 1;
 /// No further request counts.
 const FINISH: u8 = 2;
 
-/// What load a round puts on a system.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Load {
-    /// So many requests are always in flight, each on a connection of its own.
-    pub(crate) connections: usize,
-    pub(crate) payload_bytes: usize,
-    /// Before the measurement.
-    pub(crate) warm_up: Duration,
-    /// Of the measurement.
-    pub(crate) duration: Duration,
-}
-
-/// What a round found.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Sample {
-    pub(crate) requests_per_s: f64,
-    pub(crate) p50_us: f64,
-    pub(crate) p99_us: f64,
-    pub(crate) p999_us: f64,
-    pub(crate) cpu_us_per_request: f64,
-}
-
 /// Runs one round; any wrong answer ends it.
 pub(crate) async fn round(
     address: SocketAddr,
     workload: &Workload,
-    load: Load,
-    processes: &ProcessTree,
+    setting: &Setting,
+    times: Times,
+    processes: Option<&ProcessTree>,
 ) -> anyhow::Result<Sample> {
-    let shared = Arc::new(Shared::new(load.connections)?);
+    let shared = Arc::new(Shared::new(setting)?);
+    let mut clients = Clients::new(address, setting.protocol);
     // Dropped on every way out, which ends the tasks.
     let mut tasks = JoinSet::new();
-    for index in 0..load.connections {
-        let exchange = workload.exchange(address, load.payload_bytes, index);
-        tasks.spawn(drive(address, exchange, Arc::clone(&shared)));
+    for index in 0..setting.connections {
+        let exchange = workload.exchange(address, setting.payload_bytes, index);
+        tasks.spawn(drive(clients.next().await?, exchange, Arc::clone(&shared)));
     }
     let all_answered = tokio::time::timeout(PATIENCE, shared.first_answers.wait());
     undisturbed(&mut tasks, all_answered).await?.map_err(|_| stuck())?;
-    undisturbed(&mut tasks, tokio::time::sleep(load.warm_up)).await?;
-    let cpu_before = processes.cpu_time()?;
+    let _keeper = shared.schedule.as_ref().map(Schedule::keep);
+    undisturbed(&mut tasks, tokio::time::sleep(times.warm_up)).await?;
+    let usage = || processes.map_or_else(|| Ok(Usage::new()), ProcessTree::usage);
+    let before = usage()?;
     let start = Instant::now();
     shared.enter(MEASURE);
-    undisturbed(&mut tasks, tokio::time::sleep(load.duration)).await?;
+    undisturbed(&mut tasks, tokio::time::sleep(times.duration)).await?;
     shared.enter(FINISH);
     let elapsed = start.elapsed();
-    let cpu = processes.cpu_time()?.saturating_sub(cpu_before);
+    let mut after = usage()?;
+    if let Some(processes) = processes {
+        processes.add_memory(&mut after);
+    }
     let finished = tokio::time::timeout(PATIENCE, async {
         while let Some(ended) = tasks.join_next().await {
             ended??;
@@ -82,27 +72,12 @@ pub(crate) async fn round(
         anyhow::Ok(())
     });
     finished.await.map_err(|_| stuck())??;
-    let latencies = shared.latencies();
-    sample(&latencies, elapsed, cpu)
+    let latencies = shared.recorder().latencies(elapsed, 1)?;
+    Ok(Sample::new(&latencies, &before, &after))
 }
 
 fn stuck() -> anyhow::Error {
     anyhow!("a request was not answered within {PATIENCE:?}")
-}
-
-fn sample(latencies: &Histogram<u64>, elapsed: Duration, cpu: Duration) -> anyhow::Result<Sample> {
-    let requests = latencies.len() as f64;
-    if latencies.is_empty() {
-        bail!("no request was answered in {elapsed:?}");
-    }
-    let quantile_us = |quantile| latencies.value_at_quantile(quantile) as f64 / 1e3;
-    Ok(Sample {
-        requests_per_s: requests / elapsed.as_secs_f64(),
-        p50_us: quantile_us(0.5),
-        p99_us: quantile_us(0.99),
-        p999_us: quantile_us(0.999),
-        cpu_us_per_request: cpu.as_secs_f64() * 1e6 / requests,
-    })
 }
 
 /// Waits for `pause`; a connection that ends before its time has failed.
@@ -117,21 +92,28 @@ async fn undisturbed<T>(tasks: &mut JoinSet<anyhow::Result<()>>, pause: impl Fut
 }
 
 /// What the connections of a round have in common. They run on one thread: nothing here is ever contended.
+#[derive(Debug)]
 struct Shared {
     /// The warm-up begins when every connection has had an answer.
     first_answers: Barrier,
     phase: AtomicU8,
-    /// In nanoseconds. One for all, because one per connection would fill the caches.
-    latencies: Mutex<Histogram<u64>>,
+    /// When requests are due; in a closed loop, whenever there is an answer.
+    schedule: Option<Arc<Schedule>>,
+    /// One for all, because one per connection would fill the caches.
+    recorder: Mutex<Recorder>,
 }
 
 impl Shared {
-    fn new(connections: usize) -> anyhow::Result<Self> {
-        let latencies = Histogram::new(3).context("cannot make a histogram")?;
+    fn new(setting: &Setting) -> anyhow::Result<Self> {
+        let recorder = match setting.rate_per_s {
+            Some(_) => Recorder::open_loop()?,
+            None => Recorder::closed_loop()?,
+        };
         Ok(Self {
-            first_answers: Barrier::new(connections + 1),
+            first_answers: Barrier::new(setting.connections + 1),
             phase: AtomicU8::new(WARM_UP),
-            latencies: Mutex::new(latencies),
+            schedule: setting.rate_per_s.map(|rate| Arc::new(Schedule::new(rate))),
+            recorder: Mutex::new(recorder),
         })
     }
 
@@ -141,30 +123,39 @@ impl Shared {
 
     fn enter(&self, phase: u8) {
         self.phase.store(phase, Ordering::Relaxed);
+        if let (FINISH, Some(schedule)) = (phase, &self.schedule) {
+            schedule.end();
+        }
     }
 
-    fn latencies(&self) -> MutexGuard<'_, Histogram<u64>> {
-        self.latencies.lock().unwrap_or_else(PoisonError::into_inner)
+    fn recorder(&self) -> MutexGuard<'_, Recorder> {
+        self.recorder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When the next request of a connection is due, and when it is sent; nothing at the end of the round.
+    async fn next(&self, answered: Instant) -> Option<(Instant, Instant)> {
+        let times = match &self.schedule {
+            Some(schedule) => (schedule.next().await?, Instant::now()),
+            None => (answered, answered),
+        };
+        (self.phase() != FINISH).then_some(times)
     }
 }
 
 /// One connection: the first answer is compared byte by byte, then as many as the round allows, then one more byte by
 /// byte.
-async fn drive(address: SocketAddr, exchange: Exchange, shared: Arc<Shared>) -> anyhow::Result<()> {
-    let mut connection = Connection::open(address).await?;
-    exchange.run_compared(&mut connection).await?;
+async fn drive(mut client: client::Client, exchange: Exchange, shared: Arc<Shared>) -> anyhow::Result<()> {
+    exchange.run_compared(&mut client).await?;
     shared.first_answers.wait().await;
-    let mut start = Instant::now();
-    while shared.phase() != FINISH {
-        exchange.run(&mut connection).await?;
-        let end = Instant::now();
+    let mut answered = Instant::now();
+    while let Some((due, sent)) = shared.next(answered).await {
+        exchange.run(&mut client).await?;
+        answered = Instant::now();
         if shared.phase() == MEASURE {
-            let latency_ns = u64::try_from((end - start).as_nanos()).unwrap_or(u64::MAX);
-            shared.latencies().record(latency_ns).context("cannot record a latency")?;
+            shared.recorder().record(due, sent, answered)?;
         }
-        start = end;
     }
-    exchange.run_compared(&mut connection).await?;
+    exchange.run_compared(&mut client).await?;
     Ok(())
 }
 

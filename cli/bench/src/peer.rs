@@ -1,7 +1,15 @@
 //! What the benchmark compares with, each a process of its own: this same program under another name.
 
+mod address;
 mod fixed;
+mod frames;
+#[cfg(feature = "peers")]
+mod grpc;
 mod http_hop;
+mod next;
+mod pieces;
+
+pub(crate) mod hop;
 
 use std::ffi::OsString;
 use std::net::{SocketAddr, TcpListener};
@@ -13,8 +21,16 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
+use address::Address;
+
+use crate::setting::Protocol;
+
 /// The name under which the executable must run [`peer`].
 pub const PEER_COMMAND: &str = "bench-peer";
+
+/// Why some peers cannot be started.
+pub(crate) const WITHOUT_PEERS: &str =
+    "this ramet was built without gRPC and iceoryx2; build it with `cargo build --release --features peers`";
 
 /// The arguments of the hidden command [`PEER_COMMAND`].
 #[derive(Clone, Debug, Args)]
@@ -32,13 +48,36 @@ enum Role {
         listen: SocketAddr,
         /// The next function; the last has none
         #[arg(long)]
-        next: Option<SocketAddr>,
+        next: Option<Address>,
     },
-    /// A server that always answers the same
-    Fixed {
+    /// A function that speaks frames: the length and the bytes, one after the other on each connection
+    FrameHop {
         /// Where it listens
         #[arg(long)]
+        listen: Address,
+        /// The next function; the last has none
+        #[arg(long)]
+        next: Option<Address>,
+    },
+    /// A function that is called by gRPC
+    GrpcHop {
+        /// Where it listens
+        #[arg(long)]
+        listen: Address,
+        /// The next function; the last has none
+        #[arg(long)]
+        next: Option<Address>,
+    },
+    /// One process of a chain without HTTP; what it does it is told on its standard input, a control socket
+    Hop,
+    /// A server that always answers the same
+    Fixed {
+        /// Where it speaks HTTP/1.1, and HTTP/2 as well if that has no other place
+        #[arg(long)]
         listen: SocketAddr,
+        /// Where it speaks HTTP/2
+        #[arg(long)]
+        h2c: Option<SocketAddr>,
         /// With this status
         #[arg(long)]
         status: u16,
@@ -71,8 +110,19 @@ enum Role {
 pub fn peer(options: PeerOptions) -> anyhow::Result<()> {
     match options.role {
         Role::HttpHop { listen, next } => http_hop::serve(bind(listen)?, next),
-        Role::Fixed { listen, status, content_type, body } => {
-            fixed::serve(&bind(listen)?, status, &content_type, body.into())
+        Role::FrameHop { listen, next } => frames::serve(&listen, next),
+        #[cfg(feature = "peers")]
+        Role::GrpcHop { listen: Address::Grpc(listen), next } => grpc::serve(bind(listen)?, next),
+        Role::GrpcHop { listen, .. } => bail!("{WITHOUT_PEERS} ({listen})"),
+        Role::Hop => hop::run(),
+        Role::Fixed { listen, h2c, status, content_type, body } => {
+            let listeners = match h2c {
+                Some(h2c) => {
+                    vec![(Some(Protocol::Http1), bind(listen)?), (Some(Protocol::H2c), bind(h2c)?)]
+                }
+                None => vec![(None, bind(listen)?)],
+            };
+            fixed::serve(&listeners, status, &content_type, body.into())
         }
         Role::Zygote => Ok(ramet_fork::zygote::run(std::io::stdin().as_fd().try_clone_to_owned()?)?),
         Role::SeedKeeper => crate::fork::keeper::serve(),

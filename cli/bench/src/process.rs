@@ -15,7 +15,7 @@ use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 use tempfile::TempDir;
 
-pub(crate) use tree::ProcessTree;
+pub(crate) use tree::{ProcessTree, Usage, Used};
 
 /// How long processes may take to end after SIGTERM, before they are killed.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(10);
@@ -67,12 +67,23 @@ impl Launcher {
         program: impl Into<OsString>,
         arguments: impl IntoIterator<Item = OsString>,
     ) -> anyhow::Result<Process> {
+        self.start_with_stdin(name, program, arguments, Stdio::null())
+    }
+
+    /// The same, with something to read.
+    pub(crate) fn start_with_stdin(
+        &self,
+        name: &str,
+        program: impl Into<OsString>,
+        arguments: impl IntoIterator<Item = OsString>,
+        stdin: Stdio,
+    ) -> anyhow::Result<Process> {
         let log = self.folder().join(format!("{name}.log"));
         let output = File::create(&log).with_context(|| format!("cannot make {}", log.display()))?;
         let mut command = Command::new(THIS_PROGRAM);
         command.args([crate::PEER_COMMAND, "run", "--parent", &std::process::id().to_string(), "--"]);
         command.arg(program.into()).args(arguments);
-        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).process_group(0);
+        command.stdin(stdin).stdout(output.try_clone()?).stderr(output).process_group(0);
         let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("a process without a number")?;
         Ok(Process { name: name.to_owned(), pid, child, log, known: None, status: None })
@@ -171,6 +182,14 @@ impl Processes {
     pub(crate) fn tree(&self) -> anyhow::Result<ProcessTree> {
         let roots: Vec<_> = self.0.iter().map(Process::pid).collect();
         ProcessTree::of(&roots)
+    }
+
+    /// Waits for processes that are about to end by themselves.
+    pub(crate) fn wait_for_end(&self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        while !self.0.iter().all(Process::has_ended) && Instant::now() < deadline {
+            std::thread::sleep(POLL_PAUSE);
+        }
     }
 
     pub(crate) fn last_lines(&self) -> String {

@@ -1,15 +1,20 @@
 //! What a run found: ratios first, because they survive a change of machine better than the numbers.
 
+pub(crate) mod plot;
+pub(crate) mod records;
 pub(crate) mod table;
 
 use std::fmt;
 
 use serde::Serialize;
 
-use crate::load::Sample;
+use crate::engine::{Measured, Series};
+use crate::fork::ForkReport;
 use crate::machine::Machine;
-use crate::options::System;
-use crate::rounds::Samples;
+use crate::noise::{Verdict, verdict};
+use crate::recorder::Percentiles;
+use crate::sample::{Cost, Sample};
+use crate::setting::{Identity, Setting};
 use crate::statistics::Spread;
 
 /// The outcome: `Display` is a table for people, `Serialize` the object for programs.
@@ -17,9 +22,11 @@ use crate::statistics::Spread;
 #[serde(untagged)]
 pub enum Report {
     /// Of a run under load.
-    Chain(ChainReport),
+    Load(LoadReport),
     /// Of idle nodes.
     Idle(IdleReport),
+    /// Of forks.
+    Fork(ForkReport),
 }
 
 impl Report {
@@ -27,8 +34,9 @@ impl Report {
     #[must_use]
     pub fn left_out(&self) -> &[LeftOut] {
         match self {
-            Self::Chain(report) => &report.left_out,
+            Self::Load(report) => &report.left_out,
             Self::Idle(report) => &report.left_out,
+            Self::Fork(_) => &[],
         }
     }
 
@@ -37,18 +45,34 @@ impl Report {
     pub fn has_failures(&self) -> bool {
         self.left_out().iter().any(|left_out| left_out.setting.is_some())
     }
+
+    /// One line per row, with a header and the machine in each: RFC 4180.
+    ///
+    /// # Errors
+    /// The report cannot be written as JSON, which is what the columns are made of.
+    pub fn csv(&self) -> serde_json::Result<String> {
+        Ok(records::csv(&serde_json::to_value(self)?))
+    }
+
+    /// The picture of the latencies, as SVG.
+    ///
+    /// # Errors
+    /// There is nothing to draw.
+    pub fn svg(&self) -> anyhow::Result<String> {
+        plot::svg(self)
+    }
 }
 
 /// What was found under load.
 #[derive(Clone, Debug, Serialize)]
-pub struct ChainReport {
+pub struct LoadReport {
     /// Where.
     pub machine: Machine,
     /// How many rounds each median is of.
     pub rounds: u32,
     /// One per system and setting.
     pub rows: Vec<Row>,
-    /// One per ramet system, rival and setting.
+    /// One per system of ours, what it is compared with, and setting.
     pub ratios: Vec<Ratio>,
     /// What is missing.
     #[serde(skip)]
@@ -58,48 +82,89 @@ pub struct ChainReport {
 /// The numbers of one system in one setting.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
-    /// The system's name.
-    pub system: &'static str,
+    /// The system's name; behind an `@` the revision, where it is not this build.
+    pub system: String,
     /// What carries requests from function to function.
-    pub transport: &'static str,
-    /// How many functions a request passes; 0 where the front answers by itself.
-    pub functions: u32,
-    /// How many requests are in flight.
-    pub connections: usize,
-    /// The length of the posted bodies.
-    pub payload_bytes: usize,
+    pub transport: String,
+    /// The load.
+    #[serde(flatten)]
+    pub setting: Setting,
     /// Answers in a second.
     pub requests_per_s: Spread,
-    /// Half of the answers came within this time.
-    pub p50_us: Spread,
-    /// 99 % of the answers came within this time.
-    pub p99_us: Spread,
-    /// 99.9 % of the answers came within this time.
-    #[serde(skip)]
-    pub p999_us: Spread,
-    /// Processor time of all processes of the system, without the client.
-    pub cpu_us_per_request: Spread,
+    /// In a closed loop from when a request was sent, in an open one from when it was due.
+    #[serde(flatten)]
+    pub latency: Percentiles<Spread>,
+    /// From when a request was sent.
+    pub raw: Percentiles<Spread>,
+    /// Corrected for coordinated omission.
+    pub corrected: Percentiles<Spread>,
+    /// What all processes of the system used, without the client.
+    #[serde(flatten)]
+    pub cost: Option<CostRow>,
+    /// The same by the processes' names.
+    pub processes: Vec<ProcessRow>,
 }
 
-/// A ramet system against a rival in one setting: each value is ramet's divided by the rival's, round by round.
+/// What requests cost.
+#[derive(Clone, Debug, Serialize)]
+pub struct CostRow {
+    /// Processor time.
+    pub cpu_us_per_request: Spread,
+    /// How often a thread was woken.
+    pub wakeups_per_request: Spread,
+    /// Memory at the end of a round, shared pages counted in part (PSS), if it may be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_kib: Option<Spread>,
+}
+
+/// What the processes of one name used, together.
+#[derive(Clone, Debug, Serialize)]
+pub struct ProcessRow {
+    /// What they are.
+    pub name: String,
+    /// How many there are.
+    pub processes: u32,
+    /// What requests cost them.
+    #[serde(flatten)]
+    pub cost: CostRow,
+}
+
+/// One system against another in one setting: each value is the one's divided by the other's, round by round.
 #[derive(Clone, Debug, Serialize)]
 pub struct Ratio {
-    /// The ramet system.
-    pub system: &'static str,
-    /// The rival.
-    pub against: &'static str,
-    /// How many functions a request passes.
-    pub functions: u32,
-    /// How many requests are in flight.
-    pub connections: usize,
-    /// The length of the posted bodies.
-    pub payload_bytes: usize,
-    /// Throughput; above 1 ramet is better.
+    /// The system of ours.
+    pub system: String,
+    /// What it is compared with.
+    pub against: String,
+    /// The load.
+    #[serde(flatten)]
+    pub setting: Setting,
+    /// Throughput; above 1 ours is better.
     pub requests_per_s: Spread,
-    /// Median latency; below 1 ramet is better.
+    /// Median latency; below 1 ours is better.
     pub p50_us: Spread,
-    /// Processor time; below 1 ramet is better.
-    pub cpu_us_per_request: Spread,
+    /// Latency of 99 %; below 1 ours is better.
+    pub p99_us: Spread,
+    /// Processor time; below 1 ours is better.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_us_per_request: Option<Spread>,
+    /// Whether two builds differ by more than the noise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verdicts: Option<Verdicts>,
+}
+
+/// What can be said of the difference between two builds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Verdicts {
+    /// Of the throughput.
+    pub requests_per_s: Verdict,
+    /// Of the median latency.
+    pub p50_us: Verdict,
+    /// Of the latency of 99 %.
+    pub p99_us: Verdict,
+    /// Of the processor time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_us_per_request: Option<Verdict>,
 }
 
 /// What idle nodes use.
@@ -118,23 +183,23 @@ pub struct IdleReport {
 #[derive(Clone, Debug, Serialize)]
 pub struct IdleRow {
     /// The system's name.
-    pub system: &'static str,
-    /// What carries requests from function to function.
-    pub transport: &'static str,
-    /// How many functions run.
+    pub system: String,
+    /// What would carry requests from function to function.
+    pub transport: String,
+    /// How many functions wait.
     pub functions: u32,
-    /// How many processes the node has.
+    /// How many processes the node is.
     pub processes: usize,
-    /// Processor time of all of them, as a share of one core's.
+    /// How much of one core they use together.
     pub percent_of_core: f64,
 }
 
-/// A system that is not in the report, or not in one setting of it.
+/// A system that is missing, and why.
 #[derive(Clone, Debug)]
 pub struct LeftOut {
     /// The system.
-    pub system: System,
-    /// The setting in which it failed; `None` if it did not start.
+    pub system: String,
+    /// In which setting it failed; nothing if it could not be started at all.
     pub setting: Option<Setting>,
     /// Why.
     pub reason: String,
@@ -143,81 +208,98 @@ pub struct LeftOut {
 impl fmt::Display for LeftOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.setting {
-            None => write!(f, "skipped: {}: {}", self.system, self.reason),
             Some(setting) => write!(f, "FAILED: {} ({setting}): {}", self.system, self.reason),
+            None => write!(f, "skipped: {}: {}", self.system, self.reason),
         }
     }
 }
 
-/// What is the same for all systems in a round.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Setting {
-    /// How many functions a request passes; 0 where the front answers by itself.
-    pub functions: u32,
-    /// How many requests are in flight.
-    pub connections: usize,
-    /// The length of the posted bodies.
-    pub payload_bytes: usize,
-}
-
-impl Setting {
-    /// Whether `system` can be measured in it.
-    pub(crate) fn suits(&self, system: System) -> bool {
-        system.is_chain() == (self.functions > 0)
-    }
-}
-
-impl fmt::Display for Setting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { functions, connections, payload_bytes } = self;
-        match functions {
-            0 => write!(f, "no functions, {connections} connections"),
-            _ => write!(f, "{functions} functions, {connections} connections, {payload_bytes} bytes"),
-        }
-    }
-}
-
-impl ChainReport {
-    pub(crate) fn new(machine: Machine, rounds: u32, measured: &[(Setting, Samples)], left_out: Vec<LeftOut>) -> Self {
+impl LoadReport {
+    pub(crate) fn new(
+        machine: Machine,
+        rounds: u32,
+        measured: &[Measured],
+        left_out: Vec<LeftOut>,
+        compares: impl Fn(&Identity, &Identity) -> bool,
+    ) -> Self {
         let (mut rows, mut ratios) = (Vec::new(), Vec::new());
-        for (setting, samples) in measured {
-            for (&system, found) in samples {
-                rows.extend(row(system, setting, found));
-                let rivals = system.rivals().iter().filter_map(|rival| Some((*rival, samples.get(rival)?)));
-                ratios.extend(rivals.filter_map(|(rival, others)| ratio(system, rival, setting, found, others)));
+        for Measured { setting, series } in measured {
+            rows.extend(series.iter().filter_map(|series| row(series, setting)));
+            for ours in series {
+                let others = series.iter().filter(|other| compares(&ours.identity, &other.identity));
+                ratios.extend(others.filter_map(|other| ratio(ours, other, setting)));
             }
         }
         Self { machine, rounds, rows, ratios, left_out }
     }
 }
 
-fn row(system: System, setting: &Setting, samples: &[Sample]) -> Option<Row> {
-    let spread = |value: fn(&Sample) -> f64| Spread::of(samples.iter().map(value));
+fn row(series: &Series, setting: &Setting) -> Option<Row> {
+    let samples = &series.samples;
+    let costs: Option<Vec<&Cost>> = samples.iter().map(|sample| sample.cost.as_ref()).collect();
     Some(Row {
-        system: system.name(),
-        transport: system.transport(),
-        functions: setting.functions,
-        connections: setting.connections,
-        payload_bytes: setting.payload_bytes,
-        requests_per_s: spread(|sample| sample.requests_per_s)?,
-        p50_us: spread(|sample| sample.p50_us)?,
-        p99_us: spread(|sample| sample.p99_us)?,
-        p999_us: spread(|sample| sample.p999_us)?,
-        cpu_us_per_request: spread(|sample| sample.cpu_us_per_request)?,
+        system: series.identity.to_string(),
+        transport: series.identity.transport.clone(),
+        setting: *setting,
+        requests_per_s: Spread::of(samples.iter().map(|sample| sample.requests_per_s))?,
+        latency: Percentiles::spread(samples.iter().map(|sample| sample.latency(setting)))?,
+        raw: Percentiles::spread(samples.iter().map(|sample| &sample.raw))?,
+        corrected: Percentiles::spread(samples.iter().map(|sample| &sample.corrected))?,
+        cost: costs.and_then(|costs| CostRow::of(&costs)),
+        processes: processes(samples),
     })
 }
 
-fn ratio(system: System, rival: System, setting: &Setting, ours: &[Sample], theirs: &[Sample]) -> Option<Ratio> {
-    let spread = |value: fn(&Sample) -> f64| Spread::of_quotients(ours.iter().map(value), theirs.iter().map(value));
+impl CostRow {
+    fn of(costs: &[&Cost]) -> Option<Self> {
+        let memory: Option<Vec<f64>> = costs.iter().map(|cost| cost.memory_kib).collect();
+        Some(Self {
+            cpu_us_per_request: Spread::of(costs.iter().map(|cost| cost.cpu_us_per_request))?,
+            wakeups_per_request: Spread::of(costs.iter().map(|cost| cost.wakeups_per_request))?,
+            memory_kib: memory.and_then(Spread::of),
+        })
+    }
+}
+
+/// By name. A process that was there in some rounds only is of those.
+fn processes(samples: &[Sample]) -> Vec<ProcessRow> {
+    let mut names: Vec<&String> = samples.iter().flat_map(|sample| sample.processes.keys()).collect();
+    names.sort();
+    names.dedup();
+    let row = |name: &String| {
+        let found: Vec<_> = samples.iter().filter_map(|sample| sample.processes.get(name)).collect();
+        let costs: Vec<&Cost> = found.iter().map(|(_, cost)| cost).collect();
+        let processes = found.iter().map(|(count, _)| *count).max()?;
+        Some(ProcessRow { name: name.clone(), processes, cost: CostRow::of(&costs)? })
+    };
+    names.into_iter().filter_map(row).collect()
+}
+
+fn ratio(ours: &Series, other: &Series, setting: &Setting) -> Option<Ratio> {
+    let cpu = |sample: &Sample| sample.cost.map(|cost| cost.cpu_us_per_request);
+    let pairs = |value: &dyn Fn(&Sample) -> Option<f64>| -> Option<Vec<f64>> {
+        let pairs = ours.samples.iter().zip(&other.samples);
+        // What used too little to be measured cannot be compared.
+        pairs.map(|(ours, other)| Some(value(ours)? / value(other)?).filter(|ratio| ratio.is_finite())).collect()
+    };
+    let requests = pairs(&|sample| Some(sample.requests_per_s))?;
+    let p50 = pairs(&|sample| Some(sample.latency(setting).p50_us))?;
+    let p99 = pairs(&|sample| Some(sample.latency(setting).p99_us))?;
+    let cpu = pairs(&cpu);
     Some(Ratio {
-        system: system.name(),
-        against: rival.name(),
-        functions: setting.functions,
-        connections: setting.connections,
-        payload_bytes: setting.payload_bytes,
-        requests_per_s: spread(|sample| sample.requests_per_s)?,
-        p50_us: spread(|sample| sample.p50_us)?,
-        cpu_us_per_request: spread(|sample| sample.cpu_us_per_request)?,
+        system: ours.identity.to_string(),
+        against: other.identity.to_string(),
+        setting: *setting,
+        verdicts: other.identity.build.as_ref().map(|_| Verdicts {
+            requests_per_s: verdict(&requests),
+            p50_us: verdict(&p50),
+            p99_us: verdict(&p99),
+            cpu_us_per_request: cpu.as_deref().map(verdict),
+        }),
+        requests_per_s: Spread::of(requests)?,
+        p50_us: Spread::of(p50)?,
+        p99_us: Spread::of(p99)?,
+        cpu_us_per_request: cpu.and_then(Spread::of),
     })
 }
 

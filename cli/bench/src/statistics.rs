@@ -41,7 +41,7 @@ impl Spread {
 }
 
 /// To three decimals: no measurement here is better than that, and people read the JSON too.
-fn rounded<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn rounded<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64((value * 1e3).round() / 1e3)
 }
 

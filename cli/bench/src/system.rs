@@ -1,5 +1,7 @@
-//! Systems under measurement: each is started once, before the rounds, and answers until it is dropped.
+//! Systems under measurement: each is started once, before its rounds, and answers until it is dropped.
 
+mod fronts;
+mod hops;
 mod http;
 mod nginx;
 mod ramet;
@@ -7,81 +9,142 @@ mod ramet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
+use rustix::process::Pid;
 use tokio::time::Instant;
 
-use crate::load::{Answer, Workload, fetch};
-use crate::options::{ChainOptions, System};
-use crate::process::{Launcher, Processes};
+use crate::build::Build;
+use crate::load::{self, Answer, Workload, fetch};
+use crate::options::chain::{ChainOptions, System, Target};
+use crate::process::{Launcher, ProcessTree, Processes};
+use crate::setting::{Identity, Protocol, Role, Setting, Times};
+use crate::subject::{Round, Subject};
 
-pub(crate) use ramet::Transport;
+pub(crate) use fronts::start_front;
+pub(crate) use ramet::{Chain, Transport};
 
 /// How long a system may take until it answers.
 const START_PATIENCE: Duration = Duration::from_secs(30);
 const POLL_PAUSE: Duration = Duration::from_millis(20);
-/// A path that no chain has.
-const UNROUTED_PATH: &str = "/no-such-chain";
 
-/// A system that answers.
+/// A system that answers HTTP.
 #[derive(Debug)]
 pub(crate) struct Running {
-    pub(crate) system: System,
+    pub(crate) identity: Identity,
     pub(crate) address: SocketAddr,
+    /// Where it speaks HTTP/2, if not there too.
+    pub(crate) h2c: Option<SocketAddr>,
     pub(crate) workload: Workload,
-    pub(crate) processes: Processes,
+    pub(crate) processes: Measured,
+    /// How many functions a request passes.
+    pub(crate) functions: u32,
 }
 
-/// Starts `system`; what was started is ended again if it does not answer.
+/// The processes of a system.
+#[derive(Debug)]
+pub(crate) enum Measured {
+    /// Started here, and ended with it.
+    Own(Processes),
+    /// Somebody else's: what descends from this one is measured, if it is known.
+    Others(Option<Pid>),
+}
+
+impl Measured {
+    pub(crate) fn tree(&self) -> anyhow::Result<Option<ProcessTree>> {
+        match self {
+            Self::Own(processes) => processes.tree().map(Some),
+            Self::Others(root) => root.map(|root| ProcessTree::of(&[root])).transpose(),
+        }
+    }
+
+    fn expect_alive(&mut self) -> anyhow::Result<()> {
+        match self {
+            Self::Own(processes) => processes.expect_alive(),
+            Self::Others(_) => Ok(()),
+        }
+    }
+
+    fn last_lines(&self) -> String {
+        match self {
+            Self::Own(processes) => processes.last_lines(),
+            Self::Others(_) => String::new(),
+        }
+    }
+}
+
+impl Subject for Running {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn suits(&self, setting: &Setting) -> bool {
+        self.functions == setting.functions
+    }
+
+    fn round(&mut self, setting: Setting, times: Times) -> Round<'_> {
+        Box::pin(async move {
+            self.processes.expect_alive()?;
+            let tree = self.processes.tree()?;
+            let address = match (setting.protocol, self.h2c) {
+                (Some(Protocol::H2c), Some(h2c)) => h2c,
+                _ => self.address,
+            };
+            let sample = load::round(address, &self.workload, &setting, times, tree.as_ref()).await;
+            sample.map_err(|error| anyhow!("{error:#}{}", self.processes.last_lines()))
+        })
+    }
+}
+
+/// Starts `system`, of ramet in this build; what was started is ended again if it does not answer.
 pub(crate) async fn start(
     system: System,
+    build: &Build,
+    functions: u32,
     options: &ChainOptions,
-    started: &[Running],
     launcher: &mut Launcher,
 ) -> anyhow::Result<Running> {
-    match system {
-        System::RametSkmsg => ramet::start_chain(system, Transport::Skmsg, options, launcher).await,
-        System::RametRing => ramet::start_chain(system, Transport::Ring, options, launcher).await,
-        System::RametSocket => ramet::start_chain(system, Transport::Socket, options, launcher).await,
-        System::RametGateway => gateway_alone(options, launcher).await,
-        System::HttpHops => http::start_hops(options.functions, launcher).await,
-        System::NginxSidecars => nginx::start_sidecars(options, launcher).await,
-        System::HyperBare => http::start_fixed(gateway_answer(started), launcher).await,
-    }
-}
-
-/// A node whose gateway is asked for what no chain answers, so that no function has a part in it.
-async fn gateway_alone(options: &ChainOptions, launcher: &mut Launcher) -> anyhow::Result<Running> {
-    let options = ChainOptions { functions: 1, ..options.clone() };
-    let node = ramet::start_chain(System::RametGateway, Transport::Auto, &options, launcher).await?;
-    let answer = fetch(node.address, UNROUTED_PATH).await?;
-    if answer.status != 404 {
-        bail!("the gateway answers {} instead of 404 where nothing is routed", answer.status);
-    }
-    Ok(Running { workload: Workload::Fixed { path: UNROUTED_PATH.to_owned(), answer }, ..node })
-}
-
-/// What the gateway answers, for hyper to answer the same; a body of the same size if there is no gateway.
-fn gateway_answer(started: &[Running]) -> Answer {
-    let mut answers = started.iter().filter_map(|running| match &running.workload {
-        Workload::Fixed { answer, .. } => Some(answer.clone()),
-        Workload::Echo { .. } => None,
-    });
-    let without_gateway = || {
-        let detail = "no chain is routed at this host and path";
-        let body = format!(r#"{{"type":"about:blank","title":"Not Found","status":404,"detail":"{detail}"}}"#);
-        Answer { status: 404, body: body.into_bytes() }
+    let connections_max = options.connections.iter().max().copied().unwrap_or(1);
+    let identity = Identity::new(system.name(), system.transport(), system.role()).of_build(build.revision());
+    let transport = match system {
+        System::RametSkmsg => Transport::Skmsg,
+        System::RametRing => Transport::Ring,
+        System::RametSocket => Transport::Socket,
+        System::HttpHops => return http::start_hops(identity, functions, launcher).await,
+        System::NginxSidecars => return nginx::start_sidecars(identity, functions, connections_max, launcher).await,
+        System::Grpc => return hops::start(identity, hops::Protocol::Grpc, functions, launcher).await,
+        System::Unix => return hops::start(identity, hops::Protocol::Unix, functions, launcher).await,
+        System::Tcp => return hops::start(identity, hops::Protocol::Tcp, functions, launcher).await,
     };
-    answers.next().unwrap_or_else(without_gateway)
+    let chain = Chain { identity, transport, functions, connections_max };
+    ramet::start_chain(chain, build, launcher).await
+}
+
+/// A system that runs already.
+pub(crate) fn attach(target: &Target) -> anyhow::Result<Running> {
+    let process = target.process.map(|pid| Pid::from_raw(pid).ok_or_else(|| anyhow!("{pid} is no process")));
+    Ok(Running {
+        identity: Identity::new(&target.name, &target.transport, Role::Ours),
+        address: target.address,
+        h2c: None,
+        workload: Workload::Any { host: target.host.clone(), path: target.path.clone() },
+        processes: Measured::Others(process.transpose()?),
+        functions: target.functions,
+    })
 }
 
 /// Waits until a GET of `path` is answered with `status`, while the processes run.
-async fn answering_get(processes: &mut Processes, address: SocketAddr, path: &str, status: u16) -> anyhow::Result<()> {
+async fn answering_get(
+    processes: &mut Processes,
+    address: SocketAddr,
+    path: &str,
+    status: u16,
+) -> anyhow::Result<Answer> {
     let deadline = Instant::now() + START_PATIENCE;
     loop {
         processes.expect_alive()?;
         // A server that takes the connection and stays silent must not end the wait for good.
         let why = match tokio::time::timeout_at(deadline, fetch(address, path)).await {
-            Ok(Ok(answer)) if answer.status == status => return Ok(()),
+            Ok(Ok(answer)) if answer.status == status => return Ok(answer),
             Ok(Ok(answer)) => format!("status {}: {}", answer.status, String::from_utf8_lossy(&answer.body)),
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer".to_owned(),

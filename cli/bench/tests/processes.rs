@@ -15,8 +15,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
-use ramet_bench::{ChainOptions, ForkOptions, PeerOptions, Report, System};
+use clap::{Parser, Subcommand, ValueEnum};
+use ramet_bench::setting::Protocol;
+use ramet_bench::{ChainOptions, ForkOptions, HopOptions, HopSystem, IngressOptions, PeerOptions, Report};
 use rustix::process::{Pid, Signal, kill_process};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -32,6 +33,8 @@ enum Role {
     BenchPeer(PeerOptions),
     Up(Up),
     Chain(ChainOptions),
+    Hop(HopOptions),
+    Ingress(IngressOptions),
     Fork(ForkOptions),
 }
 
@@ -51,11 +54,13 @@ struct Up {
 
 fn main() -> anyhow::Result<()> {
     let first = std::env::args().nth(1).unwrap_or_default();
-    if ["bench-peer", "up", "chain", "fork"].contains(&first.as_str()) {
+    if ["bench-peer", "up", "chain", "hop", "ingress", "fork"].contains(&first.as_str()) {
         return match Program::parse().command {
             Role::BenchPeer(options) => ramet_bench::peer(options),
             Role::Up(options) => stand_in_node(&options),
             Role::Chain(options) => ramet_bench::chain(&options).map(|report| eprint!("{report}")),
+            Role::Hop(options) => ramet_bench::hop(&options).map(|report| eprint!("{report}")),
+            Role::Ingress(options) => ramet_bench::ingress(&options).map(|report| eprint!("{report}")),
             Role::Fork(options) => ramet_bench::fork(&options).map(|report| eprint!("{report}")),
         };
     }
@@ -64,10 +69,16 @@ fn main() -> anyhow::Result<()> {
 
 type Test = fn() -> anyhow::Result<()>;
 
-const TESTS: [(&str, Test); 6] = [
+const TESTS: [(&str, Test); 9] = [
     ("bodies_pass_three_hops_unchanged", bodies_pass_three_hops_unchanged),
+    (
+        "chains_of_several_lengths_are_measured_one_after_the_other",
+        chains_of_several_lengths_are_measured_one_after_the_other,
+    ),
     ("wrong_answers_are_never_reported_as_numbers", wrong_answers_are_never_reported_as_numbers),
-    ("gateway_and_hyper_give_the_same_answer", gateway_and_hyper_give_the_same_answer),
+    ("fronts_give_the_same_answer_over_both_protocols", fronts_give_the_same_answer_over_both_protocols),
+    ("hops_of_every_kind_are_measured_on_every_placement", hops_of_every_kind_are_measured_on_every_placement),
+    ("many_messages_are_under_way_through_many_functions", many_messages_are_under_way_through_many_functions),
     ("idle_nodes_are_measured", idle_nodes_are_measured),
     ("nothing_survives_a_signal", nothing_survives_a_signal),
     ("nothing_survives_sigkill", nothing_survives_sigkill),
@@ -99,7 +110,7 @@ fn stand_in_node(options: &Up) -> anyhow::Result<()> {
     let listen = format!("--listen={}", options.listen);
     let arguments = match options.transport.as_str() {
         "ring" => vec!["http-hop", &listen],
-        "auto" => vec!["fixed", &listen, "--status=404", "--content-type=text/plain", "--body=nothing there"],
+        "auto" => vec!["fixed", &listen, "--status=404", "--content-type=text/plain", "--body=nothing \"there\""],
         // As long as the payload, but not the payload.
         "socket" => vec!["fixed", &listen, "--status=200", "--content-type=text/plain", "--body=0123456789"],
         other => anyhow::bail!("no {other} here"),
@@ -112,79 +123,152 @@ fn stand_in_node(options: &Up) -> anyhow::Result<()> {
 fn peer_options(arguments: &[&str]) -> PeerOptions {
     match Program::parse_from([&["", "bench-peer"], arguments].concat()).command {
         Role::BenchPeer(options) => options,
-        Role::Up(_) | Role::Chain(_) | Role::Fork(_) => unreachable!("it says bench-peer"),
+        _ => unreachable!("it says bench-peer"),
     }
 }
 
-/// The benchmark's options for a short run whose function exists but is never started: the node is a stand-in.
-fn options(arguments: &[&str]) -> anyhow::Result<ChainOptions> {
-    let short = ["", "chain", "--duration=300ms", "--warm-up=20ms", "--rounds=2", "--function=/proc/self/exe"];
-    match Program::try_parse_from([&short, arguments].concat())?.command {
-        Role::Chain(options) => Ok(options),
-        Role::Up(_) | Role::BenchPeer(_) | Role::Fork(_) => unreachable!("it says chain"),
-    }
-}
-
+/// The benchmark for a short time. Its function exists but is never started: the node is a stand-in.
 fn run(arguments: &[&str]) -> anyhow::Result<Report> {
-    let report = ramet_bench::chain(&options(arguments)?)?;
+    let (command, arguments) = arguments.split_first().context("no command")?;
+    let short = ["", command, "--duration=300ms", "--warm-up=20ms", "--rounds=2"];
+    let function = if *command == "hop" { &[][..] } else { &["--function=/proc/self/exe"] };
+    let report = match Program::try_parse_from([&short, function, arguments].concat())?.command {
+        Role::Chain(options) => ramet_bench::chain(&options)?,
+        Role::Hop(options) => ramet_bench::hop(&options)?,
+        Role::Ingress(options) => ramet_bench::ingress(&options)?,
+        Role::Up(_) | Role::BenchPeer(_) | Role::Fork(_) => anyhow::bail!("{command} is not run here"),
+    };
     let left = descendants(std::process::id());
     anyhow::ensure!(left.is_empty(), "still running: {left:?}");
     Ok(report)
 }
 
-fn rows(report: &Report) -> anyhow::Result<&[ramet_bench::report::Row]> {
+fn load(report: &Report) -> anyhow::Result<&ramet_bench::report::LoadReport> {
     match report {
-        Report::Chain(report) => Ok(&report.rows),
-        Report::Idle(_) => anyhow::bail!("no rows of a chain"),
+        Report::Load(report) => Ok(report),
+        Report::Idle(_) | Report::Fork(_) => anyhow::bail!("not under load"),
     }
 }
 
+/// Nothing may be missing but what this machine or this build lacks.
+fn expect_all_but(report: &Report, lacks: &[(&str, &str)]) -> anyhow::Result<usize> {
+    for left_out in report.left_out() {
+        let is_lacking = |&(system, why): &(&str, &str)| left_out.system == system && left_out.reason.contains(why);
+        anyhow::ensure!(lacks.iter().any(is_lacking) && left_out.setting.is_none(), "{left_out}");
+        eprintln!("{left_out}");
+    }
+    Ok(report.left_out().len())
+}
+
+const NO_NGINX: [(&str, &str); 2] = [("nginx-sidecars", "PATH"), ("nginx-bare", "PATH")];
+
 fn bodies_pass_three_hops_unchanged() -> anyhow::Result<()> {
+    let against = "--against=http-hops,nginx-sidecars,unix,tcp,grpc";
     for (settings, sizes) in
         [(4, ["--connections=1,8", "--payload=0,100"]), (2, ["--connections=2", "--payload=1MiB,100001"])]
     {
-        let report = run(&[&["--systems=http-hops,nginx-sidecars"], &sizes[..]].concat())?;
-        for left_out in report.left_out() {
-            let no_nginx = left_out.system == System::NginxSidecars && left_out.reason.contains("PATH");
-            anyhow::ensure!(no_nginx, "{left_out}");
-            eprintln!("{left_out}");
-        }
-        let systems = 2 - report.left_out().len();
-        anyhow::ensure!(rows(&report)?.len() == systems * settings, "{report}");
-        for row in rows(&report)? {
-            anyhow::ensure!(row.requests_per_s.min > 0.0 && row.p50_us.min <= row.p99_us.max, "{report}");
-            anyhow::ensure!(row.functions == 3 && row.transport == "http", "{report}");
+        let report = run(&["chain", "--systems=http-hops", against, sizes[0], sizes[1]])?;
+        let lacks = [&NO_NGINX[..], &[("grpc", "--features peers")]].concat();
+        let systems = 5 - expect_all_but(&report, &lacks)?;
+        let rows = &load(&report)?.rows;
+        anyhow::ensure!(rows.len() == systems * settings, "{report}");
+        for row in rows {
+            anyhow::ensure!(
+                row.requests_per_s.min > 0.0 && row.latency.p50_us.min <= row.latency.p99_us.max,
+                "{report}"
+            );
+            anyhow::ensure!(row.setting.functions == 3, "{report}");
+            let cost = row.cost.as_ref().context("the cost is measured")?;
+            anyhow::ensure!(cost.memory_kib.is_some_and(|kib| kib.min > 500.0), "{report}");
+            let processes: u32 = row.processes.iter().map(|process| process.processes).sum();
+            anyhow::ensure!(processes >= 3, "{report}");
         }
     }
+    Ok(())
+}
+
+fn chains_of_several_lengths_are_measured_one_after_the_other() -> anyhow::Result<()> {
+    let report = run(&["chain", "--systems=http-hops", "--against=unix", "--functions=2,1", "--connections=1"])?;
+    expect_all_but(&report, &[])?;
+    let measured: Vec<_> = load(&report)?.rows.iter().map(|row| (&*row.system, row.setting.functions)).collect();
+    anyhow::ensure!(measured == [("http-hops", 1), ("unix", 1), ("http-hops", 2), ("unix", 2)], "{report}");
     Ok(())
 }
 
 fn wrong_answers_are_never_reported_as_numbers() -> anyhow::Result<()> {
-    let systems = "--systems=ramet-skmsg,ramet-ring,ramet-socket,http-hops";
-    let report = run(&[systems, "--connections=4", "--payload=10"])?;
-    let measured: Vec<_> = rows(&report)?.iter().map(|row| row.system).collect();
+    let systems = "--systems=ramet-skmsg,ramet-ring,ramet-socket";
+    let report = run(&["chain", systems, "--against=http-hops", "--connections=4", "--payload=10"])?;
+    let chain = load(&report)?;
+    let measured: Vec<_> = chain.rows.iter().map(|row| &*row.system).collect();
     anyhow::ensure!(measured == ["ramet-ring", "http-hops"], "{report}");
-    let Report::Chain(chain) = &report else { anyhow::bail!("no chain") };
-    let compared: Vec<_> = chain.ratios.iter().map(|ratio| (ratio.system, ratio.against)).collect();
+    let compared: Vec<_> = chain.ratios.iter().map(|ratio| (&*ratio.system, &*ratio.against)).collect();
     anyhow::ensure!(compared == [("ramet-ring", "http-hops")], "{report}");
     let [not_started, wrong] = report.left_out() else { anyhow::bail!("{report}") };
-    anyhow::ensure!(not_started.system == System::RametSkmsg && not_started.setting.is_none(), "{report}");
+    anyhow::ensure!(not_started.system == "ramet-skmsg" && not_started.setting.is_none(), "{report}");
     anyhow::ensure!(not_started.reason.contains("no skmsg here"), "{report}");
-    anyhow::ensure!(wrong.system == System::RametSocket && wrong.reason.contains("differs"), "{report}");
+    anyhow::ensure!(wrong.system == "ramet-socket" && wrong.reason.contains("differs"), "{report}");
     anyhow::ensure!(report.has_failures(), "{report}");
     Ok(())
 }
 
-fn gateway_and_hyper_give_the_same_answer() -> anyhow::Result<()> {
-    let report = run(&["--systems=hyper-bare,ramet-gateway", "--connections=2"])?;
-    anyhow::ensure!(report.left_out().is_empty(), "{report}");
-    let measured: Vec<_> = rows(&report)?.iter().map(|row| (row.system, row.functions, row.payload_bytes)).collect();
-    anyhow::ensure!(measured == [("hyper-bare", 0, 0), ("ramet-gateway", 0, 0)], "{report}");
+fn fronts_give_the_same_answer_over_both_protocols() -> anyhow::Result<()> {
+    let report = run(&["ingress", "--against=hyper-bare,nginx-bare", "--connections=2"])?;
+    let lacking = expect_all_but(&report, &NO_NGINX)?;
+    let measured: Vec<_> = load(&report)?.rows.iter().map(|row| (&*row.system, row.setting.protocol)).collect();
+    let fronts = ["ramet-gateway", "hyper-bare", "nginx-bare"];
+    let expected: Vec<_> = [Protocol::Http1, Protocol::H2c]
+        .iter()
+        .flat_map(|&protocol| fronts[..3 - lacking].iter().map(move |&front| (front, Some(protocol))))
+        .collect();
+    anyhow::ensure!(measured == expected, "{report}");
+    Ok(())
+}
+
+/// Without the privilege the kernel redirects nothing.
+const NO_KERNEL: [(&str, &str); 4] = [
+    ("ramet-skmsg", "BPF"),
+    ("bare-skmsg", "BPF"),
+    ("ramet-skmsg", "no eBPF object"),
+    ("bare-skmsg", "no eBPF object"),
+];
+const NO_PEERS: [(&str, &str); 2] = [("iceoryx2", "--features peers"), ("iceoryx2-event", "--features peers")];
+
+fn hops_of_every_kind_are_measured_on_every_placement() -> anyhow::Result<()> {
+    let all = HopSystem::value_variants().iter().map(|system| system.name()).collect::<Vec<_>>().join(",");
+    let report = run(&["hop", &format!("--systems={all}"), "--against=futex"])?;
+    let lacking = expect_all_but(&report, &[&NO_KERNEL[..], &NO_PEERS].concat())?;
+    let rows = &load(&report)?.rows;
+    let placements = if std::thread::available_parallelism()?.get() > 1 { 3 } else { 2 };
+    let systems = HopSystem::value_variants().len() - lacking;
+    // Who never leaves its core is not put on one with another.
+    let expected = systems * placements - if placements == 3 { 1 } else { 2 };
+    anyhow::ensure!(rows.len() == expected, "{} rows instead of {expected}\n{report}", rows.len());
+    for row in rows {
+        anyhow::ensure!(row.setting.functions == 1 && row.setting.payload_bytes == 32, "{report}");
+        anyhow::ensure!(row.latency.p50_us.min > 0.0 && row.requests_per_s.min > 0.0, "{report}");
+        let processes: u32 = row.processes.iter().map(|process| process.processes).sum();
+        anyhow::ensure!(processes == 2, "{report}");
+    }
+    let futex = rows.iter().find(|row| row.system == "futex").context("futex is measured")?;
+    let cost = futex.cost.as_ref().context("its cost is measured")?;
+    anyhow::ensure!(cost.wakeups_per_request.median > 0.1, "sleepers are woken: {report}");
+    Ok(())
+}
+
+fn many_messages_are_under_way_through_many_functions() -> anyhow::Result<()> {
+    let systems = "--systems=ramet-ring,ramet-ring-sleeping,ramet-skmsg,ramet-socket";
+    let against = "--against=bare-ring,bare-skmsg,unix,tcp,iceoryx2,iceoryx2-event,futex";
+    let load_options = ["--functions=3", "--in-flight=100", "--batch=1,32", "--placement=free"];
+    let report = run(&[&["hop", systems, against], &load_options[..]].concat())?;
+    // A word has room for one message only, so futex has no row.
+    let lacking = expect_all_but(&report, &[&NO_KERNEL[..], &NO_PEERS].concat())?;
+    let rows = &load(&report)?.rows;
+    anyhow::ensure!(rows.len() == (10 - lacking) * 2, "{report}");
     Ok(())
 }
 
 fn idle_nodes_are_measured() -> anyhow::Result<()> {
-    let report = run(&["--systems=ramet-ring,http-hops", "--idle", "--idle-duration=200ms"])?;
+    let report = run(&["chain", "--systems=ramet-ring,http-hops", "--idle", "--idle-duration=200ms"])?;
     let Report::Idle(idle) = &report else { anyhow::bail!("not idle") };
     let [row] = idle.rows.as_slice() else { anyhow::bail!("{report}") };
     anyhow::ensure!(row.system == "ramet-ring" && row.processes == 2, "{report}");
@@ -224,7 +308,13 @@ fn nothing_survives_sigkill() -> anyhow::Result<()> {
 /// Starts a run that takes long and keeps its files in `folder`, and returns once all its processes are there.
 fn chain_in_a_process(folder: &Path) -> anyhow::Result<(Child, Vec<Process>)> {
     let mut command = Command::new("/proc/self/exe");
-    command.args(["chain", "--systems=ramet-ring,http-hops", "--duration=1m", "--function=/proc/self/exe"]);
+    command.args([
+        "chain",
+        "--systems=ramet-ring",
+        "--against=http-hops",
+        "--duration=1m",
+        "--function=/proc/self/exe",
+    ]);
     let child = command.env("TMPDIR", folder).stderr(Stdio::null()).spawn()?;
     // A node with its child, and three functions.
     let all = wait_until(|| descendants(child.id()).iter().filter(|process| process.is_settled()).count() == 5);

@@ -55,7 +55,19 @@ const ALLOWED: &[(&str, Uses)] = &[
         ]),
     ),
     // Chains are measured from the outside, as a client. The steps of a fork have no outside: the engine times itself.
-    ("ramet-bench", Only(&["ramet-fork", "ramet-sys"])),
+    // A hop is measured at both its ends, which are on the data plane like any function.
+    (
+        "ramet-bench",
+        Only(&[
+            "ramet-common",
+            "ramet-loader",
+            "ramet-shm",
+            "ramet-dataplane",
+            "ramet-control",
+            "ramet-sys",
+            "ramet-fork",
+        ]),
+    ),
     // The binary has the two daemons as subcommands. It is no function.
     (
         "ramet",

@@ -36,6 +36,9 @@ pub(crate) enum NoAnswer {
     /// Bytes follow the answer, though nothing more was asked.
     #[error("{0} bytes follow the answer")]
     Excess(usize),
+    /// The HTTP/2 connection or its stream failed.
+    #[error("the request failed: {0}")]
+    H2c(#[from] hyper::Error),
     /// The answer was complete before the request was.
     #[error("the answer (status {0}) came before the request was sent")]
     Early(u16),
@@ -79,7 +82,7 @@ impl Connection {
     }
 }
 
-async fn connect(address: SocketAddr) -> Result<TcpStream, NoAnswer> {
+pub(super) async fn connect(address: SocketAddr) -> Result<TcpStream, NoAnswer> {
     let stream = TcpStream::connect(address).await.map_err(|source| NoAnswer::Connect { address, source })?;
     stream.set_nodelay(true)?;
     Ok(stream)

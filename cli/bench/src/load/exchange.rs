@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use super::connection::{Answer, Connection, NoAnswer};
+use super::client::{Client, Prepared};
+use super::connection::{Answer, NoAnswer};
 
 /// How much of an unexpected answer an error shows.
 const EXCERPT_BYTES: usize = 300;
@@ -22,29 +23,26 @@ pub(crate) enum Workload {
         /// The answer.
         answer: Answer,
     },
+    /// A POST; the answer is anything with a status of success.
+    Any {
+        /// What the request says in `Host`.
+        host: String,
+        /// The path.
+        path: String,
+    },
 }
 
 impl Workload {
-    /// The exchange that the connection with number `index` repeats. Each sends other bytes, so that an answer to
-    /// another's request is noticed.
+    /// The exchange that the client with number `index` repeats. Each sends other bytes, so that an answer to another's
+    /// request is noticed.
     pub(crate) fn exchange(&self, address: SocketAddr, payload_bytes: usize, index: usize) -> Exchange {
-        match self {
-            Self::Echo { path } => {
-                let body = payload(payload_bytes, index);
-                let mut request = format!(
-                    "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/octet-stream\r\n\
-                     Content-Length: {payload_bytes}\r\n\r\n"
-                )
-                .into_bytes();
-                let head_bytes = request.len();
-                request.extend_from_slice(&body);
-                Exchange { request, status: 200, answer: Expected::RequestFrom(head_bytes) }
-            }
-            Self::Fixed { path, answer } => {
-                let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").into_bytes();
-                Exchange { request, status: answer.status, answer: Expected::Bytes(answer.body.clone()) }
-            }
-        }
+        let own_host = address.to_string();
+        let (host, path, body, answer) = match self {
+            Self::Echo { path } => (&own_host, path, Some(payload(payload_bytes, index)), Expected::Request),
+            Self::Fixed { path, answer } => (&own_host, path, None, Expected::Answer(answer.clone())),
+            Self::Any { host, path } => (host, path, Some(payload(payload_bytes, index)), Expected::Success),
+        };
+        Exchange { request: Prepared::new(address, host, path, body), answer }
     }
 }
 
@@ -63,16 +61,17 @@ fn payload(bytes: usize, index: usize) -> Vec<u8> {
 /// A request, serialised once, and the answer that it must have.
 #[derive(Debug)]
 pub(crate) struct Exchange {
-    request: Vec<u8>,
-    status: u16,
+    request: Prepared,
     answer: Expected,
 }
 
 #[derive(Debug)]
 enum Expected {
-    /// The request from this byte on.
-    RequestFrom(usize),
-    Bytes(Vec<u8>),
+    /// 200, and what was sent.
+    Request,
+    Answer(Answer),
+    /// Whatever it is, if only the status is one of success.
+    Success,
 }
 
 /// Why an exchange did not go as it must.
@@ -106,11 +105,11 @@ pub(crate) enum ExchangeError {
 
 impl Exchange {
     /// One request and its answer: status and length are checked.
-    pub(crate) async fn run(&self, connection: &mut Connection) -> Result<(), ExchangeError> {
+    pub(crate) async fn run(&self, client: &mut Client) -> Result<(), ExchangeError> {
         let mut got_bytes = 0;
         // Most answers fit one piece; that one is shown if the answer is an error.
         let mut excerpt = [0; EXCERPT_BYTES];
-        let status = connection
+        let status = client
             .exchange(&self.request, |data| {
                 if let Some(room) = excerpt.get_mut(got_bytes..) {
                     let shown = data.len().min(room.len());
@@ -123,32 +122,39 @@ impl Exchange {
     }
 
     /// The same, with every byte of the body compared.
-    pub(crate) async fn run_compared(&self, connection: &mut Connection) -> Result<(), ExchangeError> {
+    pub(crate) async fn run_compared(&self, client: &mut Client) -> Result<(), ExchangeError> {
         let mut body = Vec::new();
-        let status = connection.exchange(&self.request, |data| body.extend_from_slice(data)).await?;
+        let status = client.exchange(&self.request, |data| body.extend_from_slice(data)).await?;
         self.check(status, body.len(), &body[..body.len().min(EXCERPT_BYTES)])?;
-        match body.iter().zip(self.expected()).position(|(got, wanted)| got != wanted) {
+        let Some((_, expected)) = self.expected() else { return Ok(()) };
+        match body.iter().zip(expected).position(|(got, wanted)| got != wanted) {
             Some(at) => Err(ExchangeError::Differs(at)),
             None => Ok(()),
         }
     }
 
-    fn expected(&self) -> &[u8] {
+    /// Status and body, where they are known beforehand.
+    fn expected(&self) -> Option<(u16, &[u8])> {
         match &self.answer {
-            Expected::RequestFrom(at) => &self.request[*at..],
-            Expected::Bytes(bytes) => bytes,
+            Expected::Request => Some((200, self.request.body())),
+            Expected::Answer(answer) => Some((answer.status, &answer.body)),
+            Expected::Success => None,
         }
     }
 
     fn check(&self, status: u16, got: usize, excerpt: &[u8]) -> Result<(), ExchangeError> {
-        let wanted = self.expected().len();
-        if status != self.status {
+        let is_right = match self.expected() {
+            Some((wanted, _)) => status == wanted,
+            None => (200..300).contains(&status),
+        };
+        if !is_right {
+            let wanted = self.expected().map_or(200, |(status, _)| status);
             let excerpt = String::from_utf8_lossy(excerpt).into_owned();
-            return Err(ExchangeError::Status { got: status, wanted: self.status, excerpt });
+            return Err(ExchangeError::Status { got: status, wanted, excerpt });
         }
-        if got != wanted {
-            return Err(ExchangeError::Length { got, wanted });
+        match self.expected() {
+            Some((_, body)) if body.len() != got => Err(ExchangeError::Length { got, wanted: body.len() }),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }

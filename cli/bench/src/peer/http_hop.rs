@@ -1,12 +1,9 @@
 //! A function in a chain over HTTP, as lean as hyper allows: whatever ramet is measured against must be hard to beat.
 
-mod pieces;
-
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST};
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{Either, Full};
@@ -17,16 +14,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use pieces::Pieces;
-
-type Answer = Response<Either<Incoming, Either<Pieces, Full<Bytes>>>>;
+use super::address::Address;
+use super::next::{Answer, Next};
+use super::pieces::Pieces;
 
 /// Serves on one thread, as an instance of a function does.
-pub(super) fn serve(listener: TcpListener, next: Option<SocketAddr>) -> anyhow::Result<()> {
-    let next = match next {
-        Some(address) => Some(Arc::new(NextHop::new(address)?)),
-        None => None,
-    };
+pub(super) fn serve(listener: TcpListener, next: Option<Address>) -> anyhow::Result<()> {
+    let next = next.map(Next::new).transpose()?.map(Arc::new);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -44,12 +38,12 @@ pub(super) fn serve(listener: TcpListener, next: Option<SocketAddr>) -> anyhow::
 }
 
 /// Takes the whole body in, as a function must that works on it, and hands it on without copying.
-async fn answer(next: Option<Arc<NextHop>>, request: Request<Incoming>) -> Result<Answer, Infallible> {
+async fn answer(next: Option<Arc<Next>>, request: Request<Incoming>) -> Result<Answer, Infallible> {
     let answered = async {
         let body = Pieces::collect(request.into_body()).await?;
         match next {
             None => Ok(Response::new(Either::Right(Either::Left(body)))),
-            Some(next) => next.call(body).await.map(|answer| answer.map(Either::Left)),
+            Some(next) => next.call(body).await,
         }
     };
     let answer: anyhow::Result<Answer> = answered.await;
@@ -60,19 +54,20 @@ async fn answer(next: Option<Arc<NextHop>>, request: Request<Incoming>) -> Resul
     }))
 }
 
-/// The function that follows, with the connections to it that are open.
-struct NextHop {
+/// An HTTP server, with the connections to it that are open.
+#[derive(Debug)]
+pub(super) struct NextHttp {
     address: SocketAddr,
     host: HeaderValue,
     open: Mutex<Vec<SendRequest<Pieces>>>,
 }
 
-impl NextHop {
-    fn new(address: SocketAddr) -> anyhow::Result<Self> {
+impl NextHttp {
+    pub(super) fn new(address: SocketAddr) -> anyhow::Result<Self> {
         Ok(Self { address, host: HeaderValue::try_from(address.to_string())?, open: Mutex::default() })
     }
 
-    async fn call(&self, body: Pieces) -> anyhow::Result<Response<Incoming>> {
+    pub(super) async fn call(&self, body: Pieces) -> anyhow::Result<Response<Incoming>> {
         let mut sender = match self.take_ready() {
             Some(sender) => sender,
             None => self.connect().await?,

@@ -1,8 +1,10 @@
-//! What a process and its descendants have used of the processor, from `/proc` (proc_pid_stat(5), proc_pid_schedstat).
+//! What a process and its descendants use of the machine, from `/proc`: proc_pid_stat(5), proc_pid_status(5),
+//! proc_pid_smaps(5) and `schedstat`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -14,10 +16,12 @@ pub(crate) struct ProcessTree {
     members: Vec<Member>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Member {
     pid: i32,
     start_ticks: u64,
+    /// What it was started as.
+    name: String,
 }
 
 /// The fields of `/proc/PID/stat` that matter here.
@@ -32,6 +36,22 @@ struct Stat {
 /// Processor time of single threads, by process and thread, in nanoseconds.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ThreadTimes(HashMap<(i32, i32), u64>);
+
+/// What processes of one name have used, together.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Used {
+    pub(crate) processes: u32,
+    /// User and system time of the threads that live. Where the kernel keeps no better account, in steps of a clock
+    /// tick for each process (10 ms).
+    pub(crate) cpu: Duration,
+    /// How often a thread has slept: as often it was woken.
+    pub(crate) wakeups: u64,
+    /// Memory, shared pages counted in part (PSS). Nothing where it may not be read.
+    pub(crate) memory_kib: Option<u64>,
+}
+
+/// The same by name.
+pub(crate) type Usage = BTreeMap<String, Used>;
 
 impl ProcessTree {
     /// `roots` and all their descendants.
@@ -49,7 +69,8 @@ impl ProcessTree {
         let mut open: Vec<i32> = roots.iter().map(|root| root.as_raw_pid()).collect();
         while let Some(pid) = open.pop() {
             let Some(stat) = stats.get(&pid) else { bail!("process {pid} has ended") };
-            members.push(Member { pid, start_ticks: stat.start_ticks });
+            let name = name(&fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default());
+            members.push(Member { pid, start_ticks: stat.start_ticks, name });
             open.extend(children.get(&pid).into_iter().flatten());
         }
         Ok(Self { members })
@@ -60,28 +81,43 @@ impl ProcessTree {
         self.members.len()
     }
 
-    /// User and system time of all, in steps of a clock tick each (10 ms). An error if one has ended.
-    pub(crate) fn cpu_time(&self) -> anyhow::Result<Duration> {
-        let mut ticks = 0;
+    /// What all have used by now, but for their memory. An error if one has ended.
+    pub(crate) fn usage(&self) -> anyhow::Result<Usage> {
+        let mut usage = Usage::new();
         for member in &self.members {
-            match read_stat(member.pid) {
-                Ok(stat) if stat.start_ticks == member.start_ticks && stat.state != 'Z' => ticks += stat.cpu_ticks,
-                _ => bail!("process {} has ended", member.pid),
-            }
+            let ticks = match read_stat(member.pid) {
+                Ok(stat) if stat.start_ticks == member.start_ticks && stat.state != 'Z' => stat.cpu_ticks,
+                _ => bail!("process {} ({}) has ended", member.pid, member.name),
+            };
+            let used = usage.entry(member.name.clone()).or_default();
+            used.processes += 1;
+            let in_ticks = || Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64);
+            used.cpu += running(member.pid).unwrap_or_else(in_ticks);
+            used.wakeups += sleeps(member.pid);
         }
-        Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+        Ok(usage)
     }
 
-    /// The time of each thread, much finer than [`Self::cpu_time`]; threads that end take theirs with them.
+    /// Adds what they have of memory now: it takes the kernel a walk through their pages.
+    pub(crate) fn add_memory(&self, usage: &mut Usage) {
+        for member in &self.members {
+            let Some(used) = usage.get_mut(&member.name) else { continue };
+            if let Some(kib) = proportional_kib(member.pid) {
+                used.memory_kib = Some(used.memory_kib.unwrap_or_default() + kib);
+            }
+        }
+    }
+
+    /// The time of each thread, much finer than that of [`Self::usage`]; threads that end take theirs with them.
     pub(crate) fn thread_times(&self) -> anyhow::Result<ThreadTimes> {
         let mut times = ThreadTimes::default();
         for member in &self.members {
             let folder = format!("/proc/{}/task", member.pid);
             for entry in fs::read_dir(&folder).with_context(|| format!("process {} has ended", member.pid))? {
-                let Some(thread) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-                let Ok(text) = fs::read_to_string(format!("{folder}/{thread}/schedstat")) else { continue };
-                let running = text.split(' ').next().and_then(|field| field.parse().ok());
-                times.0.insert((member.pid, thread), running.context("schedstat has another form")?);
+                let entry = entry?;
+                let Some(thread) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+                let Ok(text) = fs::read_to_string(entry.path().join("schedstat")) else { continue };
+                times.0.insert((member.pid, thread), running_ns(&text).context("schedstat has another form")?);
             }
         }
         Ok(times)
@@ -99,6 +135,15 @@ impl ProcessTree {
     }
 }
 
+impl Used {
+    /// What was used since `before`; memory is as it is now.
+    pub(crate) fn since(&self, before: Option<&Self>) -> Self {
+        let before = before.copied().unwrap_or_default();
+        let (cpu, wakeups) = (self.cpu.saturating_sub(before.cpu), self.wakeups.saturating_sub(before.wakeups));
+        Self { cpu, wakeups, ..*self }
+    }
+}
+
 impl ThreadTimes {
     /// What the threads used since `before`.
     pub(crate) fn since(&self, before: &Self) -> Duration {
@@ -107,6 +152,21 @@ impl ThreadTimes {
             .iter()
             .map(|(thread, &now_ns)| now_ns.saturating_sub(before.0.get(thread).copied().unwrap_or_default()));
         Duration::from_nanos(used.sum())
+    }
+}
+
+/// What a process is, from its command line: the program, and the first word if the program is many things. Processes
+/// that write a title over their arguments end its first part with a colon.
+fn name(command: &[u8]) -> String {
+    let mut words = command.split(|&byte| byte == 0).map(String::from_utf8_lossy);
+    let first = words.next().unwrap_or_default();
+    let program = Path::new(first.split(": ").next().unwrap_or_default()).file_name();
+    let program = program.map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let mut words = words.filter(|word| !word.starts_with('-'));
+    match (program.as_str(), words.next()) {
+        ("exe" | "ramet", Some(word)) if word == crate::PEER_COMMAND => words.next().unwrap_or(word).into_owned(),
+        ("exe" | "ramet", Some(word)) => format!("ramet {word}"),
+        _ => program,
     }
 }
 
@@ -128,6 +188,37 @@ fn parse_stat(text: &str) -> Option<Stat> {
     })
 }
 
+/// What the threads that live now have used of the processor, if the kernel keeps account of that.
+fn running(pid: i32) -> Option<Duration> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+    // One that has ended meanwhile has nothing to read any more.
+    let texts = threads.filter_map(|thread| fs::read_to_string(thread.path().join("schedstat")).ok());
+    let all: Option<Vec<u64>> = texts.map(|text| running_ns(&text)).collect();
+    all.filter(|all| !all.is_empty()).map(|all| Duration::from_nanos(all.iter().sum()))
+}
+
+/// The first number of a `schedstat`.
+fn running_ns(schedstat: &str) -> Option<u64> {
+    schedstat.split(' ').next()?.parse().ok()
+}
+
+/// How often the threads that live now have given up their core because there was nothing to do.
+fn sleeps(pid: i32) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    threads.filter_map(|thread| number_after(&thread.path().join("status"), "voluntary_ctxt_switches:")).sum()
+}
+
+fn proportional_kib(pid: i32) -> Option<u64> {
+    number_after(Path::new(&format!("/proc/{pid}/smaps_rollup")), "Pss:")
+}
+
+/// The number on the line that begins so.
+fn number_after(file: &Path, label: &str) -> Option<u64> {
+    let text = fs::read_to_string(file).ok()?;
+    let rest = text.lines().find_map(|line| line.strip_prefix(label))?;
+    rest.split_ascii_whitespace().next()?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,13 +232,39 @@ mod tests {
     }
 
     #[test]
-    fn the_tree_of_this_process_uses_time() {
+    fn processes_are_called_by_what_they_do() {
+        for (command, expected) in [
+            ("/proc/self/exe\0bench-peer\0http-hop\0--listen=1.2.3.4:5\0", "http-hop"),
+            ("/a/ramet\0--socket=x\0gateway\0", "ramet gateway"),
+            ("nginx: worker process\0", "nginx"),
+            ("nginx: master process /usr/sbin/nginx -p x\0\0\0", "nginx"),
+            ("/a b/echo\0", "echo"),
+            ("", ""),
+        ] {
+            assert_eq!(name(command.as_bytes()), expected, "{command:?}");
+        }
+    }
+
+    #[test]
+    fn the_tree_of_this_process_uses_time_and_memory_and_sleeps() {
         let this = rustix::process::getpid();
         let tree = ProcessTree::of(&[this]).expect("it runs");
-        let (before, threads_before) = (tree.cpu_time().expect("it runs"), tree.thread_times().expect("it runs"));
+        let total = |usage: &Usage| usage.values().fold(Duration::ZERO, |sum, used| sum + used.cpu);
+        let (before, threads_before) = (tree.usage().expect("it runs"), tree.thread_times().expect("it runs"));
         let tick = Duration::from_millis(10);
-        while tree.cpu_time().expect("it runs") < before + 3 * tick {}
+        let mut after = before.clone();
+        while total(&after) < total(&before) + 3 * tick {
+            std::thread::yield_now();
+            // A thread that sleeps until another has run.
+            std::thread::scope(|scope| drop(scope.spawn(|| tree.len())));
+            after = tree.usage().expect("it runs");
+        }
         let used = tree.thread_times().expect("it runs").since(&threads_before);
-        assert!(used >= 2 * tick, "{used:?}");
+        assert!(used >= tick, "{used:?}");
+        tree.add_memory(&mut after);
+        let (name, used) = after.iter().next().expect("this process");
+        let since = used.since(before.get(name));
+        assert!(since.cpu >= 2 * tick && since.wakeups > 0 && since.processes > 0, "{since:?}");
+        assert!(since.memory_kib.is_some_and(|kib| kib > 100), "{since:?}");
     }
 }

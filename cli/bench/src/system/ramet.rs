@@ -3,14 +3,15 @@
 use std::ffi::OsString;
 use std::fmt::Write;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 
-use super::{Running, answering_get};
+use super::{Measured, Running, answering_get};
+use crate::build::Build;
 use crate::load::Workload;
-use crate::options::{ChainOptions, System};
-use crate::process::{Launcher, Processes, THIS_PROGRAM};
+use crate::process::{Launcher, Processes};
+use crate::setting::Identity;
 
 const CHAIN: &str = "bench";
 /// What a function's queue and a chain's limit are by default.
@@ -38,18 +39,24 @@ impl Transport {
     }
 }
 
+/// A chain of echo functions.
+#[derive(Debug)]
+pub(crate) struct Chain {
+    pub(crate) identity: Identity,
+    pub(crate) transport: Transport,
+    pub(crate) functions: u32,
+    /// The most requests that will be in flight.
+    pub(crate) connections_max: usize,
+}
+
 /// Starts a node and waits until it is ready.
-pub(super) async fn start_chain(
-    system: System,
-    transport: Transport,
-    options: &ChainOptions,
-    launcher: &mut Launcher,
-) -> anyhow::Result<Running> {
-    let program = function_program(options)?;
-    let folder = launcher.folder().join(system.name());
+pub(super) async fn start_chain(chain: Chain, build: &Build, launcher: &mut Launcher) -> anyhow::Result<Running> {
+    let name = format!("{}-{}", chain.identity, chain.functions);
+    let folder = launcher.folder().join(&name);
     fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let file = folder.join("chain.yaml");
-    fs::write(&file, manifest(&program, options)).with_context(|| format!("cannot write {}", file.display()))?;
+    fs::write(&file, manifest(build.function()?, &chain))
+        .with_context(|| format!("cannot write {}", file.display()))?;
     let (listen, admin) = (launcher.free_address()?, launcher.free_address()?);
     let arguments: [OsString; 11] = [
         "up".into(),
@@ -60,39 +67,25 @@ pub(super) async fn start_chain(
         "--admin".into(),
         admin.to_string().into(),
         "--transport".into(),
-        transport.name().into(),
+        chain.transport.name().into(),
         "--socket".into(),
         folder.join("ramet.sock").into(),
     ];
-    let mut processes = Processes(vec![launcher.start(system.name(), THIS_PROGRAM, arguments)?]);
+    let mut processes = Processes(vec![launcher.start(&name, build.ramet(), arguments)?]);
     answering_get(&mut processes, admin, "/readyz", 200).await?;
     let workload = Workload::Echo { path: format!("/{CHAIN}") };
-    Ok(Running { system, address: listen, workload, processes })
-}
-
-fn function_program(options: &ChainOptions) -> anyhow::Result<PathBuf> {
-    let program = match &options.function {
-        Some(file) => std::path::absolute(file)?,
-        None => {
-            let this = std::env::current_exe().context("cannot find this executable")?;
-            this.with_file_name("echo")
-        }
-    };
-    if !program.is_file() {
-        bail!("there is no {}: build it with `cargo build --release -p echo`", program.display());
-    }
-    Ok(program)
+    let Chain { identity, functions, .. } = chain;
+    Ok(Running { identity, address: listen, h2c: None, workload, processes: Measured::Own(processes), functions })
 }
 
 /// Nothing but the defaults, except where more connections than usual would be refused.
-fn manifest(program: &Path, options: &ChainOptions) -> String {
-    let connections_max = options.connections.iter().max().copied().unwrap_or(1);
-    let (queue, in_flight) = (connections_max.max(QUEUE_DEFAULT), connections_max.max(IN_FLIGHT_DEFAULT));
+fn manifest(program: &Path, chain: &Chain) -> String {
+    let (queue, in_flight) = (chain.connections_max.max(QUEUE_DEFAULT), chain.connections_max.max(IN_FLIGHT_DEFAULT));
     // A JSON string is a YAML string.
     let program = serde_json::Value::from(program.to_string_lossy());
     let mut text = String::new();
     let mut steps = String::new();
-    for number in 1..=options.functions {
+    for number in 1..=chain.functions {
         // Writing to a string cannot fail.
         let _ = write!(
             text,

@@ -29,6 +29,34 @@ impl Pieces {
         }
         Ok(whole)
     }
+
+    /// How long it is.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The pieces in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Bytes> {
+        self.pieces.iter()
+    }
+
+    /// The whole in one piece, which costs a copy where it is in several.
+    #[cfg(feature = "peers")]
+    pub(super) fn into_bytes(mut self) -> Bytes {
+        if self.pieces.len() == 1 {
+            return self.pieces.pop_front().unwrap_or_default();
+        }
+        let mut whole = Vec::with_capacity(usize::try_from(self.bytes).unwrap_or_default());
+        self.pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
+        whole.into()
+    }
+}
+
+impl From<Bytes> for Pieces {
+    fn from(whole: Bytes) -> Self {
+        let bytes = whole.len() as u64;
+        Self { pieces: [whole].into_iter().filter(|piece| !piece.is_empty()).collect(), bytes }
+    }
 }
 
 impl Body for Pieces {

@@ -1,0 +1,46 @@
+//! Functions of which the first is an HTTP server and the others speak something plainer.
+
+use super::{Measured, Running, answering_get, http};
+use crate::load::Workload;
+use crate::process::{Launcher, Processes, THIS_PROGRAM};
+use crate::setting::Identity;
+
+/// What functions speak with each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// Frames over unix sockets.
+    Unix,
+    /// Frames over TCP.
+    Tcp,
+    /// Unary calls.
+    Grpc,
+}
+
+/// Starts the last function first, so that each finds the one after it.
+pub(super) async fn start(
+    identity: Identity,
+    protocol: Protocol,
+    functions: u32,
+    launcher: &mut Launcher,
+) -> anyhow::Result<Running> {
+    let front = launcher.free_address()?;
+    let mut processes = Processes::default();
+    let mut next: Option<String> = None;
+    for number in (2..=functions).rev() {
+        let name = format!("{}-hop-{number}", identity.system);
+        let (role, address) = match protocol {
+            Protocol::Unix => ("frame-hop", format!("unix:{}", launcher.folder().join(&name).display())),
+            Protocol::Tcp => ("frame-hop", format!("tcp:{}", launcher.free_address()?)),
+            Protocol::Grpc => ("grpc-hop", format!("grpc:{}", launcher.free_address()?)),
+        };
+        let mut arguments = vec![crate::PEER_COMMAND.to_owned(), role.to_owned(), format!("--listen={address}")];
+        arguments.extend(next.map(|next| format!("--next={next}")));
+        processes.0.push(launcher.start(&name, THIS_PROGRAM, arguments.into_iter().map(Into::into))?);
+        next = Some(address);
+    }
+    let name = format!("{}-hop-1", identity.system);
+    processes.0.push(http::start_hop(&name, front, next.map(|next| format!("--next={next}")), launcher)?);
+    answering_get(&mut processes, front, "/", 200).await?;
+    let workload = Workload::Echo { path: "/".to_owned() };
+    Ok(Running { identity, address: front, h2c: None, workload, processes: Measured::Own(processes), functions })
+}
