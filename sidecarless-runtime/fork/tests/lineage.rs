@@ -217,6 +217,8 @@ fn a_seed_holds_on_to_its_ancestors() {
     // Nobody reads it now, but it is needed.
     let refused = first.seeds.prepare(target.pid(), short).expect_err("there is no room");
     assert!(refused.to_string().contains("all in use"), "{refused}");
+    first.seeds.release(held.handle);
+    assert_eq!(first.seeds.list().len(), 1, "who prepared it wants it no more, and that changes nothing");
     second.seeds.renew(descendant.handle, Duration::from_secs(3600)).expect("renewed");
     assert!(lease_left() > Duration::from_secs(3590), "{:?}", lease_left());
     // A lease that the first host does not give is none that the second one can give.
@@ -239,4 +241,6 @@ fn a_seed_holds_on_to_its_ancestors() {
         // tidy: another thread is waited for, with a deadline.
         std::thread::sleep(Duration::from_millis(1));
     }
+    first.seeds.release(held.handle);
+    assert!(first.seeds.list().is_empty(), "now nobody needs it");
 }
