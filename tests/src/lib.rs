@@ -1,6 +1,7 @@
 //! What whole-system tests share: a node that is started, asked and stopped, and the plainest of HTTP clients.
 #![forbid(unsafe_code)]
 
+pub mod guest;
 pub mod http;
 pub mod node;
 pub mod queue;

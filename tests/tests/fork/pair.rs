@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ramet_tests::eventually;
+use ramet_tests::guest::bytes_by_rdma;
 use ramet_tests::node::skipped;
 use serde_json::Value;
 
@@ -19,8 +20,6 @@ use super::target::{BLOCKS, DATA_BYTES, Target};
 
 /// The other guest may have a lot to do before.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// What an answer of a device brings at most (`ib_read_lat -d rxe0` in a guest says "Mtu: 4096").
-const PACKET_BYTES: u64 = 4096;
 
 /// A seed for each thing that happens to seeds.
 const SEEDS: [&str; 4] = ["pulled", "revoked", "killed", "orphaned"];
@@ -116,13 +115,6 @@ impl Offered {
     }
 }
 
-/// How many packets this guest's device has received.
-fn packets() -> u64 {
-    let device = std::env::var("XTASK_VM_DEVICE").expect("a guest's device");
-    let path = format!("/sys/class/infiniband/{device}/ports/1/hw_counters/rcvd_pkts");
-    fs::read_to_string(path).expect("a counter").trim().parse().expect("a number")
-}
-
 /// How long this guest runs, in seconds.
 fn uptime() -> f64 {
     let text = fs::read_to_string("/proc/uptime").expect("how long it runs");
@@ -197,7 +189,7 @@ fn a_process_goes_on_in_another_guest_or_ends_and_never_reads_anything_else() {
     let (whole, blocks): (&str, Vec<&str>) = (answers.next().expect("one"), answers.collect());
     assert_eq!(blocks.len(), BLOCKS.len());
 
-    let before = packets();
+    let before = bytes_by_rdma();
     let (mut independent, pid) = pulled.child(&keeper, &["--source", "rdma", "--pull"]);
     assert_eq!(independent.ask(), whole, "the child has the data");
     // Its clocks go on from when it was prepared, which was at most so long before.
@@ -205,7 +197,7 @@ fn a_process_goes_on_in_another_guest_or_ends_and_never_reads_anything_else() {
     assert!(further(pid).abs() > 0.0, "both guests were not started in one nanosecond");
     assert!((then - PATIENCE.as_secs_f64()..then + PATIENCE.as_secs_f64()).contains(&now), "{then} s, then {now} s");
     ask_for("wait until nobody reads the pulled one");
-    let bytes = (packets() - before) * PACKET_BYTES;
+    let bytes = bytes_by_rdma() - before;
     assert!(bytes >= DATA_BYTES, "{bytes} bytes came by RDMA");
 
     for (name, deed, refused) in [

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use ramet_tests::guest::bytes_by_rdma;
+use ramet_tests::node::skipped;
 use ramet_tests::{Node, Start, TRANSPORTS, eventually};
 
 use super::copies::confinement;
@@ -154,6 +156,34 @@ fn what_is_no_frozen_instance_is_no_parent() {
     let node = Node::start(&Start::new("ring", &manifest)).expect("ring runs everywhere");
     assert_eq!(node.metric("ramet_instance_starts_total", "kind=\"exec\""), 1.0);
     assert!(message(&node).contains("was not prepared between two requests"), "{}", message(&node));
+}
+
+#[test]
+fn a_copys_memory_comes_by_rdma_where_both_nodes_have_a_device() {
+    let Ok(address) = std::env::var("XTASK_VM_ADDRESS") else {
+        return skipped("RDMA: this machine has no device; a guest of `cargo xtask vm` has one");
+    };
+    // A device is reached by the address of its network.
+    let listen = format!("{address}:0");
+    let parents = manifest("", "");
+    let start = Start::new("ring", &parents).with("RAMET_FORK__LISTEN", listen);
+    let origin = Node::start(&start).expect("ring runs everywhere");
+    let state = state();
+    keep(&origin, &state);
+    let seed = prepare(&origin);
+    keep(&origin, b"something else");
+    let before = bytes_by_rdma();
+    let (manifest, _folder) = of_seed(&seed, "");
+    let node = Node::start(&Start::new("ring", &manifest)).expect("ring runs everywhere");
+    assert_eq!(
+        (message(&node).as_str(), &instances(&node)[0]["origin"]),
+        ("", &"remote-fork".into()),
+        "{}",
+        node.log()
+    );
+    assert!(kept(&node) == state);
+    let bytes = bytes_by_rdma() - before;
+    assert!(bytes >= state.len() as u64, "{bytes} bytes came by RDMA\n{}", node.log());
 }
 
 /// What is in a copy's memory may still be in that of its parent, or of the parent's parent.

@@ -124,7 +124,12 @@ pub(super) fn all() -> Vec<Round> {
         |resume| [suite(FORK, "prepare"), resume, suite(FORK, "pages"), suite(FORK, "carried"), suite(FORK, "timers")];
     let tables = suite("ramet-sys", "ramet_sys").only(&["pagemap", "userfault", "ptrace"]);
     let kernel = ["loading", "routing", "ownership", "policy"].map(|target| suite("ramet-loader", target));
-    let device = [suite("ramet-rdma", "reads"), suite(FORK, "sources").only(&["rdma::"]), suite(FORK, "rdma")];
+    let device = [
+        suite("ramet-rdma", "reads"),
+        suite(FORK, "sources").only(&["rdma::"]),
+        suite(FORK, "rdma"),
+        suite(WHOLE, "start").only(&["comes_by_rdma"]),
+    ];
     let pair = |series| Round {
         series,
         suites: vec![suite(WHOLE, "fork").only(&[FORKER]).within(PAIR_SECONDS)],
