@@ -1,5 +1,6 @@
 //! Which function comes next: an immutable table per chain version, the same in gateway and functions.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ramet_common::{DomainId, FunctionId, RouteId};
@@ -19,6 +20,8 @@ pub struct Route {
     pub chain: String,
     /// The steps; a request starts at the first.
     pub steps: Vec<Step>,
+    /// Those of its functions that serve HTTP by themselves: they are on no data plane, so the gateway asks them.
+    pub http: BTreeSet<FunctionId>,
 }
 
 /// One step of a chain.
@@ -98,7 +101,8 @@ pub enum Hop {
         /// The step's function.
         function: FunctionId,
     },
-    /// To the gateway, which starts this step itself because it supervises it or the one before.
+    /// To the gateway, which starts this step itself because it supervises it or the one before, or because the step's
+    /// function serves HTTP by itself.
     Gateway {
         /// The step to start.
         step: u16,
@@ -169,6 +173,12 @@ impl Route {
         self.hop(step, target)
     }
 
+    /// Whether a function serves HTTP by itself.
+    #[must_use]
+    pub fn serves_http(&self, function: FunctionId) -> bool {
+        self.http.contains(&function)
+    }
+
     /// The functions that a plain, unsupervised outcome of `step` can go to: the edges that policy must allow.
     pub fn successors(&self, step: &Step) -> Vec<FunctionId> {
         let targets: Vec<Target> = match &step.next {
@@ -229,11 +239,16 @@ impl Route {
         let Target::Step(index) = target else { return Ok(Hop::Reply) };
         let to = self.step(index)?;
         Ok(match &to.work {
-            Work::Function(function) if !to.is_supervised() && !from.is_supervised() => {
+            Work::Function(function) if self.is_plain(to) && self.is_plain(from) => {
                 Hop::Function { step: index, function: *function }
             }
             Work::Function(_) | Work::Parallel(_) => Hop::Gateway { step: index },
         })
+    }
+
+    /// Whether messages go to and from a step without the gateway.
+    fn is_plain(&self, step: &Step) -> bool {
+        !step.is_supervised() && matches!(step.work, Work::Function(function) if !self.serves_http(function))
     }
 }
 
@@ -264,6 +279,7 @@ mod tests {
                 step("c", 3, Next::To(Target::Reply)),
                 supervised,
             ],
+            http: BTreeSet::new(),
         }
     }
 
@@ -286,6 +302,17 @@ mod tests {
         assert_eq!(after(None), Ok(Hop::Gateway { step: 3 }), "a supervised step is the gateway's to start");
         assert!(matches!(after(Some("a")), Err(RouteError::NotOffered { .. })));
         assert!(route.after(0, Some("b"), |_| None).is_err(), "step a leaves no choice");
+    }
+
+    #[test]
+    fn a_function_that_serves_http_is_the_gateways_to_ask() {
+        let mut route = route();
+        route.http.insert(FunctionId(3));
+        assert_eq!(route.after(0, None, |_| None), Ok(Hop::Gateway { step: 2 }));
+        assert_eq!(route.after(1, Some("c"), |_| None), Ok(Hop::Gateway { step: 2 }));
+        assert_eq!(route.successors(&route.steps[0]), vec![FunctionId(2)], "there is no edge to it");
+        route.http.insert(FunctionId(2));
+        assert!(route.successors(&route.steps[1]).is_empty(), "nor from it");
     }
 
     #[test]

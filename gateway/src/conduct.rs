@@ -11,7 +11,7 @@ use futures_util::future::try_join_all;
 use ramet_common::descriptor::Failure;
 use ramet_common::{FunctionId, Refusal};
 use ramet_dataplane::message::{
-    self, BlockWriter, BodyPlace, Envelope, FLAG_SHARED, FLAG_SUPERVISED, Message, MessageError, Part,
+    self, BlockWriter, BodyPlace, Envelope, FLAG_SHARED, FLAG_SUPERVISED, HeadBlock, Message, MessageError, Part,
 };
 use ramet_dataplane::route::{Hop, Step, Work};
 use ramet_dataplane::{Route, SlotRef};
@@ -21,16 +21,18 @@ use crate::chains::Chain;
 use crate::exchange::Holdings;
 use crate::flight::Outcome;
 use crate::problem::Problem;
+use crate::servers::{ClientBody, Rest};
+use crate::visit::Then;
 use crate::worker::{Departed, Worker};
 
 /// The header that tells a fan-in function where each branch's answer is in the body.
 const BRANCH_HEADER: &str = "ramet-branch";
 
 /// How long a request waits for a first instance, if its deadline allows.
-const INSTANCE_WAIT: Duration = Duration::from_secs(5);
+pub(crate) const INSTANCE_WAIT: Duration = Duration::from_secs(5);
 
 /// How often a waiting request tries again without having heard of a new instance.
-const INSTANCE_RETRY: Duration = Duration::from_millis(100);
+pub(crate) const INSTANCE_RETRY: Duration = Duration::from_millis(100);
 
 /// A request on its way through a chain.
 pub(crate) struct Journey {
@@ -42,50 +44,112 @@ pub(crate) struct Journey {
 
 /// A message that has come back.
 pub(crate) struct Arrived {
-    pub(crate) head: SlotRef,
+    /// Where it is; an answer that is not in a slot has none, and no next step.
+    pub(crate) head: Option<SlotRef>,
     pub(crate) message: Message,
-    /// Present when the body goes on in chunks.
-    pub(crate) stream: Option<Departed>,
-    next: Option<u16>,
+    /// Present when the body, or more of it, is still coming.
+    pub(crate) stream: Option<Stream>,
+    pub(crate) next: Option<u16>,
+}
+
+/// Where the rest of a body comes from.
+pub(crate) enum Stream {
+    /// Chunks in lent slots.
+    Chunks(Departed),
+    /// A connection to an instance that serves HTTP by itself.
+    Http(Box<Rest>),
+}
+
+/// A request whose first step is given the body while it comes.
+pub(crate) struct Outset {
+    pub(crate) block: HeadBlock,
+    pub(crate) envelope: Envelope,
+    pub(crate) function: FunctionId,
+}
+
+impl Arrived {
+    /// How long the body is, where that is known.
+    pub(crate) fn exact_bytes(&self) -> Option<u64> {
+        match &self.stream {
+            None => Some(self.message.body.bytes()),
+            Some(Stream::Chunks(_)) => None,
+            Some(Stream::Http(rest)) => rest.exact(),
+        }
+    }
 }
 
 impl Journey {
     /// Runs the chain on the message in `head`, to the answer.
     pub(crate) async fn run(&self, head: SlotRef, envelope: Envelope) -> Result<Arrived, Problem> {
-        let (mut head, mut envelope, mut at) = (head, envelope, 0u16);
+        self.run_from(head, envelope, 0).await
+    }
+
+    /// The same for a request whose first step reads the body while the client sends it.
+    pub(crate) async fn run_streaming(&self, outset: Outset, body: ClientBody) -> Result<Arrived, Problem> {
+        let arrived = self.visit_first(outset, body).await?;
+        match (arrived.head, arrived.next) {
+            (Some(head), Some(next)) => self.run_from(head, arrived.message.envelope, next).await,
+            _ => Ok(arrived),
+        }
+    }
+
+    /// The function of the first step, if it can be given the body while it comes: it serves HTTP by itself, and nobody
+    /// may want to send it the body once more.
+    pub(crate) fn streams_to(&self) -> Option<FunctionId> {
+        match self.step(0) {
+            Ok(step @ Step { work: Work::Function(function), .. }) if !step.is_supervised() => {
+                self.route().serves_http(*function).then_some(*function)
+            }
+            _ => None,
+        }
+    }
+
+    /// The function of a chain's only step, if it may speak something else than HTTP with the client.
+    pub(crate) fn tunnels_to(&self) -> Option<FunctionId> {
+        self.streams_to().filter(|_| self.route().steps.len() == 1)
+    }
+
+    async fn run_from(&self, head: SlotRef, envelope: Envelope, at: u16) -> Result<Arrived, Problem> {
+        let (mut head, mut envelope, mut at) = (head, envelope, at);
         // The graph has no cycles, so a message that takes more hops than there are steps was misled by a function.
         for _ in 0..=self.route().steps.len() {
             let step = self.step(at)?;
             let arrived = match &step.work {
+                Work::Function(function) if self.route().serves_http(*function) && !step.is_supervised() => {
+                    let input = self.read(head)?;
+                    self.visit(&input, head, at, *function, Then::Onward).await?
+                }
                 Work::Function(function) if !step.is_supervised() => {
                     envelope.flags = 0;
                     self.fly(head, envelope, at, *function).await?
                 }
                 Work::Function(function) => {
                     let input = self.read(head)?;
-                    self.attempts(&input, head, step, at, *function).await?
+                    self.attempts(&input, head, step, at, *function, Then::Onward).await?
                 }
                 Work::Parallel(branches) => {
                     let input = self.read(head)?;
-                    let all = branches.iter().map(|branch| self.attempts(&input, head, step, at, branch.function));
+                    let all = branches
+                        .iter()
+                        .map(|branch| self.attempts(&input, head, step, at, branch.function, Then::Join));
                     let arrived = try_join_all(all).await?;
                     let named: Vec<_> = branches.iter().map(|branch| branch.name.as_str()).zip(arrived).collect();
                     self.fan_in(&input, &named, at)?
                 }
             };
-            match arrived.next {
-                None => return Ok(arrived),
-                Some(next) => (head, envelope, at) = (arrived.head, arrived.message.envelope, next),
+            match (arrived.head, arrived.next) {
+                (Some(next_head), Some(next)) => (head, envelope, at) = (next_head, arrived.message.envelope, next),
+                _ => return Ok(arrived),
             }
         }
         Err(Problem::BadAnswer("it sent the request round in circles"))
     }
 
-    fn late(&self) -> Problem {
+    pub(crate) fn late(&self) -> Problem {
         Problem::DeadlineExceeded(self.chain.settings.deadline)
     }
 
-    fn route(&self) -> &Route {
+    pub(crate) fn route(&self) -> &Route {
         &self.chain.settings.route
     }
 
@@ -113,12 +177,13 @@ impl Journey {
             match departed.outcome().await {
                 Outcome::Reply { more } => {
                     let message = self.answer(head)?;
-                    return Ok(Arrived { head, message, stream: more.then_some(departed), next: None });
+                    let stream = more.then_some(Stream::Chunks(departed));
+                    return Ok(Arrived { head: Some(head), message, stream, next: None });
                 }
                 Outcome::Forward => {
                     let message = self.read(head)?;
                     let next = Some(message.envelope.next_step);
-                    return Ok(Arrived { head, message, stream: None, next });
+                    return Ok(Arrived { head: Some(head), message, stream: None, next });
                 }
                 Outcome::Failed(failure) => return Err(failed(failure)),
                 Outcome::Died => return Err(Problem::FunctionDied),
@@ -152,10 +217,15 @@ impl Journey {
         step: &Step,
         at: u16,
         function: FunctionId,
+        then: Then,
     ) -> Result<Arrived, Problem> {
         let mut left = step.retries;
         loop {
             let attempt = async {
+                if self.route().serves_http(function) {
+                    // It reads the body from where it is, and can write nothing there.
+                    return self.visit(input, input_head, at, function, then).await;
+                }
                 let (head, envelope) = self.copy_of(input, input_head)?;
                 let envelope = Envelope { flags: FLAG_SHARED | FLAG_SUPERVISED, ..envelope };
                 self.fly(head, envelope, at, function).await
@@ -203,21 +273,21 @@ impl Journey {
             let bytes = arrived.message.body.bytes();
             let value = format!("{name};status={};bytes={bytes}", arrived.message.envelope.status);
             writer.header(BRANCH_HEADER, value.as_bytes()).map_err(|error| bad_message(&error))?;
-            parts.extend(parts_of(&arrived.message, arrived.head));
+            parts.extend(arrived.head.map(|head| parts_of(&arrived.message, head)).unwrap_or_default());
         }
         let (head, _) = self.new_head(input.envelope, &writer.finish(), parts)?;
         let message = self.read(head)?;
         let hop = self.route().after(at, None, |name| input.block.header(name));
         match hop {
             Ok(Hop::Gateway { step } | Hop::Function { step, .. }) => {
-                Ok(Arrived { head, message, stream: None, next: Some(step) })
+                Ok(Arrived { head: Some(head), message, stream: None, next: Some(step) })
             }
             Ok(Hop::Reply) | Err(_) => Err(Problem::BadAnswer("a parallel step must be followed by one that joins")),
         }
     }
 
     /// The message in `head`, checked: every part belongs to this request.
-    fn read(&self, head: SlotRef) -> Result<Message, Problem> {
+    pub(crate) fn read(&self, head: SlotRef) -> Result<Message, Problem> {
         let slot = self.holdings.slot(head.slot).ok_or(Problem::BadAnswer("its slot is not in the pool"))?;
         let message = Message::read(&slot, head.generation, self.holdings.domain().pool.layout())
             .map_err(|error| bad_message(&error))?;
@@ -282,7 +352,7 @@ fn failed(failure: Failure) -> Problem {
     }
 }
 
-fn bad_message(error: &MessageError) -> Problem {
+pub(crate) fn bad_message(error: &MessageError) -> Problem {
     match error {
         MessageError::TooLarge { .. } => Problem::HeadTooLarge,
         MessageError::Version { .. } => Problem::BadAnswer("it is of another layout version"),

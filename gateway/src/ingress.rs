@@ -10,9 +10,11 @@ mod open;
 mod patient_io;
 mod request;
 mod service;
+mod tunnel;
 
-pub(crate) use answer::AnswerBody;
+pub(crate) use answer::{AnswerBody, pieces_of};
 pub(crate) use connection::{Listening, take_over};
 pub(crate) use express::Shared;
 pub use express::head_for_head;
+pub(crate) use intake::{BodyLimits, Source, take_in};
 pub(crate) use open::Connections;

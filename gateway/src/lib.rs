@@ -5,7 +5,8 @@
 //!
 //! Reading order: `process` is the conversation with the supervisor; `worker` is one core's loop; `ingress` turns
 //! HTTP into an `exchange` and back; `conduct` takes an exchange through the steps of its chain; `flight` is one
-//! message out at the functions; `exchange` owns every slot of a request; `domain` is a pool with its allocator;
+//! message out at the functions; `visit` is a step at a function that serves HTTP by itself, and `servers` are those
+//! functions' instances; `exchange` owns every slot of a request; `domain` is a pool with its allocator;
 //! `chains` finds the chain of a request; `crew` is how workers share connections; `metrics` counts.
 #![forbid(unsafe_code)]
 
@@ -20,7 +21,9 @@ mod lending;
 mod metrics;
 mod problem;
 mod process;
+mod servers;
 mod tls;
+mod visit;
 mod worker;
 
 pub use ingress::head_for_head;

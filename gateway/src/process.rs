@@ -24,6 +24,7 @@ use crate::chains::{Chain, ChainTable, OnIdle};
 use crate::crew::Crew;
 use crate::domain::Domain;
 use crate::metrics::Metrics;
+use crate::servers::Servers;
 use crate::tls;
 use crate::worker::{self, Update, Worker, WorkerHandle};
 
@@ -86,6 +87,8 @@ pub(crate) struct Shared {
     pub(crate) tls: Option<TlsAcceptor>,
     pub(crate) metrics: Metrics,
     pub(crate) on_idle: OnIdle,
+    /// Functions that serve HTTP by themselves.
+    pub(crate) servers: Servers,
     control: Arc<ControlSocket>,
     peers: Arc<PeerLedgers>,
     domains: RwLock<HashMap<DomainId, Arc<Domain>>>,
@@ -93,7 +96,7 @@ pub(crate) struct Shared {
     supervisor_metrics: watch::Sender<(u64, String)>,
     undrained: AtomicUsize,
     pub(crate) crew: Crew,
-    one_at_a_time: Mutex<()>,
+    one_at_a_time: Arc<Mutex<()>>,
 }
 
 impl Shared {
@@ -106,8 +109,12 @@ impl Shared {
                 tracing::warn!(%error, "the supervisor does not hear that a route is idle");
             }
         });
+        let one_at_a_time = Arc::new(Mutex::new(()));
+        let (to_supervisor, in_turn) = (Arc::clone(&control), Arc::clone(&one_at_a_time));
+        let servers = Servers::new(Arc::new(move |message| say(&to_supervisor, &in_turn, &message)));
         Ok(Self {
             settings,
+            servers,
             tls,
             metrics: Metrics::new(),
             on_idle,
@@ -118,16 +125,13 @@ impl Shared {
             supervisor_metrics: watch::channel((0, String::new())).0,
             undrained: AtomicUsize::new(0),
             crew: Crew::default(),
-            one_at_a_time: Mutex::new(()),
+            one_at_a_time,
         })
     }
 
     /// Says something to the supervisor that needs no answer.
     pub(crate) fn say(&self, message: &FromGateway) {
-        let _in_turn = self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = self.control.send(message, &[]) {
-            tracing::warn!(%error, ?message, "the supervisor does not hear the gateway");
-        }
+        say(&self.control, &self.one_at_a_time, message);
     }
 
     /// What `/readyz` waits for.
@@ -156,6 +160,13 @@ impl Shared {
             self.metrics.text(&worker.chains(), &domains)
         };
         supervisors + &own
+    }
+}
+
+fn say(control: &ControlSocket, one_at_a_time: &Mutex<()>, message: &FromGateway) {
+    let _in_turn = one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Err(error) = control.send(message, &[]) {
+        tracing::warn!(%error, ?message, "the supervisor does not hear the gateway");
     }
 }
 
@@ -195,6 +206,11 @@ impl Gateway {
                 self.shared.peers.ledgers.write().unwrap_or_else(PoisonError::into_inner).remove(&domain);
                 self.update_all(|| Update::DomainGone(domain));
             }
+            ToGateway::Instance(info) if info.http.is_some() => self.add_server(info).map_err(cannot("instance"))?,
+            ToGateway::Sockets { instance } => {
+                self.shared.servers.equip(instance, fds).map_err(cannot("sockets"))?;
+            }
+            ToGateway::Relieve { instance } => self.shared.servers.relieve(instance),
             ToGateway::Instance(info) => {
                 let mut peers = self.shared.peers.domain_of.write().unwrap_or_else(PoisonError::into_inner);
                 peers.insert(info.instance, info.domain);
@@ -202,6 +218,7 @@ impl Gateway {
                 self.update_all(|| Update::Instance(info.clone()));
             }
             ToGateway::InstanceGone { instance } => {
+                self.shared.servers.remove(instance);
                 self.update_all(|| Update::InstanceGone(instance));
                 self.shared.peers.domain_of.write().unwrap_or_else(PoisonError::into_inner).remove(&instance);
             }
@@ -225,6 +242,14 @@ impl Gateway {
                 self.update_all(|| Update::Drain(timeout));
             }
         }
+        Ok(())
+    }
+
+    /// An instance that serves HTTP by itself. The first worker watches it; all ask it.
+    fn add_server(&self, info: gateway::Instance) -> Result<(), String> {
+        let http = info.http.clone().ok_or("it does not serve HTTP")?;
+        let server = self.shared.servers.add(info, http);
+        Self::update_one(self.worker(0)?, Update::Watch(server));
         Ok(())
     }
 

@@ -26,6 +26,7 @@ use crate::flight::{Flight, Flights, Outcome, Piece, Ticket};
 use crate::ingress::{self, Connections, Listening};
 use crate::lending::Loans;
 use crate::process::Shared;
+use crate::servers::{self, Server};
 
 pub(crate) use inbox::slot_ref;
 
@@ -36,6 +37,8 @@ pub(crate) enum Update {
     DomainGone(DomainId),
     Instance(gateway::Instance),
     InstanceGone(InstanceId),
+    /// An instance that serves HTTP by itself is to be probed.
+    Watch(Arc<Server>),
     /// A lane has come; parked requests may go on.
     Linked,
     Chains(Arc<ChainTable>),
@@ -195,6 +198,13 @@ impl Worker {
                 self.joined.notify_waiters();
             }
             Update::InstanceGone(instance) => self.instance_gone(instance),
+            Update::Watch(server) => {
+                let worker = Rc::clone(self);
+                tokio::task::spawn_local(async move {
+                    let head_bytes_max = worker.shared.settings.header_bytes_max;
+                    servers::watch(&worker.shared.servers, server, head_bytes_max).await;
+                });
+            }
             Update::Linked => self.joined.notify_waiters(),
             Update::Chains(table) => *self.chains.borrow_mut() = table,
             Update::Listener(listener, protocol) => listening.add(listener, protocol)?,

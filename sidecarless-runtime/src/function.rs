@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ramet_common::{DomainId, FunctionId, InstanceId};
+use ramet_control::instance::START_TIMEOUT;
 use ramet_manifest::{self as manifest, DomainName, QualifiedName, Replicas, Restart, Start};
 use tokio::task::JoinHandle;
 
 use crate::brood::Brood;
+use crate::route::Speaks;
 use crate::scale::Scale;
 
 /// An instance that lived this long was no failed start, so the next wait is short again.
@@ -127,6 +129,16 @@ impl Function {
     /// `namespace/name`.
     pub(crate) fn name(&self) -> QualifiedName {
         self.manifest.qualified_name()
+    }
+
+    /// What its instances speak.
+    pub(crate) fn speaks(&self) -> Speaks {
+        Speaks::of(&self.manifest)
+    }
+
+    /// How long an instance may take to get ready.
+    pub(crate) fn start_timeout(&self) -> Duration {
+        self.manifest.spec.http.as_ref().map_or(START_TIMEOUT, |http| http.start_timeout)
     }
 
     /// How many messages an instance may hold, in service and queued.

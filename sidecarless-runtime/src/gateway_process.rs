@@ -11,7 +11,7 @@ use ramet_manifest::{NodeSettings, settings};
 use ramet_sys::{Limits, Network, Output, Program, Sandbox, User};
 
 use crate::event::{Event, Events};
-use crate::process::{Process, StartError};
+use crate::process::{Process, StartError, Started, Stdin};
 
 /// Descriptors that the gateway needs beside one per connection: lanes, pools, epolls.
 const OPEN_FILES_BESIDE: u64 = 65_536;
@@ -57,9 +57,9 @@ impl Gateway {
             stdin,
             output: Output::Inherited,
         };
-        let (process, _) = Process::start(program, &sandbox(settings), Habitat::default(), events, move |word| {
-            Event::Gateway(epoch, word)
-        })?;
+        let event = move |word| Event::Gateway(epoch, word);
+        let Started { process, .. } =
+            Process::start(program, Stdin::Conversation, &sandbox(settings), Habitat::default(), events, event)?;
         Ok(Self { epoch, process, stage: GatewayStage::Starting, workers: Vec::new(), is_watched: false })
     }
 }

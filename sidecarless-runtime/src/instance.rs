@@ -13,12 +13,17 @@ use tokio::task::JoinHandle;
 use crate::brood::Brood;
 use crate::function::Function;
 use crate::process::Process;
+use crate::route::Speaks;
+use crate::server::Way;
 
 /// How far an instance is.
 ///
 /// Starting → Joining (`Hello`) → Ready (`Ready`, and every lane and the gateway know it) → Unpublishing (it is no
 /// longer wanted) → Stopping (no sender chooses it any more) → Ending (`Drained`, or its grace is over). From anywhere
 /// to gone when the process has ended.
+///
+/// One that serves HTTP by itself: Joining at once → Ready (the gateway's probe passed) → Unpublishing → Ending (the
+/// gateway has its last answer, or its grace is over).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stage {
     /// The process runs; its first word is awaited.
@@ -71,6 +76,9 @@ pub(crate) struct Instance {
     pub(crate) function: FunctionId,
     pub(crate) domain: DomainId,
     pub(crate) name: QualifiedName,
+    pub(crate) speaks: Speaks,
+    /// Where it is reached, if it serves HTTP by itself.
+    pub(crate) way: Option<Way>,
     pub(crate) process: Process<ToInstance>,
     pub(crate) stage: Stage,
     pub(crate) started: Instant,
@@ -81,8 +89,10 @@ pub(crate) struct Instance {
     pub(crate) brood: Option<Arc<Brood>>,
     /// What it takes to fork it on, where it is a copy.
     pub(crate) kin: Option<Kin>,
-    /// Whether it said that it is ready.
+    /// Whether it said that it is ready, or the gateway of one that serves HTTP by itself.
     pub(crate) is_willing: bool,
+    /// Why it takes no requests for now, although it did.
+    pub(crate) unready: Option<String>,
     /// It was told its place, and all of its routes by the message of this number.
     pub(crate) welcomed: Option<u64>,
     /// The gateway's message of this number introduced it.
@@ -112,6 +122,8 @@ impl Instance {
             function: function.id,
             domain: function.domain,
             name: function.name(),
+            speaks: function.speaks(),
+            way: None,
             process,
             stage: Stage::Starting,
             started: now,
@@ -120,6 +132,7 @@ impl Instance {
             brood: None,
             kin: None,
             is_willing: false,
+            unready: None,
             welcomed: None,
             introduced: None,
             routes: BTreeSet::new(),

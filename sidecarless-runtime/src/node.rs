@@ -39,6 +39,7 @@ mod load;
 mod loans;
 mod report;
 mod retire;
+mod servers;
 mod start;
 mod stop;
 

@@ -1,5 +1,6 @@
 //! A child of the supervisor with its control socket: what it says and how it ends become events.
 
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,24 @@ pub enum StartError {
     Watch(#[from] io::Error),
 }
 
+/// What a child finds as its standard input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stdin {
+    /// Its end of the conversation.
+    Conversation,
+    /// Nothing: it is a program that knows of no supervisor.
+    Nothing,
+}
+
+/// A child that has been started.
+#[derive(Debug)]
+pub(crate) struct Started<M> {
+    pub(crate) process: Process<M>,
+    pub(crate) captured: Option<Captured>,
+    /// Sockets of its own network, if it has one.
+    pub(crate) sockets: Vec<OwnedFd>,
+}
+
 /// A child that runs. It is killed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Process<M> {
@@ -37,24 +56,31 @@ pub(crate) struct Process<M> {
     pidfd: Arc<Pidfd>,
     /// What it lives in, where it was forked or is to be.
     pub(crate) habitat: Habitat,
+    /// The far end of a conversation that the child knows nothing of: closed, it would look as if the child were gone.
+    _far_end: Option<OwnedFd>,
 }
 
 impl<M: Serialize> Process<M> {
-    /// Starts a child whose standard input is its end of the conversation. `program.stdin` is replaced by it.
+    /// Starts a child. `program` is given its standard input.
     ///
     /// In a habitat it can be forked, which may have to outlive it.
     pub(crate) fn start<F>(
         program: impl FnOnce(OwnedFd) -> Program,
+        stdin: Stdin,
         sandbox: &Sandbox,
         habitat: Habitat,
         events: Events,
         event: impl Fn(Word<F>) -> Event + Send + Sync + 'static,
-    ) -> Result<(Self, Option<Captured>), StartError>
+    ) -> Result<Started<M>, StartError>
     where
         F: DeserializeOwned + Send + 'static,
     {
         let (ours, theirs) = ControlSocket::pair()?;
-        let program = program(theirs.into_fd());
+        let (stdin, far_end) = match stdin {
+            Stdin::Conversation => (theirs.into_fd(), None),
+            Stdin::Nothing => (File::open("/dev/null")?.into(), Some(theirs.into_fd())),
+        };
+        let program = program(stdin);
         let child = match habitat.first() {
             Some(first) => ramet_sys::spawn_beside(first, program, sandbox)?,
             None => ramet_sys::spawn(program, sandbox)?,
@@ -65,9 +91,10 @@ impl<M: Serialize> Process<M> {
             report: child.report,
             pidfd: Arc::new(child.pidfd),
             habitat,
+            _far_end: far_end,
         };
         process.watch(events, event)?;
-        Ok((process, child.captured))
+        Ok(Started { process, captured: child.captured, sockets: child.sockets })
     }
 
     /// Looks after a child that was forked, and that `control` leads to.
@@ -88,6 +115,7 @@ impl<M: Serialize> Process<M> {
             report: SandboxReport::default(),
             pidfd: Arc::new(pidfd),
             habitat,
+            _far_end: None,
         };
         process.watch(events, event)?;
         Ok(process)

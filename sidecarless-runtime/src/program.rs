@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use ramet_common::InstanceId;
 use ramet_dataplane::TransportKind;
-use ramet_manifest::{Function, NodeSettings};
+use ramet_manifest::{Function, Http, NodeSettings};
 use ramet_sys::{Limits, Network, Output, Program, Sandbox, User};
+
+use crate::server::Way;
 
 /// Where programs are looked for when neither the function nor the supervisor has a PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -39,7 +41,7 @@ pub(crate) struct Launch {
 
 impl Launch {
     /// What `instance` of `function` executes.
-    pub(crate) fn new(function: &Function, instance: InstanceId) -> Result<Self, NotFound> {
+    pub(crate) fn new(function: &Function, instance: InstanceId, way: Option<&Way>) -> Result<Self, NotFound> {
         let spec = &function.spec;
         let search = spec.env.get("PATH").cloned();
         let search = search.or_else(|| std::env::var("PATH").ok()).unwrap_or_else(|| DEFAULT_PATH.to_owned());
@@ -52,7 +54,7 @@ impl Launch {
             ("RAMET_FUNCTION", function.metadata.name.to_string()),
             ("RAMET_INSTANCE", instance.to_string()),
         ];
-        let own = own.into_iter().map(|(name, value)| (name.to_owned(), value));
+        let own = own.into_iter().chain(way.map(Way::variable)).map(|(name, value)| (name.to_owned(), value));
         let all = own.chain(spec.env.clone()).collect::<std::collections::BTreeMap<_, _>>();
         Ok(Self {
             path,
@@ -90,7 +92,11 @@ pub(crate) fn sandbox(
     let id = settings.uid_base + instance.index();
     Sandbox {
         user: is_root.then_some(User { uid: id, gid: id }),
-        network: Network::None,
+        network: match function.spec.http.as_ref().and_then(Http::port) {
+            // So many connections can it have at once as requests in service.
+            Some(_) => Network::Own { sockets: function.spec.concurrency },
+            None => Network::None,
+        },
         limits: limits(function, transport),
     }
 }

@@ -79,6 +79,14 @@ impl Client {
         self.reader.get_mut().write_all(bytes)
     }
 
+    /// Says that nothing more will be sent.
+    ///
+    /// # Errors
+    /// `shutdown`'s error.
+    pub fn end(&mut self) -> io::Result<()> {
+        self.reader.get_mut().shutdown(std::net::Shutdown::Write)
+    }
+
     /// Reads one answer.
     ///
     /// # Errors

@@ -11,31 +11,34 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use ramet_common::SlotIndex;
-use ramet_dataplane::Slot;
 use ramet_dataplane::message::{BodyPlace, HeadBlock, Part};
+use ramet_dataplane::{Slot, SlotRef};
 
 use super::full;
 use crate::chains::Admission;
-use crate::conduct::Arrived;
+use crate::conduct::{Arrived, Stream};
 use crate::exchange::Holdings;
 use crate::flight::Piece;
 use crate::problem::Problem;
+use crate::servers::Rest;
 use crate::worker::Departed;
 
 /// The body of every answer.
 pub(crate) struct AnswerBody {
     now: VecDeque<Bytes>,
-    bytes_left: u64,
-    stream: Option<Stream>,
+    /// How much is still to come, where that is known.
+    bytes_left: Option<u64>,
+    stream: Option<Coming>,
     /// Where a driver watches that the client reads.
     watched: Option<full::Stream>,
     /// Keeps the request among those that run until its last byte has gone.
     _admission: Option<Admission>,
 }
 
-struct Stream {
-    departed: Departed,
-    holdings: Arc<Holdings>,
+/// What is not there yet.
+enum Coming {
+    Chunks { departed: Departed, holdings: Arc<Holdings> },
+    Http(Box<Rest>),
 }
 
 /// The body broke off: its function died. The client must not take what it has for the whole.
@@ -46,7 +49,7 @@ pub(crate) struct BrokenOff;
 impl AnswerBody {
     /// A body that is not in a slot.
     pub(crate) fn full(bytes: Bytes) -> Self {
-        let bytes_left = bytes.len() as u64;
+        let bytes_left = Some(bytes.len() as u64);
         Self { now: VecDeque::from([bytes]), bytes_left, stream: None, watched: None, _admission: None }
     }
 
@@ -57,27 +60,40 @@ impl AnswerBody {
 
     /// No body, whatever the function wrote. What it wrote is free again.
     fn none() -> Self {
-        Self { now: VecDeque::new(), bytes_left: 0, stream: None, watched: None, _admission: None }
+        Self { now: VecDeque::new(), bytes_left: Some(0), stream: None, watched: None, _admission: None }
     }
 
     pub(super) fn from_slots(arrived: Arrived, holdings: &Arc<Holdings>, admission: Admission) -> Self {
-        let bytes_left = arrived.message.body.bytes();
-        let now = match arrived.message.body {
-            BodyPlace::Inline { bytes: 0, .. } => VecDeque::new(),
-            BodyPlace::Inline { offset, bytes } => {
-                VecDeque::from([SlotBytes::hand_out(holdings, arrived.head.slot, offset, bytes, Release::AtEnd)])
+        let bytes_left = arrived.exact_bytes();
+        let now = match (&arrived.message.body, arrived.head) {
+            (BodyPlace::Parts(parts), _) => {
+                let release = |part| if is_last_use(parts, part) { Release::AtOnce } else { Release::AtEnd };
+                parts.iter().map(|part| part_bytes(holdings, part, release(part))).collect()
             }
-            BodyPlace::Parts(parts) => parts
-                .iter()
-                .map(|part| {
-                    let release = if is_last_use(&parts, part) { Release::AtOnce } else { Release::AtEnd };
-                    SlotBytes::hand_out(holdings, part.slot, part.offset as usize, part.bytes as usize, release)
-                })
-                .collect(),
+            (body, Some(head)) => pieces_of(body, head, holdings),
+            (BodyPlace::Inline { .. }, None) => VecDeque::new(),
         };
-        let stream = arrived.stream.map(|departed| Stream { departed, holdings: Arc::clone(holdings) });
+        let stream = arrived.stream.map(|stream| match stream {
+            Stream::Chunks(departed) => Coming::Chunks { departed, holdings: Arc::clone(holdings) },
+            Stream::Http(rest) => Coming::Http(rest),
+        });
         Self { now, bytes_left, stream, watched: None, _admission: Some(admission) }
     }
+}
+
+/// The bytes of a body, where they are. Its slots stay the request's.
+pub(crate) fn pieces_of(body: &BodyPlace, head: SlotRef, holdings: &Arc<Holdings>) -> VecDeque<Bytes> {
+    match body {
+        BodyPlace::Inline { bytes: 0, .. } => VecDeque::new(),
+        BodyPlace::Inline { offset, bytes } => {
+            VecDeque::from([SlotBytes::hand_out(holdings, head.slot, *offset, *bytes, Release::AtEnd)])
+        }
+        BodyPlace::Parts(parts) => parts.iter().map(|part| part_bytes(holdings, part, Release::AtEnd)).collect(),
+    }
+}
+
+fn part_bytes(holdings: &Arc<Holdings>, part: &Part, release: Release) -> Bytes {
+    SlotBytes::hand_out(holdings, part.slot, part.offset as usize, part.bytes as usize, release)
 }
 
 /// Whether a slot is named by one part only, so that it is free once that part is written.
@@ -140,8 +156,13 @@ pub(crate) fn respond(
         headers.append(name, value);
     }
     let is_empty = matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
-    if *method == Method::HEAD && arrived.stream.is_none() && !is_empty && !headers.contains_key(CONTENT_LENGTH) {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(arrived.message.body.bytes()));
+    if *method == Method::HEAD
+        && !is_empty
+        && !headers.contains_key(CONTENT_LENGTH)
+        && !matches!(arrived.stream, Some(Stream::Http(_)))
+        && let Some(bytes) = arrived.exact_bytes()
+    {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes));
     }
     let body = if *method == Method::HEAD || is_empty {
         AnswerBody::none()
@@ -154,24 +175,34 @@ pub(crate) fn respond(
 impl AnswerBody {
     fn next_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, BrokenOff>>> {
         if let Some(bytes) = self.now.pop_front() {
-            self.bytes_left = self.bytes_left.saturating_sub(bytes.len() as u64);
+            self.sent(&bytes);
             return Poll::Ready(Some(Ok(bytes)));
         }
-        let Some(stream) = &self.stream else { return Poll::Ready(None) };
-        match ready!(stream.departed.poll_piece(context)) {
-            Piece::Bytes { slot, bytes } => {
-                let bytes = SlotBytes::hand_out(&stream.holdings, slot.slot, 0, bytes as usize, Release::AtOnce);
-                Poll::Ready(Some(Ok(bytes)))
-            }
-            Piece::End => {
-                self.stream = None;
-                Poll::Ready(None)
-            }
-            Piece::Broken => {
-                self.stream = None;
-                Poll::Ready(Some(Err(BrokenOff)))
-            }
+        let piece = match &mut self.stream {
+            None => None,
+            Some(Coming::Chunks { departed, holdings }) => match ready!(departed.poll_piece(context)) {
+                Piece::Bytes { slot, bytes } => {
+                    Some(Ok(SlotBytes::hand_out(holdings, slot.slot, 0, bytes as usize, Release::AtOnce)))
+                }
+                Piece::End => None,
+                Piece::Broken => Some(Err(BrokenOff)),
+            },
+            Some(Coming::Http(rest)) => ready!(rest.poll_piece(context)).map(|piece| {
+                piece.map_err(|error| {
+                    tracing::debug!(%error, "an answer broke off");
+                    BrokenOff
+                })
+            }),
+        };
+        match &piece {
+            Some(Ok(bytes)) => self.sent(bytes),
+            Some(Err(_)) | None => self.stream = None,
         }
+        Poll::Ready(piece)
+    }
+
+    fn sent(&mut self, bytes: &Bytes) {
+        self.bytes_left = self.bytes_left.map(|left| left.saturating_sub(bytes.len() as u64));
     }
 }
 
@@ -191,11 +222,16 @@ impl Body for AnswerBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.now.is_empty() && self.stream.is_none()
+        let is_over = match &self.stream {
+            None => true,
+            Some(Coming::Chunks { .. }) => false,
+            Some(Coming::Http(rest)) => rest.is_end(),
+        };
+        self.now.is_empty() && is_over
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.stream.is_some() { SizeHint::new() } else { SizeHint::with_exact(self.bytes_left) }
+        self.bytes_left.map_or_else(SizeHint::new, SizeHint::with_exact)
     }
 }
 

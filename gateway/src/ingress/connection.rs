@@ -148,7 +148,7 @@ async fn encrypted(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, ope
 
 async fn in_full<I>(worker: &Rc<Worker>, io: I, unread: BytesMut, client: Rc<Client>, open: &Open)
 where
-    I: AsyncRead + AsyncWrite + Unpin + 'static,
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let streams = Rc::<full::Streams>::default();
     let answer = |request| service::answer(Rc::clone(worker), Rc::clone(&client), streams.begin(), request);

@@ -234,6 +234,10 @@ impl Lane<'_> {
         // A refusal is only simple if there is no body to wait for.
         match &accepted {
             Ok(accepted) if body_bytes > accepted.body_bytes_max() => return None,
+            // It goes on while it comes, which is hyper's.
+            Ok(accepted) if body_bytes > COPY_BYTES_MAX as u64 && accepted.journey.streams_to().is_some() => {
+                return None;
+            }
             Err(_) if body_bytes > (self.unread().len() - head_bytes) as u64 => return None,
             Ok(_) | Err(_) => {}
         }
@@ -316,8 +320,7 @@ impl Lane<'_> {
 
     fn write_head(&self, out: &mut Vec<u8>, arrived: &Arrived, ends: Ends) -> Result<(StatusCode, Framing), Problem> {
         let status = status_of(arrived)?;
-        let bytes = arrived.stream.is_none().then(|| arrived.message.body.bytes());
-        let framing = Framing::of(status, bytes);
+        let framing = Framing::of(status, arrived.exact_bytes());
         let mut head = HeadWriter::new(out, status);
         for header in end_to_end(&arrived.message.block, "") {
             let (name, value) = header?;
@@ -349,7 +352,7 @@ impl Lane<'_> {
 
 /// Where an answer's body is, if it is in its head's slot.
 fn inline(arrived: &Arrived, holdings: &Holdings) -> Option<(Slot, usize, usize)> {
-    let SlotRef { slot, .. } = arrived.head;
+    let SlotRef { slot, .. } = arrived.head?;
     match arrived.message.body {
         BodyPlace::Inline { offset, bytes } if arrived.stream.is_none() => Some((holdings.slot(slot)?, offset, bytes)),
         BodyPlace::Inline { .. } | BodyPlace::Parts(_) => None,

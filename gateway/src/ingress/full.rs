@@ -40,7 +40,7 @@ pub(super) async fn serve<I, F>(
     answer: impl Fn(Request<Incoming>) -> F,
     ends: impl Future<Output = ()>,
 ) where
-    I: AsyncRead + AsyncWrite + Unpin + 'static,
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Future<Output = Response<AnswerBody>> + 'static,
 {
     let settings = &worker.shared.settings;
@@ -71,8 +71,8 @@ pub(super) async fn serve<I, F>(
             .header_read_timeout(patience)
             .max_buf_size(settings.header_bytes_max.max(8192))
             .keep_alive(true);
-        let served = pin!(builder.serve_connection(io, service));
-        until_ended(served, http1::Connection::graceful_shutdown, ends, std::future::pending).await;
+        let served = pin!(builder.serve_connection(io, service).with_upgrades());
+        until_ended(served, http1::UpgradeableConnection::graceful_shutdown, ends, std::future::pending).await;
     }
 }
 

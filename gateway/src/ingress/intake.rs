@@ -13,13 +13,13 @@ use crate::problem::Problem;
 
 /// What bounds the body of a request.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct BodyLimits {
+pub(crate) struct BodyLimits {
     /// The longest body.
-    pub(super) bytes_max: u64,
+    pub(crate) bytes_max: u64,
     /// The longest wait for the next piece.
-    pub(super) pause_max: Duration,
+    pub(crate) pause_max: Duration,
     /// When all of it has to be there.
-    pub(super) deadline: Instant,
+    pub(crate) deadline: Instant,
 }
 
 impl BodyLimits {
@@ -30,7 +30,7 @@ impl BodyLimits {
 }
 
 /// Where a body comes from.
-pub(super) trait Source {
+pub(crate) trait Source {
     /// Writes the body's next bytes at `offset` of `slot`, at most `bytes_max`; returns how many, 0 at the end. A body
     /// that breaks off is an error.
     async fn fill(
@@ -43,7 +43,7 @@ pub(super) trait Source {
 }
 
 /// Takes the body in and writes the message; returns its head and the envelope as written.
-pub(super) async fn take_in(
+pub(crate) async fn take_in(
     holdings: &Arc<Holdings>,
     envelope: Envelope,
     block: &[u8],

@@ -3,16 +3,17 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use httparse::Header;
 use ramet_dataplane::SlotRef;
 use ramet_dataplane::clock;
-use ramet_dataplane::message::{BlockWriter, Envelope, MessageError};
+use ramet_dataplane::message::{BlockWriter, Envelope, HeadBlock, MessageError};
 use tokio::time::Instant;
 
 use super::intake::{self, BodyLimits, Source};
 use crate::chains::{Admission, Chain, ChainTable, NoChain};
-use crate::conduct::Journey;
+use crate::conduct::{Journey, Outset};
 use crate::exchange::Holdings;
 use crate::problem::Problem;
 use crate::worker::Worker;
@@ -136,6 +137,19 @@ impl Head<'_> {
 }
 
 impl Accepted {
+    /// What its first step needs if it reads the body while it comes.
+    pub(super) fn outset(&self) -> Option<Outset> {
+        let function = self.journey.streams_to()?;
+        // It was written a moment ago.
+        let block = HeadBlock::parse(self.block.clone()).ok()?;
+        Some(Outset { block, envelope: self.envelope, function })
+    }
+
+    /// The longest wait for the client's next bytes.
+    pub(super) fn pause_max(&self) -> Duration {
+        self.limits.pause_max
+    }
+
     /// The longest body that the chain takes.
     pub(super) fn body_bytes_max(&self) -> u64 {
         self.limits.bytes_max

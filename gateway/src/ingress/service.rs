@@ -15,10 +15,12 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::answer::{AnswerBody, respond};
-use super::full;
 use super::intake::{BodyLimits, Source};
 use super::request::{Accepted, Client, Head, is_host};
+use super::{full, tunnel};
+use crate::conduct::Outset;
 use crate::problem::Problem;
+use crate::servers::ClientBody;
 use crate::worker::Worker;
 
 /// Answers a request. Every accepted request gets exactly one answer.
@@ -62,6 +64,9 @@ async fn answer_unwatched(worker: &Rc<Worker>, client: &Client, request: Request
 
 async fn through_chain(accepted: Accepted, request: Request<Incoming>) -> Result<Response<AnswerBody>, Problem> {
     let method = request.method().clone();
+    if let Some(outset) = accepted.outset() {
+        return through_server(accepted, outset, request, &method).await;
+    }
     let awaits_continue = request.headers().contains_key(EXPECT);
     let body = request.into_body();
     let exact = body.size_hint().exact();
@@ -73,6 +78,30 @@ async fn through_chain(accepted: Accepted, request: Request<Incoming>) -> Result
     let (head, envelope) = taken_in?;
     let arrived = accepted.journey.run(head, envelope).await?;
     respond(arrived, &accepted.journey.holdings, accepted.admission, &method)
+}
+
+/// The first step reads the body while the client sends it.
+async fn through_server(
+    accepted: Accepted,
+    outset: Outset,
+    request: Request<Incoming>,
+    method: &Method,
+) -> Result<Response<AnswerBody>, Problem> {
+    if let Some(protocol) = tunnel::wanted(&request)
+        && let Some(function) = accepted.journey.tunnels_to()
+    {
+        return tunnel::open(accepted, &outset.block, function, protocol, request).await;
+    }
+    let bytes_max = accepted.body_bytes_max();
+    if request.body().size_hint().lower() > bytes_max {
+        if !request.headers().contains_key(EXPECT) {
+            spawn_local(discard(request.into_body()));
+        }
+        return Err(Problem::BodyTooLarge(bytes_max));
+    }
+    let body = ClientBody::new(request.into_body(), bytes_max, accepted.pause_max());
+    let arrived = accepted.journey.run_streaming(outset, body).await?;
+    respond(arrived, &accepted.journey.holdings, accepted.admission, method)
 }
 
 fn headers_of(request: &Request<Incoming>) -> Vec<Header<'_>> {

@@ -143,7 +143,7 @@ pub struct Instance {
     pub function: String,
     /// Its process.
     pub pid: u32,
-    /// `starting`, `ready`, `draining`.
+    /// `starting`, `ready`, `unready`, `draining`.
     pub state: String,
     /// What it was made of: `exec`, `fork`, `remote-fork`.
     pub origin: String,

@@ -4,6 +4,7 @@
 //! It answers each message by `Applied` when it has taken effect *in every worker*. It says `Ready` when it has read
 //! [`ToGateway::Serve`] and accepts connections.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ramet_common::{DomainId, FunctionId, InstanceId, RouteId};
@@ -40,8 +41,20 @@ pub enum ToGateway {
         /// Which.
         domain: DomainId,
     },
-    /// An instance takes requests.
+    /// An instance takes requests; or, where it serves HTTP by itself, has been started and is to be probed.
     Instance(Instance),
+    /// Sockets of an instance's own network, for connections to it. Descriptors: at most
+    /// [`crate::socket::FDS_MAX`], unconnected.
+    Sockets {
+        /// The instance, which was introduced before.
+        instance: InstanceId,
+    },
+    /// An instance that serves HTTP by itself is to be given no more requests.
+    /// [`FromGateway::Relieved`] follows when it has answered those that it has.
+    Relieve {
+        /// Which.
+        instance: InstanceId,
+    },
     /// An instance has left or died: what it held is lost.
     InstanceGone {
         /// Which.
@@ -102,6 +115,18 @@ pub enum FromGateway {
     },
     /// An instance has held an expired request for longer than its `hang_grace`.
     Hung {
+        /// The instance.
+        instance: InstanceId,
+    },
+    /// An instance that serves HTTP by itself was probed, and it is otherwise than before.
+    Probed {
+        /// The instance.
+        instance: InstanceId,
+        /// How it is.
+        health: Health,
+    },
+    /// After [`ToGateway::Relieve`]: the instance has no request any more.
+    Relieved {
         /// The instance.
         instance: InstanceId,
     },
@@ -184,6 +209,61 @@ pub struct Instance {
     pub domain: DomainId,
     /// How long it may hold an expired request.
     pub hang_grace: Duration,
+    /// How it is reached, if it serves HTTP by itself and is on no data plane.
+    pub http: Option<Http>,
+}
+
+/// How an instance that serves HTTP by itself is reached and probed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Http {
+    /// Where it listens.
+    pub address: Address,
+    /// How many requests it may have at once. For an [`Address::Port`], so many [`ToGateway::Sockets`] come.
+    pub concurrency: u32,
+    /// How many more may wait for it.
+    pub queue: u32,
+    /// Whether it is ready; without one it is as soon as it accepts a connection.
+    pub readiness: Option<Probe>,
+    /// Whether it is alive.
+    pub liveness: Option<Probe>,
+}
+
+/// Where an instance listens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Address {
+    /// On this port of 127.0.0.1 in its own network.
+    Port(u16),
+    /// On a unix socket.
+    Socket {
+        /// The socket's path.
+        path: PathBuf,
+        /// Who has to listen there; `None` where all instances are the same user.
+        user: Option<u32>,
+    },
+}
+
+/// A request that has to be answered with 200 to 399.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// Path and query.
+    pub path: String,
+    /// The time between two of them.
+    pub period: Duration,
+    /// How long the answer may take.
+    pub timeout: Duration,
+    /// How many have to fail in a row.
+    pub failure_threshold: u32,
+}
+
+/// How an instance that serves HTTP by itself is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Health {
+    /// It takes requests.
+    Ready,
+    /// It takes none, for this reason.
+    Unready(String),
+    /// It has to be replaced, for this reason.
+    Dead(String),
 }
 
 /// A chain: what the gateway matches requests against.

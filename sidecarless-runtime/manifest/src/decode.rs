@@ -14,6 +14,7 @@ use crate::tree::{Field, Node, Path, Report, SOURCE_BYTES_MAX, Value, nearest, q
 mod chain;
 mod function;
 mod graph;
+mod http;
 pub(crate) mod pool;
 pub(crate) mod scalar;
 mod start;

@@ -6,12 +6,14 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+pub use self::http::{Http, Listen, Probe};
 pub use self::replicas::{REPLICAS_MAX, Replicas};
 pub use self::start::{RemoteFork, Start};
 use crate::name::{Name, QualifiedName};
 use crate::object::Metadata;
 use crate::quantity::{ByteCount, DurationText, serialize_duration};
 
+pub mod http;
 mod replicas;
 mod start;
 
@@ -56,6 +58,9 @@ pub struct FunctionSpec {
     /// a `/` is looked up in PATH.
     #[schemars(with = "Vec<crate::schema::Argument>", length(min = 1, max = COMMAND_MAX))]
     pub command: Vec<String>,
+    /// How the command serves HTTP, where it does so by itself; without it, it links ramet's SDK.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<Http>,
     /// Environment variables, added to the few that the node sets. Names that begin with RAMET_ are the node's.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(with = "crate::schema::Environment", default)]
@@ -140,6 +145,8 @@ impl Default for Restart {
 pub(crate) mod default {
     use std::time::Duration;
 
+    use crate::quantity::duration_text;
+
     pub(crate) const fn concurrency() -> u32 {
         1
     }
@@ -157,6 +164,31 @@ pub(crate) mod default {
     }
 
     pub(crate) const fn idle() -> Duration {
+        Duration::from_secs(30)
+    }
+
+    pub(crate) const HTTP_PORT: u16 = 8080;
+    pub(crate) const READINESS_PERIOD: Duration = Duration::from_secs(1);
+    pub(crate) const LIVENESS_PERIOD: Duration = Duration::from_secs(10);
+    pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+    pub(crate) fn readiness_period_text() -> String {
+        duration_text(READINESS_PERIOD)
+    }
+
+    pub(crate) fn liveness_period_text() -> String {
+        duration_text(LIVENESS_PERIOD)
+    }
+
+    pub(crate) fn probe_timeout_text() -> String {
+        duration_text(PROBE_TIMEOUT)
+    }
+
+    pub(crate) const fn failure_threshold() -> u32 {
+        3
+    }
+
+    pub(crate) const fn start_timeout() -> Duration {
         Duration::from_secs(30)
     }
 

@@ -27,7 +27,7 @@ mod tree;
 pub use chain::{Branch, Chain, ChainSpec, Host, Isolation, Method, Next, PathPrefix, RouteMatch, Run, Step, Target};
 pub use desired::{Desired, Domain, DomainName, RemoveError};
 pub use errors::{Errors, Problem};
-pub use function::{Function, FunctionSpec, RemoteFork, Replicas, Resources, Restart, Start};
+pub use function::{Function, FunctionSpec, Http, Listen, Probe, RemoteFork, Replicas, Resources, Restart, Start};
 pub use name::{Name, NameError, QualifiedName};
 pub use object::{API_VERSION, Kind, Manifests, Metadata, Object, Resource};
 pub use pool::{PoolOverride, PoolSizes};

@@ -19,7 +19,7 @@ fn function_specs() {
         ("comand: [x]", "7:3: spec.comand: unknown field; did you mean \"command\"?"),
         (
             "cpu: 1",
-            "7:3: spec.cpu: unknown field; expected one of command, env, replicas, concurrency, queue, calls, \
+            "7:3: spec.cpu: unknown field; expected one of command, http, env, replicas, concurrency, queue, calls, \
              hangGrace, shutdownGrace, resources, restart, start",
         ),
         ("replicas: many", "7:13: spec.replicas: found \"many\", expected a whole number from 1 to 64"),
@@ -72,6 +72,23 @@ fn function_specs() {
             "restart: { initialBackoff: 1m, maxBackoff: 1s }",
             "7:12: spec.restart: maxBackoff is shorter than initialBackoff",
         ),
+        ("http: 8080", "7:9: spec.http: found the number 8080, expected a map, which may be empty: {}"),
+        ("http: { listen: udp }", "7:19: spec.http.listen: found \"udp\", expected one of \"tcp\", \"unix\""),
+        ("http: { port: 80 }", "7:17: spec.http.port: found the number 80, expected a whole number from 1024 to 65535"),
+        (
+            "http: { listen: unix, port: 8080 }",
+            "7:31: spec.http.port: a port is for `listen: tcp`; with `listen: unix` the path is the node's to choose",
+        ),
+        ("http: { readiness: {} }", "7:22: spec.http.readiness.path: this field is needed"),
+        (
+            "http: { liveness: { path: healthz } }",
+            "7:29: spec.http.liveness.path: found \"healthz\", expected a path that begins with `/`, of visible ASCII \
+             characters, such as /healthz",
+        ),
+        (
+            "http: { liveness: { path: /, failureThreshold: 0 } }",
+            "7:50: spec.http.liveness.failureThreshold: found the number 0, expected a whole number from 1 to 100",
+        ),
         ("env: [A]", "7:8: spec.env: found a list, expected a map of names to texts"),
         ("env: { 1A: x }", "7:10: spec.env.1A: a variable's name has letters, digits and `_`, and no digit first"),
         ("env: { RAMET_X: x }", "7:10: spec.env.RAMET_X: variables that begin with RAMET_ are set by the node"),
@@ -93,6 +110,38 @@ fn function_specs() {
     ] {
         assert_eq!(errors(&function("f", &format!("  command: [x]\n  {field}"))), [expected], "{field}");
     }
+}
+
+#[test]
+fn functions_that_serve_http() {
+    for (field, expected) in [
+        ("start: fork", "8:10: spec.start: a function that serves HTTP by itself cannot be forked; leave `start` out"),
+        (
+            "calls: [f]",
+            "8:10: spec.calls: a function that serves HTTP by itself has no way to call others; leave `calls` out",
+        ),
+        (
+            "env: { PORT: 1 }",
+            "8:8: spec.env: PORT is the node's to set for a function that serves HTTP; use `http: { port: … }`",
+        ),
+    ] {
+        let found = errors(&function("f", &format!("  command: [x]\n  http: {{}}\n  {field}")));
+        assert_eq!(found[0], expected, "{field}");
+    }
+}
+
+#[test]
+fn what_serves_http_cannot_be_called() {
+    let web = function("web", "  command: [x]\n  http: {}");
+    let caller = function("caller", "  command: [x]\n  calls: [web]");
+    let expected = "spec.calls[0]: function \"web\" serves HTTP by itself, so it can be a step of a chain but not be \
+                    called";
+    let found = errors(&format!("{web}{caller}"));
+    assert!(found.len() == 1 && found[0].ends_with(expected), "{found:?}");
+    let before = apply(&format!("{}{caller}", functions(&["web"]))).unwrap();
+    let error = before.apply(&[source(&web)]).expect_err("the caller would have nobody to call");
+    assert!(error.to_string().contains("function \"default/caller\" calls it"), "{error}");
+    before.apply(&[source(&format!("{web}{}", functions(&["caller"])))]).expect("the caller calls no more");
 }
 
 #[test]

@@ -45,6 +45,27 @@ spec:
   start: { remote-fork: { address: "192.0.2.1:7070", handle: 00112233445566778899AABBCCDDEEFF, keyFile: far.key } }
 ---
 apiVersion: ramet.dev/v1alpha1
+kind: Function
+metadata: { name: web, namespace: shop }
+spec:
+  command: [node, server.js]
+  http:
+    port: 3000
+    readiness: { path: "/healthz?full" }
+    liveness: { path: /healthz, period: 5s, timeout: 250ms, failureThreshold: 2 }
+    startTimeout: 1m
+---
+apiVersion: ramet.dev/v1alpha1
+kind: Function
+metadata: { name: site, namespace: shop }
+spec: { command: [nginx], http: { listen: unix } }
+---
+apiVersion: ramet.dev/v1alpha1
+kind: Function
+metadata: { name: plain, namespace: shop }
+spec: { command: [python3, app.py], http: {} }
+---
+apiVersion: ramet.dev/v1alpha1
 kind: Chain
 metadata: { name: order, namespace: shop }
 spec:
@@ -183,9 +204,9 @@ fn objects_know_what_they_are() {
         .iter()
         .map(|object| (object.resource().kind(), object.resource().metadata().qualified_name().to_string()))
         .collect();
-    let kinds = [Kind::Function, Kind::Function, Kind::Function, Kind::Function, Kind::Chain];
-    let expected = ["shop/classify", "shop/prices", "shop/join", "shop/far", "shop/order"];
-    assert_eq!(names, kinds.into_iter().zip(expected.map(str::to_owned)).collect::<Vec<_>>());
+    let functions = ["classify", "prices", "join", "far", "web", "site", "plain"].map(|name| (Kind::Function, name));
+    let expected = functions.into_iter().chain([(Kind::Chain, "order")]);
+    assert_eq!(names, expected.map(|(kind, name)| (kind, format!("shop/{name}"))).collect::<Vec<_>>());
 }
 
 #[test]

@@ -191,7 +191,8 @@ impl Node {
     }
 
     async fn bring_up(&mut self, draft: &Draft) -> Result<(), ChangeError> {
-        let timeout = START_TIMEOUT + READY_MARGIN;
+        let timeout =
+            self.incoming(draft).map(Function::start_timeout).fold(START_TIMEOUT, Duration::max) + READY_MARGIN;
         let chains = self.chains_for_gateway(draft)?;
         let concerned = self.concerned(draft);
         self.wait_for(timeout, |node| node.has_failed(draft) || node.is_drafted_ready(draft, &concerned)).await?;

@@ -13,7 +13,7 @@ use crate::dataplane::copy;
 use crate::domain::{Domain, DomainState};
 use crate::function::{Ancestry, Function, Role};
 use crate::plan::{Plan, PlannedDomain, Running};
-use crate::route::{self, FunctionIds};
+use crate::route::{self, FunctionIds, Speaks};
 use crate::scale::Scale;
 
 /// A change that is being prepared.
@@ -117,7 +117,7 @@ impl Node {
                 Some(id) => id,
                 None => self.ids.function()?,
             };
-            ids.insert(function.manifest.metadata.name.clone(), id);
+            ids.insert(function.manifest.metadata.name.clone(), (id, Speaks::of(&function.manifest)));
             let manifest = Arc::clone(&function.manifest);
             if function.kept.is_some() {
                 draft.kept.insert(id, manifest);
@@ -144,7 +144,7 @@ impl Node {
         }
         for function in &draft.incoming {
             if let Some(function) = self.functions.get_mut(function).filter(|function| function.domain == domain) {
-                let callee = |name: &Name| Some((name.to_string(), *ids.get(name)?));
+                let callee = |name: &Name| Some((name.to_string(), ids.get(name)?.0));
                 function.calls = function.manifest.spec.calls.iter().filter_map(callee).collect();
             }
         }

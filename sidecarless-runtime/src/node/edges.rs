@@ -9,6 +9,7 @@ use ramet_dataplane::route::Work;
 
 use super::Node;
 use crate::dataplane::DataPlaneError;
+use crate::route::Speaks;
 
 /// The hops that a route takes without the gateway.
 pub(super) fn of_route(route: &Route) -> HashSet<Edge> {
@@ -53,7 +54,7 @@ impl Node {
         for live in self.routes.values() {
             wanted.extend(of_route(&live.route));
         }
-        for function in self.functions.values() {
+        for function in self.functions.values().filter(|function| function.speaks() == Speaks::Descriptors) {
             wanted.extend(Self::gateway_edges(function.id));
             for &(_, callee) in &function.calls {
                 // The call goes there, the answer comes back.
@@ -68,6 +69,8 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
+
     use ramet_common::{DomainId, RouteId};
     use ramet_dataplane::route::{Branch, Next, Step, Target};
 
@@ -85,7 +88,7 @@ mod tests {
             step(Work::Parallel(vec![branch(3), branch(4)]), Target::Step(3)),
             step(function(5), Target::Reply),
         ];
-        let route = Route { id: RouteId(1), domain: DomainId(1), chain: String::new(), steps };
+        let route = Route { id: RouteId(1), domain: DomainId(1), chain: String::new(), steps, http: BTreeSet::new() };
         let edges: Vec<_> = of_route(&route).into_iter().collect();
         assert_eq!(edges, [Edge { from: FunctionId(1), to: FunctionId(2) }], "the gateway runs the branches");
     }

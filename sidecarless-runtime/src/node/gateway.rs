@@ -101,6 +101,8 @@ impl Node {
             FromGateway::Hung { instance } => {
                 self.condemn(instance, "it held a request for longer than its hangGrace after the deadline");
             }
+            FromGateway::Probed { instance, health } => self.hear_probed(instance, health),
+            FromGateway::Relieved { instance } => self.hear_relieved(instance),
             FromGateway::WantMetrics => {
                 let text = self.metrics();
                 self.tell_gateway(ToGateway::Metrics { text }, Vec::new());

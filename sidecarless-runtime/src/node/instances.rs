@@ -15,15 +15,20 @@ use crate::event::Word;
 use crate::function::{Function, Occupant, Role};
 use crate::instance::{Instance, Stage};
 use crate::metrics::StartPhase;
+use crate::route::Speaks;
 use crate::timers::Timer;
 
 /// How long an instance that was asked to end may take once it holds nothing any more.
-const END_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Node {
     /// Says something to an instance, and returns its number. One that cannot be spoken to is killed.
     pub(super) fn tell(&mut self, id: InstanceId, message: ToInstance, fds: Vec<OwnedFd>) -> u64 {
         let Some(instance) = self.instances.get_mut(&id) else { return UNSENT };
+        if instance.speaks == Speaks::Http {
+            // It would not know what to do with it.
+            return UNSENT;
+        }
         let sequence = match instance.process.conversation.say(message, fds) {
             Ok(sequence) => sequence,
             Err(error) => {
@@ -122,7 +127,7 @@ impl Node {
         let Some(instance) = self.instances.get(&id) else { return };
         match instance.stage {
             Stage::Joining if self.is_known_everywhere(instance) => self.publish(id),
-            Stage::Unpublishing if self.is_unpublished(id) => {
+            Stage::Unpublishing if instance.speaks == Speaks::Descriptors && self.is_unpublished(id) => {
                 self.set_stage(id, Stage::Stopping);
                 self.tell(id, ToInstance::Stop, Vec::new());
             }
@@ -138,8 +143,9 @@ impl Node {
 
     /// Whether a message to the instance would be understood, and could be followed by all that it leads to.
     fn is_known_everywhere(&self, instance: &Instance) -> bool {
+        let welcomed = |sequence| instance.process.conversation.is_applied(sequence);
         instance.is_willing
-            && instance.welcomed.is_some_and(|sequence| instance.process.conversation.is_applied(sequence))
+            && (instance.speaks == Speaks::Http || instance.welcomed.is_some_and(welcomed))
             && instance.introduced.is_some_and(|sequence| self.gateway_applied(sequence))
             && self.lanes_are_laid(instance.id)
     }
@@ -168,7 +174,8 @@ impl Node {
     }
 
     fn update_replicas(&mut self, function: FunctionId, domain: ramet_common::DomainId) {
-        let Some(members) = self.functions.get(&function) else { return };
+        let speaks_descriptors = |function: &&Function| function.speaks() == Speaks::Descriptors;
+        let Some(members) = self.functions.get(&function).filter(speaks_descriptors) else { return };
         let ready: Vec<_> = members.instances().filter(|id| self.stage(*id) == Some(Stage::Ready)).collect();
         self.plane.set_replicas(function, domain, &ready);
     }
@@ -191,6 +198,10 @@ impl Node {
                 let (function, domain) = (instance.function, instance.domain);
                 let grace = self.functions.get(&function).map(|function| function.manifest.spec.shutdown_grace);
                 self.timers.set(Instant::now() + grace.unwrap_or_default(), Timer::Grace(id));
+                if instance.speaks == Speaks::Http {
+                    self.tell_gateway(ToGateway::Relieve { instance: id }, Vec::new());
+                    return;
+                }
                 self.update_replicas(function, domain);
                 self.close_lanes_to(id);
                 self.touched.insert(id);
@@ -284,14 +295,19 @@ impl Node {
 
     /// Whether every sender can reach an instance.
     pub(super) fn is_ready(&self, id: InstanceId) -> bool {
-        self.stage(id) == Some(Stage::Ready) && self.is_reached(id)
+        let takes_requests = |instance: &Instance| instance.stage == Stage::Ready && instance.unready.is_none();
+        self.instances.get(&id).is_some_and(takes_requests) && self.is_reached(id)
     }
 
     /// Something is due.
     pub(super) fn fire(&mut self, timer: Timer) {
         match timer {
             Timer::Start(id) if self.stage(id).is_some_and(|stage| stage < Stage::Ready) => {
-                self.condemn(id, &format!("it was not ready within {START_TIMEOUT:?}"));
+                let function = self.instances.get(&id).and_then(|instance| self.functions.get(&instance.function));
+                let timeout = function.map_or(START_TIMEOUT, Function::start_timeout);
+                let unready = self.instances.get(&id).and_then(|instance| instance.unready.clone());
+                let why = unready.map_or_else(String::new, |why| format!(": {why}"));
+                self.condemn(id, &format!("it was not ready within {timeout:?}{why}"));
             }
             Timer::Start(_) => {}
             Timer::Answer(id) => self.check_answers(id),

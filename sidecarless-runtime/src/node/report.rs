@@ -66,7 +66,10 @@ impl Node {
         let without = current.filter(|function| self.ready_instances(function) == 0);
         missing.extend(without.map(|function| match &function.failure {
             Some(failure) => format!("function {}: {failure}", function.name()),
-            None => format!("function {}", function.name()),
+            None => match self.why_unready(function) {
+                Some(why) => format!("function {}: {why}", function.name()),
+                None => format!("function {}", function.name()),
+            },
         }));
         missing
     }
@@ -112,7 +115,7 @@ impl Node {
             ready: failed.is_none() && !versions.is_empty(),
             message: match failed {
                 Some(Function { failure: Some(failure), .. }) => failure.clone(),
-                Some(_) => "no instance is ready yet".to_owned(),
+                Some(function) => self.why_unready(function).unwrap_or("no instance is ready yet").to_owned(),
                 None => versions
                     .iter()
                     .find_map(|function| function.start_problem.as_ref())
@@ -125,6 +128,11 @@ impl Node {
             restarts: self.restarts.get(name).copied().unwrap_or_default(),
             routes: Vec::new(),
         }
+    }
+
+    /// Why an instance of a function is not ready, in the gateway's words.
+    fn why_unready(&self, function: &Function) -> Option<&str> {
+        function.instances().find_map(|id| self.instances.get(&id)?.unready.as_deref())
     }
 
     fn chain_status(&self, chain: &manifest::Chain) -> Status {
@@ -164,6 +172,7 @@ impl Node {
     /// What people are told of an instance's stage.
     pub(super) fn state_of(&self, instance: &Instance) -> &'static str {
         match instance.stage {
+            Stage::Ready if instance.unready.is_some() => "unready",
             Stage::Ready if self.is_reached(instance.id) => "ready",
             Stage::Starting | Stage::Joining | Stage::Ready => "starting",
             Stage::Unpublishing | Stage::Stopping | Stage::Ending => "draining",

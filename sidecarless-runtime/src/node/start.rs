@@ -18,8 +18,9 @@ use crate::gateway_process;
 use crate::ids::NoRoom;
 use crate::instance::{Instance, Origin, Stage};
 use crate::metrics::StartPhase;
-use crate::process::{Process, StartError};
+use crate::process::{Process, StartError, Started, Stdin};
 use crate::program::{self, Launch, NotFound};
+use crate::server::{self, FolderError};
 use crate::timers::Timer;
 
 /// How many bytes of routes a `Join` carries; more follow in messages of their own.
@@ -36,6 +37,8 @@ pub(super) enum LaunchError {
     Start(#[from] StartError),
     #[error("cannot make its sockets and pipes: {0}; is the supervisor's limit of open files reached?")]
     Descriptors(#[from] std::io::Error),
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     #[error(transparent)]
     Brood(#[from] Box<BroodError>),
 }
@@ -81,12 +84,16 @@ impl Node {
     fn launch_as(&mut self, id: InstanceId, function: FunctionId) -> Result<(), LaunchError> {
         let Some(function) = self.functions.get(&function) else { return Ok(()) };
         let begun = Instant::now();
-        let launch = Launch::new(&function.manifest, id)?;
+        let http = function.manifest.spec.http.as_ref();
+        let way = http.map(|http| server::Way::new(http, id, &self.settings)).transpose()?;
+        let launch = Launch::new(&function.manifest, id, way.as_ref())?;
+        let stdin = if way.is_some() { Stdin::Nothing } else { Stdin::Conversation };
         let sandbox = program::sandbox(&function.manifest, id, &self.settings, self.plane.kind());
         let program = |stdin| launch.with_stdin(stdin);
         let event = move |word| Event::Instance(id, word);
         let habitat = self.habitat_for(function);
-        let (process, captured) = Process::start(program, &sandbox, habitat, self.events.clone(), event)?;
+        let Started { process, captured, sockets } =
+            Process::start(program, stdin, &sandbox, habitat, self.events.clone(), event)?;
         let name = function.name();
         for (part, errno) in process.report.refused() {
             tracing::debug!(function = %name, instance = %id, "the sandbox goes without its {part}: {errno}");
@@ -101,12 +108,21 @@ impl Node {
         instance.started = begun;
         self.watch_start(&instance);
         self.instances.insert(id, instance);
+        if let Some(way) = way {
+            self.introduce_server(id, &way, sockets);
+            // Its folder is there for as long as it is.
+            if let Some(instance) = self.instances.get_mut(&id) {
+                instance.way = Some(way);
+            }
+        }
         Ok(())
     }
 
     /// Ends an instance that does not get ready.
     pub(super) fn watch_start(&mut self, instance: &Instance) {
-        self.timers.set(instance.started + START_TIMEOUT, Timer::Start(instance.id));
+        let function = self.functions.get(&instance.function);
+        let timeout = function.map_or(START_TIMEOUT, Function::start_timeout);
+        self.timers.set(instance.started + timeout, Timer::Start(instance.id));
     }
 
     /// Makes an instance's place on the data plane, and tells it and the gateway.
@@ -141,6 +157,7 @@ impl Node {
             name: join.name.clone(),
             domain: function.domain,
             hang_grace: function.manifest.spec.hang_grace,
+            http: None,
         };
         let told: BTreeSet<_> = join.routes.iter().chain(&later).map(|route| route.id).collect();
         let mut welcomed = self.tell(id, ToInstance::Join(Box::new(join)), fds);

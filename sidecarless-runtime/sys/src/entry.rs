@@ -18,6 +18,7 @@ use rustix::thread::{
 };
 use seccompiler::BpfProgram;
 
+use crate::loopback;
 use crate::report::{Outcome, Part};
 use crate::sandbox::{Limits, Network, User};
 
@@ -63,6 +64,8 @@ pub(crate) struct Entry {
     pub(crate) user: Option<User>,
     pub(crate) network: Network,
     pub(crate) limits: Limits,
+    /// Where sockets of the child's own network go, if it gets one.
+    pub(crate) sockets_way: Option<OwnedFd>,
     /// The lines for `uid_map` and `gid_map`, where the child makes a user namespace.
     pub(crate) user_map: Option<UserMap>,
     pub(crate) filters: [BpfProgram; 2],
@@ -88,10 +91,12 @@ impl Entry {
 
     fn enter(&self) -> Result<(), Errno> {
         self.must(Part::Session, setsid().map(drop))?;
-        umask(Mode::RWXG | Mode::RWXO);
+        // A user of the child's own has a group of its own.
+        umask(if self.user.is_some() { Mode::RWXO } else { Mode::RWXG | Mode::RWXO });
         self.must(Part::Descriptors, close_on_exec_from(3))?;
         let in_user_namespace = self.enter_user_namespace();
         self.enter_namespaces();
+        self.enter_own_network()?;
         self.must(Part::Limits, self.limit())?;
         if self.user.is_some() || in_user_namespace {
             let processes = self.limits.processes;
@@ -141,6 +146,15 @@ impl Entry {
         if self.network == Network::None {
             self.may(Part::NetworkNamespace, unshare(UnshareFlags::NEWNET));
         }
+    }
+
+    /// A network that others can be connected to. Somebody else's would be no substitute.
+    fn enter_own_network(&self) -> Result<(), Errno> {
+        let (Network::Own { sockets }, Some(way)) = (self.network, &self.sockets_way) else { return Ok(()) };
+        let entered = unshare(UnshareFlags::NEWNET)
+            .and_then(|()| loopback::switch_on())
+            .and_then(|()| loopback::hand_out(sockets, way));
+        self.must(Part::NetworkNamespace, entered)
     }
 
     fn limit(&self) -> Result<(), Errno> {

@@ -2,10 +2,11 @@
 //! care; stopped and looked into; their memory read, their page faults answered.
 //!
 //! Reading order: [`sandbox`] says what a child is kept from, [`seccomp`] which system calls that means, [`report`]
-//! what of it was obtained; [`mod@spawn`] starts a child; `entry` is what runs in the child between fork and exec, and
-//! `namespace` what the parent does for it; [`pidfd`] ends and reaps it. [`ptrace`] stops threads of other processes,
-//! [`memory`] and [`pagemap`] look into them, [`userfault`] gives them their pages, which an [`arena`] misses here;
-//! [`copy`] makes new ones, and [`events`] what tells them of signals and times; [`call`] is how these fail.
+//! what of it was obtained; [`mod@spawn`] starts a child; `entry` is what runs in the child between fork and exec,
+//! `loopback` the part of it about the network, and `namespace` what the parent does for it; [`pidfd`] ends and reaps
+//! it. [`ptrace`] stops threads of other processes, [`memory`] and [`pagemap`] look into them, [`userfault`] gives them
+//! their pages, which an [`arena`] misses here; [`copy`] makes new ones, and [`events`] what tells them of signals and
+//! times; [`call`] is how these fail.
 //!
 //! # Invariants that SAFETY comments name
 //!
@@ -40,6 +41,7 @@ pub mod thread;
 pub mod userfault;
 
 mod entry;
+mod loopback;
 mod namespace;
 
 pub use call::CallError;

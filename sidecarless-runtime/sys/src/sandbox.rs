@@ -34,6 +34,12 @@ pub struct User {
 pub enum Network {
     /// None. Descriptors of sockets that it is given still work.
     None,
+    /// One of its own, in which there is nothing but itself: it can listen on 127.0.0.1, and only who has one of these
+    /// sockets can connect to it. A child that cannot have this network is not started.
+    Own {
+        /// How many unconnected TCP sockets of that network the caller gets ([`crate::Child::sockets`]).
+        sockets: u32,
+    },
     /// The host's.
     Host,
 }

@@ -14,10 +14,11 @@ use rustix::io::Errno;
 use rustix::process::{PidfdFlags, getegid, geteuid, getpid, pidfd_open};
 
 use crate::entry::{Entry, Image, RECORD_BYTES, Record, UserMap};
+use crate::loopback;
 use crate::namespace::ProcessNamespace;
 use crate::pidfd::Pidfd;
 use crate::report::{Outcome, Part, SandboxReport};
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Network, Sandbox};
 use crate::seccomp;
 
 /// A program and what it starts with.
@@ -57,6 +58,9 @@ pub struct Child {
     pub captured: Option<Captured>,
     /// What of the sandbox it got.
     pub report: SandboxReport,
+    /// Unconnected TCP sockets of its own network, if it has one: whoever connects one to 127.0.0.1 connects to the
+    /// child.
+    pub sockets: Vec<OwnedFd>,
 }
 
 /// What a child writes.
@@ -151,8 +155,14 @@ fn spawn_in(program: Program, sandbox: &Sandbox, neighbour: Option<BorrowedFd<'_
         Output::Captured => Some(capture(&mut command)?),
         Output::Inherited => None,
     };
-    let (result, records) = start(command, sandbox, Some(image), neighbour)?;
+    let way = match sandbox.network {
+        Network::Own { .. } => Some(loopback::way().map_err(system("socketpair"))?),
+        Network::None | Network::Host => None,
+    };
+    let (near, far) = way.map_or((None, None), |(near, far)| (Some(near), Some(far)));
+    let (result, records) = start(command, sandbox, Some(image), neighbour, far)?;
     let child = result.map_err(|error| gave_up(path, error, &records))?;
+    let sockets = near.map_or_else(|| Ok(Vec::new()), |near| loopback::collect(&near));
     let pidfd = match Pidfd::of_child(child.id()) {
         Ok(pidfd) => pidfd,
         Err(error) => {
@@ -160,7 +170,13 @@ fn spawn_in(program: Program, sandbox: &Sandbox, neighbour: Option<BorrowedFd<'_
             return Err(system("pidfd_open")(error));
         }
     };
-    Ok(Child { pid: child.id(), pidfd, captured, report: outcomes(&records) })
+    match sockets {
+        Ok(sockets) => Ok(Child { pid: child.id(), pidfd, captured, report: outcomes(&records), sockets }),
+        Err(error) => {
+            abandon(child);
+            Err(system("recvmsg")(error))
+        }
+    }
 }
 
 fn capture(command: &mut Command) -> Result<Captured, SpawnError> {
@@ -177,7 +193,7 @@ fn capture(command: &mut Command) -> Result<Captured, SpawnError> {
 pub fn probe(sandbox: &Sandbox) -> Result<SandboxReport, SpawnError> {
     let mut command = Command::new("/");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let (result, records) = start(command, sandbox, None, None)?;
+    let (result, records) = start(command, sandbox, None, None, None)?;
     match result {
         Ok(child) => abandon(child),
         Err(error) if error.raw_os_error() == Some(Errno::CANCELED.raw_os_error()) => {}
@@ -193,6 +209,7 @@ fn start(
     sandbox: &Sandbox,
     image: Option<Image>,
     neighbour: Option<BorrowedFd<'_>>,
+    sockets_way: Option<OwnedFd>,
 ) -> Result<Started, SpawnError> {
     let (mut report, report_writer) = io::pipe().map_err(system("pipe"))?;
     let is_root = geteuid().is_root();
@@ -212,6 +229,7 @@ fn start(
         user: sandbox.user,
         network: sandbox.network,
         limits: sandbox.limits,
+        sockets_way,
         user_map,
         filters: seccomp::filters().map_err(|error| SpawnError::Filter(error.to_string()))?,
         report: report_writer.into(),

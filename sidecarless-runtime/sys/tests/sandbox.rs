@@ -67,7 +67,7 @@ fn a_child_is_somebody_else_and_can_nothing() {
     assert_eq!(facts["capprm"], "0000000000000000");
     assert_eq!(facts["capinh"], "0000000000000000");
     assert_eq!(facts["session"], "true");
-    assert_eq!(facts["umask"], "0077");
+    assert_eq!(facts["umask"], if geteuid().is_root() { "0007" } else { "0077" });
     if geteuid().is_root() {
         assert_eq!(facts["uid"], "234567 234567 234567 234567");
         assert_eq!(facts["gid"], "234568 234568 234568 234568");
@@ -97,6 +97,37 @@ fn the_report_tells_the_truth_about_namespaces() {
 fn the_gateway_keeps_the_hosts_network() {
     let facts = run("facts", &Sandbox { network: Network::Host, ..sandbox() });
     assert_eq!(facts["ns_net"], own_namespace("net"));
+}
+
+/// What a listener in a child's own network says to a socket that the child has handed out.
+fn ask(socket: &OwnedFd) -> String {
+    let address = std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 4242);
+    rustix::net::connect(socket, &address).expect("connected");
+    let mut said = String::new();
+    File::from(socket.try_clone().expect("dup")).read_to_string(&mut said).expect("text");
+    said
+}
+
+#[test]
+fn a_network_of_its_own_is_reached_by_its_sockets_and_by_nothing_else() {
+    let sandbox = Sandbox { network: Network::Own { sockets: 40 }, ..sandbox() };
+    let mut child = spawn(program(INMATE, "listen"), &sandbox).expect("spawned");
+    assert_eq!(child.report.outcome(Part::NetworkNamespace), Outcome::Applied);
+    assert_eq!(child.sockets.len(), 40, "more than fit one message");
+    let Captured { stdout, .. } = child.captured.take().expect("captured");
+    let mut line = String::new();
+    BufReader::new(stdout).read_line(&mut line).expect("a line");
+    assert_eq!(line, "listens\n");
+    assert!(std::net::TcpStream::connect("127.0.0.1:4242").is_err(), "it is another network than ours");
+    assert_eq!((ask(&child.sockets[0]), ask(&child.sockets[39])), ("inside".to_owned(), "inside".to_owned()));
+    // A socket can be used again and again, which is why they need not be many.
+    for _ in 0..3 {
+        rustix::net::connect_unspec(&child.sockets[0]).expect("disconnected");
+        let _ = rustix::net::sockopt::socket_error(&child.sockets[0]);
+        assert_eq!(ask(&child.sockets[0]), "inside");
+    }
+    child.pidfd.signal(End::Kill).expect("killed");
+    child.pidfd.wait().expect("reaped");
 }
 
 #[test]

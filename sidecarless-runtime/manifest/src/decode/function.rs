@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path as FilePath;
 use std::time::Duration;
 
-use super::{At, Body, Fields, Spec, list, scalar, start};
+use super::{At, Body, Fields, Spec, http, list, scalar, start};
 use crate::function::{
     CALLS_MAX, COMMAND_MAX, CONCURRENCY_MAX, ENV_MAX, FunctionSpec, OPEN_FILES_MAX, PROCESSES_MAX, QUEUE_MAX,
     Resources, Restart, default,
@@ -25,6 +25,7 @@ const RESERVED_ENV_PREFIX: &str = "RAMET_";
 pub(super) fn spec(at: At<'_>, report: &mut Report, base_dir: Option<&FilePath>) -> Option<Spec> {
     let mut fields = Fields::of(at, report, "a map with `command`")?;
     let command = fields.need("command", report, |at, report| command(at, report, base_dir)).unwrap_or_default();
+    let http = fields.get("http", report, http::http);
     let env = fields.get("env", report, env).unwrap_or_default();
     let replicas = fields.get("replicas", report, start::replicas).unwrap_or_default();
     let concurrency = fields.get("concurrency", report, |at, report| scalar::whole(at, report, 1..=CONCURRENCY_MAX));
@@ -42,6 +43,7 @@ pub(super) fn spec(at: At<'_>, report: &mut Report, base_dir: Option<&FilePath>)
     fields.end(report);
     let spec = FunctionSpec {
         command,
+        http,
         env,
         replicas,
         concurrency: concurrency.unwrap_or(default::concurrency()),
@@ -53,6 +55,7 @@ pub(super) fn spec(at: At<'_>, report: &mut Report, base_dir: Option<&FilePath>)
         restart,
         start,
     };
+    http::contradictions(at, report, &spec);
     Some(Spec { body: Body::Function(spec), references, routes: Vec::new() })
 }
 

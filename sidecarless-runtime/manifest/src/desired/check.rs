@@ -1,10 +1,12 @@
 //! What is wrong only when objects are put together.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use super::{CHAINS_MAX, DOMAINS_MAX, Desired, FUNCTIONS_MAX, INSTANCES_MAX};
 use crate::chain::{Chain, Host, PathPrefix, RouteMatch};
 use crate::errors::{PROBLEMS_MAX, Problem};
+use crate::function::Function;
 use crate::name::{Name, QualifiedName};
 use crate::object::{Kind, Object, Resource};
 use crate::source::Reference;
@@ -34,6 +36,7 @@ pub(super) fn problems(
         }
     }
     duplicates(objects, &mut problems);
+    calls_over_http(current, objects, &mut problems);
     route_conflicts(current, objects, &mut problems);
     if problems.is_empty() {
         problems.extend(limits(current, objects));
@@ -76,6 +79,44 @@ fn duplicates(objects: &[Object], problems: &mut Vec<Problem>) {
         let message = format!("{} {} is here twice", resource.kind(), quoted(&name.to_string()));
         if !seen.insert((resource.kind(), name)) {
             problems.push(origin.source.problem(origin.name, "metadata.name".to_owned(), message));
+        }
+    }
+}
+
+/// Calls of functions that serve HTTP by themselves, which only a chain can reach.
+fn calls_over_http(current: &Desired, objects: &[Object], problems: &mut Vec<Problem>) {
+    let new: BTreeMap<QualifiedName, (&Object, &Function)> = objects
+        .iter()
+        .filter_map(|object| match &object.resource {
+            Resource::Function(function) => Some((function.qualified_name(), (object, function))),
+            Resource::Chain(_) => None,
+        })
+        .collect();
+    let serves_http = |name: &QualifiedName| {
+        let known = new.get(name).map(|(_, function)| *function).or_else(|| current.functions.get(name).map(|f| &**f));
+        known.is_some_and(|function| function.spec.http.is_some())
+    };
+    for (name, (object, function)) in &new {
+        let is_call = |reference: &&Reference| function.spec.calls.contains(&reference.function);
+        for reference in object.origin.references.iter().filter(is_call) {
+            let callee = QualifiedName::new(name.namespace.clone(), reference.function.clone());
+            if serves_http(&callee) {
+                let message = format!(
+                    "function {} serves HTTP by itself, so it can be a step of a chain but not be called",
+                    quoted(callee.name.as_str())
+                );
+                problems.push(object.origin.source.problem(reference.place, reference.field.clone(), message));
+            }
+        }
+        let calls_it = |(caller, by): &(&QualifiedName, &Arc<Function>)| {
+            caller.namespace == name.namespace && !new.contains_key(caller) && by.spec.calls.contains(&name.name)
+        };
+        if function.spec.http.is_some()
+            && let Some((caller, _)) = current.functions.iter().find(calls_it)
+        {
+            let caller = quoted(&caller.to_string());
+            let message = format!("function {caller} calls it, which a function that serves HTTP by itself cannot be");
+            problems.push(object.origin.source.problem(object.origin.name, "spec.http".to_owned(), message));
         }
     }
 }

@@ -111,8 +111,13 @@ impl Node {
             retries: 0,
             next: Next::To(if at == last { Target::Reply } else { Target::Step(at as u16 + 1) }),
         });
-        let route =
-            Route { id: RouteId(1), domain: DomainId(0), chain: "default/test".to_owned(), steps: steps.collect() };
+        let route = Route {
+            id: RouteId(1),
+            domain: DomainId(0),
+            chain: "default/test".to_owned(),
+            steps: steps.collect(),
+            http: Default::default(),
+        };
         self.routes = vec![route];
     }
 

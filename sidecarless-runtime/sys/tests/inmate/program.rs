@@ -14,6 +14,7 @@ fn main() {
         Some("wait") => wait(),
         Some("allocate") => allocate(),
         Some("supervise") => supervise(),
+        Some("listen") => listen(),
         other => println!("unknown task {other:?}"),
     }
 }
@@ -121,4 +122,13 @@ fn supervise() {
     println!("pid={}", child.pid);
     let _ = std::io::stdout().flush();
     let _ = std::io::stdin().read(&mut [0]);
+}
+
+/// Says a word to whoever connects to port 4242, as often as somebody does.
+fn listen() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:4242").expect("the loopback device is on");
+    println!("listens");
+    for connection in listener.incoming() {
+        let _ = connection.and_then(|mut connection| connection.write_all(b"inside"));
+    }
 }

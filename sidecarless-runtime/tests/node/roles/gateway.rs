@@ -131,7 +131,8 @@ impl Gateway {
                     let _ = waiting.send(text);
                 }
             }
-            ToGateway::Readiness { .. } => {}
+            ToGateway::Readiness { .. } | ToGateway::Sockets { .. } => {}
+            ToGateway::Relieve { instance } => self.say(&FromGateway::Relieved { instance }),
         }
     }
 
@@ -248,6 +249,8 @@ fn headline(message: &ToGateway) -> String {
         ToGateway::DomainGone { domain } => format!("domain-gone {domain}"),
         ToGateway::Instance(instance) => format!("instance {} {}", instance.instance, instance.name),
         ToGateway::InstanceGone { instance } => format!("instance-gone {instance}"),
+        ToGateway::Sockets { instance } => format!("sockets {instance}"),
+        ToGateway::Relieve { instance } => format!("relieve {instance}"),
         ToGateway::Link { worker, link } => {
             let direction = if link.function == FunctionId::GATEWAY { "itself" } else { "function" };
             format!("link {worker} {direction} {} {:?}", link.peer, link.direction)

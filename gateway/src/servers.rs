@@ -1,0 +1,340 @@
+//! Functions that serve HTTP by themselves: their instances, which of them a request goes to, and whose turn it is.
+//!
+//! All workers share them. An instance has as many sockets as requests that it may have in service, so whoever has a
+//! turn finds one, connected or not. Its states: waiting (it has not answered a probe yet) → ready ⇄ unready →
+//! relieved (no more requests) → gone.
+
+mod body;
+mod connection;
+mod exchange;
+mod probe;
+mod stream;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use ramet_common::{FunctionId, InstanceId, Refusal};
+use ramet_control::gateway::{self, FromGateway, Http};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+pub(crate) use body::{ClientBody, Outgoing};
+pub(crate) use connection::{Age, ConnectError};
+pub(crate) use exchange::{Answered, AskError, Exchange, Rest};
+pub(crate) use probe::watch;
+pub(crate) use stream::Stream;
+
+use connection::Sockets;
+
+/// How the supervisor is told something.
+pub(crate) type Say = Arc<dyn Fn(FromGateway) + Send + Sync>;
+
+/// All instances of functions that serve HTTP by themselves.
+pub(crate) struct Servers {
+    by_function: RwLock<HashMap<FunctionId, Vec<Arc<Server>>>>,
+    changed: Notify,
+    say: Say,
+}
+
+/// An instance.
+pub(crate) struct Server {
+    pub(crate) info: gateway::Instance,
+    pub(crate) http: Http,
+    state: AtomicU8,
+    /// Requests that it has or that wait for it.
+    held: AtomicU32,
+    turns: Arc<Semaphore>,
+    sockets: Sockets,
+    say: Say,
+}
+
+/// Where an instance is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum State {
+    Waiting,
+    Ready,
+    Unready,
+    Relieved,
+    Gone,
+}
+
+impl State {
+    fn from_u8(byte: u8) -> Self {
+        [Self::Waiting, Self::Ready, Self::Unready, Self::Relieved]
+            .into_iter()
+            .find(|state| *state as u8 == byte)
+            .unwrap_or(Self::Gone)
+    }
+}
+
+impl Servers {
+    pub(crate) fn new(say: Say) -> Self {
+        Self { by_function: RwLock::default(), changed: Notify::new(), say }
+    }
+
+    /// An instance has been started. It gets no request before it is ready.
+    pub(crate) fn add(&self, info: gateway::Instance, http: Http) -> Arc<Server> {
+        let server = Arc::new(Server {
+            turns: Arc::new(Semaphore::new(http.concurrency as usize)),
+            sockets: Sockets::new(http.address.clone()),
+            state: AtomicU8::new(State::Waiting as u8),
+            held: AtomicU32::new(0),
+            say: Arc::clone(&self.say),
+            info,
+            http,
+        });
+        let mut by_function = self.by_function.write().unwrap_or_else(PoisonError::into_inner);
+        by_function.entry(server.info.function).or_default().push(Arc::clone(&server));
+        server
+    }
+
+    /// Takes sockets for connections to an instance.
+    pub(crate) fn equip(&self, instance: InstanceId, fds: Vec<OwnedFd>) -> Result<(), String> {
+        let server =
+            self.server(instance).ok_or_else(|| format!("there is no instance {instance} that serves HTTP"))?;
+        fds.into_iter().for_each(|fd| server.sockets.add(fd));
+        Ok(())
+    }
+
+    /// Gives an instance no more requests, and says so when it has none.
+    pub(crate) fn relieve(&self, instance: InstanceId) {
+        if let Some(server) = self.server(instance) {
+            server.enter(State::Relieved);
+            server.say_if_relieved();
+        }
+    }
+
+    /// Forgets an instance. Requests that wait for it go elsewhere; those that it has break off by themselves.
+    pub(crate) fn remove(&self, instance: InstanceId) {
+        let mut by_function = self.by_function.write().unwrap_or_else(PoisonError::into_inner);
+        for servers in by_function.values_mut() {
+            servers.retain(|server| {
+                let is_it = server.info.instance == instance;
+                if is_it {
+                    server.enter(State::Gone);
+                    server.turns.close();
+                }
+                !is_it
+            });
+        }
+        by_function.retain(|_, servers| !servers.is_empty());
+    }
+
+    /// A place at the ready instance with the most room.
+    pub(crate) fn choose(&self, function: FunctionId) -> Result<Held, Refusal> {
+        let by_function = self.by_function.read().unwrap_or_else(PoisonError::into_inner);
+        let servers = by_function.get(&function).map(Vec::as_slice).unwrap_or_default();
+        let ready = || servers.iter().filter(|server| server.state() == State::Ready);
+        // Another one may take the last place meanwhile; then the next best is tried.
+        for _ in 0..servers.len() {
+            let best = ready().max_by_key(|server| server.room()).ok_or(Refusal::NoReplica)?;
+            if best.room() == 0 {
+                return Err(Refusal::Full);
+            }
+            if let Some(held) = best.hold() {
+                return Ok(held);
+            }
+        }
+        Err(if ready().next().is_none() { Refusal::NoReplica } else { Refusal::Full })
+    }
+
+    /// Waits until an instance becomes ready.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// An instance has become ready.
+    fn note_change(&self) {
+        self.changed.notify_waiters();
+    }
+
+    /// How many requests each instance has, or has waiting.
+    pub(crate) fn loads(&self) -> Vec<(InstanceId, u32)> {
+        let by_function = self.by_function.read().unwrap_or_else(PoisonError::into_inner);
+        by_function
+            .values()
+            .flatten()
+            .map(|server| (server.info.instance, server.held.load(Ordering::Relaxed)))
+            .collect()
+    }
+
+    fn server(&self, instance: InstanceId) -> Option<Arc<Server>> {
+        let by_function = self.by_function.read().unwrap_or_else(PoisonError::into_inner);
+        by_function.values().flatten().find(|server| server.info.instance == instance).cloned()
+    }
+}
+
+impl fmt::Debug for Servers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Servers").field("loads", &self.loads()).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    fn state(&self) -> State {
+        State::from_u8(self.state.load(Ordering::SeqCst))
+    }
+
+    /// Changes the state. What is relieved or gone stays so.
+    fn enter(&self, to: State) -> bool {
+        let may = |now: u8| (now < State::Relieved as u8 || to as u8 > now).then_some(to as u8);
+        self.state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, may).is_ok_and(|before| before != to as u8)
+    }
+
+    fn is_over(&self) -> bool {
+        self.state() as u8 >= State::Relieved as u8
+    }
+
+    /// How many more requests it may be given.
+    fn room(&self) -> u32 {
+        let capacity = self.http.concurrency.saturating_add(self.http.queue);
+        capacity.saturating_sub(self.held.load(Ordering::SeqCst))
+    }
+
+    fn hold(self: &Arc<Self>) -> Option<Held> {
+        let capacity = self.http.concurrency.saturating_add(self.http.queue);
+        let more = |held: u32| (held < capacity).then_some(held + 1);
+        self.held.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok()?;
+        let held = Held { server: Arc::clone(self) };
+        // It may have been relieved in between; whoever comes last says that it is.
+        (!self.is_over()).then_some(held)
+    }
+
+    fn say_if_relieved(&self) {
+        if self.state() == State::Relieved && self.held.load(Ordering::SeqCst) == 0 {
+            (self.say)(FromGateway::Relieved { instance: self.info.instance });
+        }
+    }
+
+    /// It has kept a request for too long.
+    pub(crate) fn complain(&self) {
+        (self.say)(FromGateway::Hung { instance: self.info.instance });
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("instance", &self.info.instance)
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A request's place at an instance, in its queue or in its service.
+#[derive(Debug)]
+pub(crate) struct Held {
+    server: Arc<Server>,
+}
+
+impl Held {
+    /// Waits until the instance has a turn. `None`: it is gone.
+    pub(crate) async fn turn(self) -> Option<Turn> {
+        let permit = Arc::clone(&self.server.turns).acquire_owned().await.ok()?;
+        Some(Turn { _permit: permit, held: self })
+    }
+
+    /// A turn if there is one now.
+    fn turn_now(self) -> Option<Turn> {
+        let permit = Arc::clone(&self.server.turns).try_acquire_owned().ok()?;
+        Some(Turn { _permit: permit, held: self })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.server.held.fetch_sub(1, Ordering::SeqCst);
+        self.server.say_if_relieved();
+    }
+}
+
+/// The right to one connection.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    // In this order: whoever waits is let in before the place counts as free.
+    _permit: OwnedSemaphorePermit,
+    held: Held,
+}
+
+impl Turn {
+    pub(crate) fn server(&self) -> &Arc<Server> {
+        &self.held.server
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ramet_common::DomainId;
+    use ramet_control::gateway::Address;
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    fn servers() -> (Servers, Arc<Mutex<Vec<FromGateway>>>) {
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&said);
+        (Servers::new(Arc::new(move |word| heard.lock().expect("unbroken").push(word))), said)
+    }
+
+    fn add(servers: &Servers, instance: u32) -> Arc<Server> {
+        let http = Http { address: Address::Port(1), concurrency: 1, queue: 1, readiness: None, liveness: None };
+        let info = gateway::Instance {
+            instance: InstanceId(instance),
+            function: FunctionId(7),
+            name: "default/web".to_owned(),
+            domain: DomainId(1),
+            hang_grace: Duration::from_secs(1),
+            http: Some(http.clone()),
+        };
+        servers.add(info, http)
+    }
+
+    #[test]
+    fn the_instance_with_the_most_room_is_chosen_until_none_has_any() {
+        let (servers, _) = servers();
+        assert_eq!(servers.choose(FunctionId(7)).err(), Some(Refusal::NoReplica));
+        let all = [add(&servers, 1), add(&servers, 2)];
+        assert_eq!(servers.choose(FunctionId(7)).err(), Some(Refusal::NoReplica), "none is ready");
+        all.iter().for_each(|server| assert!(server.enter(State::Ready)));
+        let held: Vec<_> = (0..4).map(|_| servers.choose(FunctionId(7)).expect("room")).collect();
+        let mut of: Vec<_> = held.iter().map(|held| held.server.info.instance.0).collect();
+        assert_ne!(of[0], of[1], "each gets one before one gets two");
+        of.sort_unstable();
+        assert_eq!(of, [1, 1, 2, 2]);
+        assert_eq!(servers.choose(FunctionId(7)).err(), Some(Refusal::Full));
+        drop(held);
+        assert!(servers.choose(FunctionId(7)).is_ok());
+        assert!(servers.loads().iter().all(|(_, load)| *load == 0));
+    }
+
+    #[test]
+    fn a_relieved_instance_is_chosen_no_more_and_says_when_it_is_free() {
+        let (servers, said) = servers();
+        let server = add(&servers, 1);
+        server.enter(State::Ready);
+        let held = servers.choose(FunctionId(7)).expect("room");
+        servers.relieve(InstanceId(1));
+        assert_eq!(servers.choose(FunctionId(7)).err(), Some(Refusal::NoReplica));
+        assert!(!server.enter(State::Ready), "no probe brings it back");
+        assert!(said.lock().expect("unbroken").is_empty());
+        drop(held);
+        assert_eq!(*said.lock().expect("unbroken"), [FromGateway::Relieved { instance: InstanceId(1) }]);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn turns_are_as_many_as_requests_may_be_in_service_and_end_with_the_instance() {
+        let (servers, _) = servers();
+        add(&servers, 1).enter(State::Ready);
+        let one = servers.choose(FunctionId(7)).expect("room").turn().await.expect("a turn");
+        assert!(servers.choose(FunctionId(7)).expect("room").turn_now().is_none(), "one at a time");
+        let waiting = servers.choose(FunctionId(7)).expect("room").turn();
+        tokio::pin!(waiting);
+        assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+        servers.remove(InstanceId(1));
+        assert!(waiting.await.is_none(), "whoever waits for it goes elsewhere");
+        drop(one);
+    }
+}

@@ -1,0 +1,176 @@
+//! Whether an instance takes requests, and whether it is alive at all. Without probes it is ready as soon as it accepts
+//! a connection.
+//!
+//! A probe takes a turn like any request. While there is none the instance is at work, which is as good a sign; whether
+//! its requests take too long is for their deadlines to say.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, Request, StatusCode, header};
+use ramet_control::gateway::{FromGateway, Health, Probe};
+use tokio::time::{sleep, timeout};
+
+use super::body::Outgoing;
+use super::connection::Age;
+use super::exchange::Exchange;
+use super::{Held, Server, Servers, State};
+
+/// How often an instance is tried that has not accepted a connection yet.
+const START_PERIOD: Duration = Duration::from_millis(20);
+
+/// How long a connection may take where no probe says so.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long an instance that does not start to serve is left without a word.
+const SILENT_FOR: Duration = Duration::from_secs(1);
+
+/// How an instance took a probe.
+enum Outcome {
+    Passed,
+    Failed(String),
+    /// It had no turn left.
+    Busy,
+}
+
+/// Watches an instance until it is relieved or gone.
+pub(crate) async fn watch(servers: &Servers, server: Arc<Server>, head_bytes_max: usize) {
+    if !started(&server, head_bytes_max).await {
+        return;
+    }
+    become_ready(servers, &server);
+    let readiness = async {
+        match &server.http.readiness {
+            Some(probe) => watch_readiness(servers, &server, probe, head_bytes_max).await,
+            None => std::future::pending().await,
+        }
+    };
+    let liveness = async {
+        match &server.http.liveness {
+            Some(probe) => watch_liveness(&server, probe, head_bytes_max).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = readiness => {}
+        () = liveness => {}
+    }
+}
+
+/// Waits until an instance passes its first probe. False: it is over before.
+async fn started(server: &Arc<Server>, head_bytes_max: usize) -> bool {
+    let (mut waited, mut told) = (Duration::ZERO, None);
+    while !server.is_over() {
+        let outcome = match &server.http.readiness {
+            Some(probe) => ask(server, probe, head_bytes_max).await,
+            None => connect(server).await,
+        };
+        match outcome {
+            Outcome::Passed => return true,
+            Outcome::Busy => {}
+            Outcome::Failed(why) => {
+                if waited >= SILENT_FOR && told.as_ref() != Some(&why) {
+                    server.tell(Health::Unready(why.clone()));
+                    told = Some(why);
+                }
+            }
+        }
+        sleep(START_PERIOD).await;
+        waited += START_PERIOD;
+    }
+    false
+}
+
+fn become_ready(servers: &Servers, server: &Server) {
+    if server.enter(State::Ready) {
+        server.tell(Health::Ready);
+        servers.note_change();
+    }
+}
+
+async fn watch_readiness(servers: &Servers, server: &Arc<Server>, probe: &Probe, head_bytes_max: usize) {
+    let mut failures = 0;
+    loop {
+        sleep(probe.period).await;
+        if server.is_over() {
+            return;
+        }
+        match ask(server, probe, head_bytes_max).await {
+            Outcome::Busy => {}
+            Outcome::Passed => {
+                failures = 0;
+                become_ready(servers, server);
+            }
+            Outcome::Failed(why) => {
+                failures += 1;
+                if failures >= probe.failure_threshold && server.enter(State::Unready) {
+                    server.tell(Health::Unready(why));
+                }
+            }
+        }
+    }
+}
+
+async fn watch_liveness(server: &Arc<Server>, probe: &Probe, head_bytes_max: usize) {
+    let mut failures = 0;
+    loop {
+        sleep(probe.period).await;
+        if server.is_over() {
+            return;
+        }
+        match ask(server, probe, head_bytes_max).await {
+            Outcome::Busy => {}
+            Outcome::Passed => failures = 0,
+            Outcome::Failed(why) => {
+                failures += 1;
+                if failures >= probe.failure_threshold {
+                    server.tell(Health::Dead(format!("its liveness probe failed {failures} times in a row: {why}")));
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn ask(server: &Arc<Server>, probe: &Probe, head_bytes_max: usize) -> Outcome {
+    let Some(turn) = server.hold().and_then(Held::turn_now) else { return Outcome::Busy };
+    let request = Request::builder()
+        .method(Method::GET)
+        .uri(&probe.path)
+        .header(header::HOST, "localhost")
+        .header(header::USER_AGENT, "ramet-probe")
+        .body(Outgoing::whole(Default::default()));
+    let Ok(request) = request else { return Outcome::Failed(format!("{} is no path", probe.path)) };
+    let asked = async {
+        let mut exchange = Exchange::begin(turn, Age::New, request, head_bytes_max).await?;
+        let response = exchange.head().await?;
+        Ok::<_, super::AskError>(exchange.answered(response).head.status)
+    };
+    match timeout(probe.timeout, asked).await {
+        Err(_) => Outcome::Failed(format!("GET {} was not answered within {:?}", probe.path, probe.timeout)),
+        Ok(Err(error)) => Outcome::Failed(format!("GET {}: {error}", probe.path)),
+        Ok(Ok(status)) if is_good(status) => Outcome::Passed,
+        Ok(Ok(status)) => Outcome::Failed(format!("GET {} was answered {status}", probe.path)),
+    }
+}
+
+async fn connect(server: &Arc<Server>) -> Outcome {
+    match timeout(CONNECT_TIMEOUT, server.sockets.take_new()).await {
+        Err(_) => Outcome::Failed(format!("it did not accept a connection within {CONNECT_TIMEOUT:?}")),
+        Ok(Err(error)) => Outcome::Failed(error.to_string()),
+        Ok(Ok(stream)) => {
+            server.sockets.keep(stream);
+            Outcome::Passed
+        }
+    }
+}
+
+fn is_good(status: StatusCode) -> bool {
+    status.is_success() || status.is_redirection()
+}
+
+impl Server {
+    fn tell(&self, health: Health) {
+        (self.say)(FromGateway::Probed { instance: self.info.instance, health });
+    }
+}
