@@ -29,10 +29,10 @@ use crate::worker::{Departed, Worker};
 const BRANCH_HEADER: &str = "ramet-branch";
 
 /// How long a request waits for a first instance, if its deadline allows.
-pub(crate) const INSTANCE_WAIT: Duration = Duration::from_secs(5);
+const INSTANCE_WAIT: Duration = Duration::from_secs(5);
 
 /// How often a waiting request tries again without having heard of a new instance.
-pub(crate) const INSTANCE_RETRY: Duration = Duration::from_millis(100);
+const INSTANCE_RETRY: Duration = Duration::from_millis(100);
 
 /// A request on its way through a chain.
 pub(crate) struct Journey {
@@ -189,16 +189,7 @@ impl Journey {
                 Outcome::Died => return Err(Problem::FunctionDied),
                 Outcome::Late => return Err(self.late()),
                 Outcome::Refused(Refusal::NoReplica | Refusal::EdgeDenied | Refusal::Unreachable) => {
-                    let now = Instant::now();
-                    if now >= self.deadline {
-                        return Err(self.late());
-                    }
-                    if now >= *patience_ends.get_or_insert(now + INSTANCE_WAIT) {
-                        return Err(Problem::NoInstance);
-                    }
-                    // Either way the next attempt decides: the wait only keeps it from being busy.
-                    let retry_at = self.deadline.min(now + INSTANCE_RETRY);
-                    let _ = timeout_at(retry_at, self.worker.instance_joined()).await;
+                    self.wait_for_instance(&mut patience_ends, self.worker.instance_joined()).await?;
                 }
                 Outcome::Refused(Refusal::Full) => return Err(Problem::Overloaded),
                 Outcome::Refused(refusal) => {
@@ -207,6 +198,26 @@ impl Journey {
                 }
             }
         }
+    }
+
+    /// Waits for an instance of a function that has none, until `change` says that there may be one. The first wait
+    /// begins a request's patience.
+    pub(crate) async fn wait_for_instance(
+        &self,
+        patience_ends: &mut Option<Instant>,
+        change: impl Future<Output = ()>,
+    ) -> Result<(), Problem> {
+        let now = Instant::now();
+        if now >= self.deadline {
+            return Err(self.late());
+        }
+        if now >= *patience_ends.get_or_insert(now + INSTANCE_WAIT) {
+            return Err(Problem::NoInstance);
+        }
+        // Either way the next attempt decides: the wait only keeps it from being busy.
+        let retry_at = self.deadline.min(now + INSTANCE_RETRY);
+        let _ = timeout_at(retry_at, change).await;
+        Ok(())
     }
 
     /// Runs one function under supervision: each attempt on a head of its own, the input untouched.

@@ -15,6 +15,7 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use ramet_common::{FunctionId, InstanceId, Refusal};
 use ramet_control::gateway::{self, FromGateway, Http};
@@ -35,6 +36,8 @@ pub(crate) type Say = Arc<dyn Fn(FromGateway) + Send + Sync>;
 pub(crate) struct Servers {
     by_function: RwLock<HashMap<FunctionId, Vec<Arc<Server>>>>,
     changed: Notify,
+    /// An instance that had no request has one.
+    busy: Arc<Notify>,
     say: Say,
 }
 
@@ -47,6 +50,7 @@ pub(crate) struct Server {
     held: AtomicU32,
     turns: Arc<Semaphore>,
     sockets: Sockets,
+    busy: Arc<Notify>,
     say: Say,
 }
 
@@ -72,7 +76,7 @@ impl State {
 
 impl Servers {
     pub(crate) fn new(say: Say) -> Self {
-        Self { by_function: RwLock::default(), changed: Notify::new(), say }
+        Self { by_function: RwLock::default(), changed: Notify::new(), busy: Arc::default(), say }
     }
 
     /// An instance has been started. It gets no request before it is ready.
@@ -82,6 +86,7 @@ impl Servers {
             sockets: Sockets::new(http.address.clone()),
             state: AtomicU8::new(State::Waiting as u8),
             held: AtomicU32::new(0),
+            busy: Arc::clone(&self.busy),
             say: Arc::clone(&self.say),
             info,
             http,
@@ -151,14 +156,28 @@ impl Servers {
         self.changed.notify_waiters();
     }
 
-    /// How many requests each instance has, or has waiting.
-    pub(crate) fn loads(&self) -> Vec<(InstanceId, u32)> {
+    /// Says how many requests instances have for which that is wanted, for as long as they have any.
+    pub(crate) async fn report_loads(&self) {
+        loop {
+            self.busy.notified().await;
+            while let Some(period) = self.report_once() {
+                tokio::time::sleep(period).await;
+            }
+        }
+    }
+
+    /// Says it once. Returns when it is to be said again.
+    fn report_once(&self) -> Option<Duration> {
         let by_function = self.by_function.read().unwrap_or_else(PoisonError::into_inner);
-        by_function
-            .values()
-            .flatten()
-            .map(|server| (server.info.instance, server.held.load(Ordering::Relaxed)))
-            .collect()
+        let watched = by_function.values().flatten().filter_map(|server| Some((server, server.http.load_period?)));
+        let loads: Vec<_> = watched
+            .map(|(server, period)| (server.info.instance, server.held.load(Ordering::Relaxed), period))
+            .collect();
+        drop(by_function);
+        if !loads.is_empty() {
+            (self.say)(FromGateway::Loads(loads.iter().map(|(instance, held, _)| (*instance, *held)).collect()));
+        }
+        loads.iter().filter(|(_, held, _)| *held > 0).map(|(_, _, period)| *period).min()
     }
 
     fn server(&self, instance: InstanceId) -> Option<Arc<Server>> {
@@ -169,7 +188,7 @@ impl Servers {
 
 impl fmt::Debug for Servers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Servers").field("loads", &self.loads()).finish_non_exhaustive()
+        f.debug_struct("Servers").finish_non_exhaustive()
     }
 }
 
@@ -197,7 +216,10 @@ impl Server {
     fn hold(self: &Arc<Self>) -> Option<Held> {
         let capacity = self.http.concurrency.saturating_add(self.http.queue);
         let more = |held: u32| (held < capacity).then_some(held + 1);
-        self.held.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok()?;
+        let before = self.held.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok()?;
+        if before == 0 && self.http.load_period.is_some() {
+            self.busy.notify_one();
+        }
         let held = Held { server: Arc::clone(self) };
         // It may have been relieved in between; whoever comes last says that it is.
         (!self.is_over()).then_some(held)
@@ -271,7 +293,6 @@ mod tests {
     use ramet_common::DomainId;
     use ramet_control::gateway::Address;
     use std::sync::Mutex;
-    use std::time::Duration;
 
     fn servers() -> (Servers, Arc<Mutex<Vec<FromGateway>>>) {
         let said = Arc::new(Mutex::new(Vec::new()));
@@ -280,7 +301,14 @@ mod tests {
     }
 
     fn add(servers: &Servers, instance: u32) -> Arc<Server> {
-        let http = Http { address: Address::Port(1), concurrency: 1, queue: 1, readiness: None, liveness: None };
+        let http = Http {
+            address: Address::Port(1),
+            concurrency: 1,
+            queue: 1,
+            readiness: None,
+            liveness: None,
+            load_period: Some(Duration::from_millis(1)),
+        };
         let info = gateway::Instance {
             instance: InstanceId(instance),
             function: FunctionId(7),
@@ -307,7 +335,7 @@ mod tests {
         assert_eq!(servers.choose(FunctionId(7)).err(), Some(Refusal::Full));
         drop(held);
         assert!(servers.choose(FunctionId(7)).is_ok());
-        assert!(servers.loads().iter().all(|(_, load)| *load == 0));
+        assert!(all.iter().all(|server| server.room() == 2));
     }
 
     #[test]
@@ -322,6 +350,25 @@ mod tests {
         assert!(said.lock().expect("unbroken").is_empty());
         drop(held);
         assert_eq!(*said.lock().expect("unbroken"), [FromGateway::Relieved { instance: InstanceId(1) }]);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn loads_are_said_while_there_are_any() {
+        let (servers, said) = servers();
+        add(&servers, 1).enter(State::Ready);
+        let loads = servers.report_loads();
+        tokio::pin!(loads);
+        assert!(futures_util::poll!(loads.as_mut()).is_pending());
+        assert!(said.lock().expect("unbroken").is_empty(), "nobody has anything");
+        let held = servers.choose(FunctionId(7)).expect("room");
+        assert!(futures_util::poll!(loads.as_mut()).is_pending());
+        assert_eq!(said.lock().expect("unbroken").pop(), Some(FromGateway::Loads(vec![(InstanceId(1), 1)])));
+        drop(held);
+        let none = FromGateway::Loads(vec![(InstanceId(1), 0)]);
+        tokio::select! {
+            () = loads => {}
+            () = async { while said.lock().expect("unbroken").last() != Some(&none) { tokio::task::yield_now().await } } => {}
+        }
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -8,9 +8,9 @@ use ramet_common::{FunctionId, Refusal};
 use ramet_dataplane::message::{BlockWriter, BodyPlace, Envelope, HeadBlock, Message};
 use ramet_dataplane::route::Hop;
 use ramet_dataplane::{Slot, SlotRef};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{timeout, timeout_at};
 
-use crate::conduct::{Arrived, INSTANCE_RETRY, INSTANCE_WAIT, Journey, Outset, Stream, bad_message};
+use crate::conduct::{Arrived, Journey, Outset, Stream, bad_message};
 use crate::ingress::{BodyLimits, Source, pieces_of, take_in};
 use crate::problem::Problem;
 use crate::servers::{Age, Answered, AskError, ClientBody, ConnectError, Exchange, Outgoing, Rest, Turn};
@@ -88,7 +88,7 @@ impl Journey {
         function: FunctionId,
         make: &mut dyn FnMut() -> Result<Option<Request<Outgoing>>, Problem>,
     ) -> Result<Answered, Problem> {
-        let mut patience_ends = None;
+        let (servers, mut patience_ends) = (&self.worker.shared.servers, None);
         let Some(mut request) = make()? else { return Err(Problem::BadBody) };
         loop {
             let is_safe = request.method().is_idempotent();
@@ -96,7 +96,7 @@ impl Journey {
                 Ok(turn) => turn,
                 Err(Refusal::Full) => return Err(Problem::Overloaded),
                 Err(_) => {
-                    self.wait_for_instance(&mut patience_ends).await?;
+                    self.wait_for_instance(&mut patience_ends, servers.changed()).await?;
                     continue;
                 }
             };
@@ -104,7 +104,7 @@ impl Journey {
                 Ok(answered) => return Ok(answered),
                 Err(AskError::Connect(ConnectError::Refused(error))) => {
                     tracing::debug!(%error, chain = self.route().chain, "an instance does not listen");
-                    self.wait_for_instance(&mut patience_ends).await?;
+                    self.wait_for_instance(&mut patience_ends, servers.changed()).await?;
                 }
                 Err(AskError::Stale(turn)) if is_safe => {
                     let Some(again) = make()? else { return Err(Problem::FunctionDied) };
@@ -143,20 +143,6 @@ impl Journey {
         Ok(turn.ok_or(Refusal::NoReplica))
     }
 
-    async fn wait_for_instance(&self, patience_ends: &mut Option<Instant>) -> Result<(), Problem> {
-        let now = Instant::now();
-        if now >= self.deadline {
-            return Err(self.late());
-        }
-        if now >= *patience_ends.get_or_insert(now + INSTANCE_WAIT) {
-            return Err(Problem::NoInstance);
-        }
-        // Either way the next attempt decides: the wait only keeps it from being busy.
-        let retry_at = self.deadline.min(now + INSTANCE_RETRY);
-        let _ = timeout_at(retry_at, self.worker.shared.servers.changed()).await;
-        Ok(())
-    }
-
     /// One attempt. An instance that has not answered at the deadline has its `hangGrace` to do so, unread.
     async fn ask_once(
         &self,
@@ -185,6 +171,9 @@ impl Journey {
         let Answered { head, rest } = answered;
         let block = answer_block(&head)?;
         let status = head.status.as_u16();
+        if !(200..600).contains(&status) {
+            return Err(Problem::BadAnswer("its status is none that an answer can have"));
+        }
         let hop = match then {
             Then::Join => None,
             Then::Onward => self.hop(input, &head, &block, at)?,

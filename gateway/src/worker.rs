@@ -117,6 +117,10 @@ async fn run(
     tokio::task::spawn_local(outbox::flush_always(Rc::clone(&worker)));
     tokio::task::spawn_local(expire_always(Rc::clone(&worker)));
     tokio::task::spawn_local(balance::balance_always(Rc::clone(&worker)));
+    if place == 0 {
+        let worker = Rc::clone(&worker);
+        tokio::task::spawn_local(async move { worker.shared.servers.report_loads().await });
+    }
     let inbox = tokio::task::spawn_local(inbox::receive_always(Rc::clone(&worker), endpoint.receiver));
     let mut listening = Listening::default();
     tokio::pin!(inbox);

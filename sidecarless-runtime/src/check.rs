@@ -37,6 +37,7 @@ pub fn check(transport: Transport, uid_base: u32) -> Vec<Item> {
     items.extend(skmsg_steps(&findings));
     items.push(lane("ring: memfd and eventfd", &findings.ring));
     items.push(lane("socket: unix socket pairs", &findings.socket));
+    items.push(shortcut());
     items.extend(sandbox(uid_base));
     items.push(match findings.choose(transport) {
         Ok(choice) => Item::works("transport", format!("{}: {}", choice.kind.as_str(), choice.reason)),
@@ -81,6 +82,16 @@ fn lane(name: &str, outcome: &Result<(), String>) -> Item {
     match outcome {
         Ok(()) => Item::works(name, "yes".to_owned()),
         Err(text) => Item::missing(name, text.clone(), "without it a node takes the next best transport"),
+    }
+}
+
+/// Only functions that serve HTTP by themselves have any use for it.
+fn shortcut() -> Item {
+    match crate::shortcut::load() {
+        Ok(_) => Item::works("short-cut past TCP", "yes".to_owned()),
+        Err(why) => {
+            Item::missing("short-cut past TCP", why, "functions that serve HTTP by themselves are reached by plain TCP")
+        }
     }
 }
 

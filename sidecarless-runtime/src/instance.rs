@@ -91,6 +91,8 @@ pub(crate) struct Instance {
     pub(crate) kin: Option<Kin>,
     /// Whether it said that it is ready, or the gateway of one that serves HTTP by itself.
     pub(crate) is_willing: bool,
+    /// How many requests it has, by the gateway's word, if it serves HTTP by itself and that is wanted.
+    pub(crate) held: u32,
     /// Why it takes no requests for now, although it did.
     pub(crate) unready: Option<String>,
     /// It was told its place, and all of its routes by the message of this number.
@@ -132,6 +134,7 @@ impl Instance {
             brood: None,
             kin: None,
             is_willing: false,
+            held: 0,
             unready: None,
             welcomed: None,
             introduced: None,

@@ -3,7 +3,8 @@
 //! Reading order: [`mod@up`] puts a node together and [`mod@check`] says whether one could be; `node` is the running
 //! node, one task that owns everything below and is told of everything by an `event`. `plan` says what a change needs;
 //! `domain`, `function`, `instance` and `gateway_process` are what there is and `scale` how much of it; `program` and
-//! `process` start it or `brood` forks it, `conversation` speaks to it, and `server` is the way to one that serves HTTP. `transport` chooses the `dataplane`, whose
+//! `process` start it or `brood` forks it, `conversation` speaks to it, `server` is the way to one that
+//! serves HTTP, and `shortcut` a shorter one. `transport` chooses the `dataplane`, whose
 //! lanes `links` keeps track of; `route` translates chains. `logs`, `metrics` and `admin` are for people, and so is
 //! [`mod@keeper`], which forks any process; both it and broods `reach` seeds, and an instance is on `loan` to who forks
 //! it; `ids`, `timers`, `listeners` and `socket_file` are small tools.
@@ -37,6 +38,7 @@ mod reach;
 mod route;
 mod scale;
 mod server;
+mod shortcut;
 mod socket_file;
 mod timers;
 mod transport;
@@ -57,6 +59,7 @@ pub mod errors {
     pub use crate::listeners::ListenError;
     pub use crate::node::{EpochError, Interrupted};
     pub use crate::process::StartError;
+    pub use crate::shortcut::ShortcutError;
     pub use crate::socket_file::SocketError;
     pub use crate::transport::TransportError;
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ramet_common::Refusal;
 use ramet_common::map::EdgeCount;
+use ramet_common::shortcut::ShortcutCount;
 use ramet_dataplane::TransportKind;
 use ramet_fork::Phases;
 use ramet_manifest::QualifiedName;
@@ -132,6 +133,7 @@ pub(crate) struct Metrics {
     refusals: String,
     /// By names: versions of a function are one function here.
     edges: BTreeMap<(String, String), EdgeCount>,
+    shortcuts: BTreeMap<String, ShortcutCount>,
 }
 
 impl Metrics {
@@ -160,6 +162,15 @@ impl Metrics {
         total.batches += count.batches;
     }
 
+    /// What went between the gateway and a function that serves HTTP by itself.
+    pub(crate) fn shortcut(&mut self, function: String, count: ShortcutCount) {
+        let total = self.shortcuts.entry(function).or_default();
+        total.redirected += count.redirected;
+        total.redirected_bytes += count.redirected_bytes;
+        total.passed += count.passed;
+        total.passed_bytes += count.passed_bytes;
+    }
+
     /// All of it.
     pub(crate) fn text(self, transport: TransportKind, epoch: u32, starts: &Starts) -> String {
         let (start_totals, start_times) = starts.lines();
@@ -168,6 +179,14 @@ impl Metrics {
             let labels = format!("from=\"{from}\",to=\"{to}\"");
             line(&mut descriptors, "ramet_sproxy_descriptors_total", &labels, count.descriptors);
             line(&mut batches, "ramet_sproxy_sends_total", &labels, count.batches);
+        }
+        let (mut sends, mut bytes) = (String::new(), String::new());
+        for (function, count) in &self.shortcuts {
+            let labels = |way| format!("function=\"{function}\",way=\"{way}\"");
+            line(&mut sends, "ramet_shortcut_sends_total", &labels("short"), count.redirected);
+            line(&mut sends, "ramet_shortcut_sends_total", &labels("tcp"), count.passed);
+            line(&mut bytes, "ramet_shortcut_bytes_total", &labels("short"), count.redirected_bytes);
+            line(&mut bytes, "ramet_shortcut_bytes_total", &labels("tcp"), count.passed_bytes);
         }
         let mut info = String::new();
         let labels = format!("version=\"{}\",transport=\"{}\"", env!("CARGO_PKG_VERSION"), transport.as_str());
@@ -189,6 +208,13 @@ impl Metrics {
             ("ramet_sproxy_refusals_total", "counter", "Sends that the kernel refused, by reason.", self.refusals),
             ("ramet_sproxy_descriptors_total", "counter", "Descriptors that went over an edge.", descriptors),
             ("ramet_sproxy_sends_total", "counter", "Sends that went over an edge.", batches),
+            (
+                "ramet_shortcut_sends_total",
+                "counter",
+                "Sends between the gateway and a function that serves HTTP by itself.",
+                sends,
+            ),
+            ("ramet_shortcut_bytes_total", "counter", "Their bytes.", bytes),
         ];
         let mut text = String::new();
         for (name, kind, help, lines) in families.into_iter().filter(|(.., lines)| !lines.is_empty()) {

@@ -24,6 +24,7 @@ use crate::links::LinkTable;
 use crate::listeners::Listeners;
 use crate::logs::Logs;
 use crate::metrics::Starts;
+use crate::shortcut::Shortcut;
 use crate::timers::Timers;
 use crate::transport::Choice;
 
@@ -66,6 +67,7 @@ pub(crate) struct Parts {
     pub(crate) desired: Desired,
     pub(crate) choice: Choice,
     pub(crate) plane: DataPlane,
+    pub(crate) shortcut: Shortcut,
     pub(crate) listeners: Listeners,
     pub(crate) logs: Logs,
     pub(crate) events: Events,
@@ -91,6 +93,7 @@ pub(crate) struct Node {
     settings: NodeSettings,
     choice: Choice,
     plane: DataPlane,
+    shortcut: Shortcut,
     listeners: Listeners,
     logs: Logs,
     events: Events,
@@ -172,11 +175,12 @@ pub enum Interrupted {
 
 impl Node {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { settings, desired, choice, plane, listeners, logs, events, inbox, means } = parts;
+        let Parts { settings, desired, choice, plane, shortcut, listeners, logs, events, inbox, means } = parts;
         Self {
             settings,
             choice,
             plane,
+            shortcut,
             listeners,
             logs,
             events,

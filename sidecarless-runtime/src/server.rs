@@ -143,8 +143,12 @@ mod tests {
     #[test]
     fn a_folder_that_is_closed_to_others_is_found() {
         let folder = tempfile::tempdir().expect("a folder");
+        let set = |mode| chmod(folder.path(), Mode::from_bits_truncate(mode)).expect("chmod");
+        set(0o700);
+        assert_eq!(closed_ancestor(folder.path()), Some(folder.path().to_owned()));
+        set(0o711);
+        assert_eq!(closed_ancestor(folder.path()), None);
         assert_eq!(closed_ancestor(&folder.path().join("not-there")), Some(folder.path().join("not-there")));
-        assert_eq!(closed_ancestor(folder.path()), Some(folder.path().to_owned()), "a temporary folder is private");
         assert_eq!(closed_ancestor(Path::new("/usr/bin")), None);
     }
 }

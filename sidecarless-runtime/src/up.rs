@@ -17,6 +17,7 @@ use crate::keeper::{Keeper, KeeperError, KeeperSettings};
 use crate::listeners::{ListenError, Listeners};
 use crate::logs::Logs;
 use crate::node::{EpochError, Node, Parts};
+use crate::shortcut::{Shortcut, ShortcutError};
 use crate::socket_file::{SocketError, SocketFile};
 use crate::transport::{self, Findings, TransportError};
 
@@ -32,6 +33,9 @@ pub enum UpError {
     /// The transport that was asked for does not work.
     #[error(transparent)]
     Transport(#[from] TransportError),
+    /// The short-cut that was asked for does not work.
+    #[error(transparent)]
+    Shortcut(#[from] ShortcutError),
     /// The admin socket cannot be made.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -62,6 +66,7 @@ pub fn up(settings: NodeSettings, sources: Vec<Source>) -> Result<(), UpError> {
     let keeper = Keeper::start(&KeeperSettings::of(&settings))?;
     let listeners = Listeners::bind(settings.listen, settings.gateway.workers, settings.admin)?;
     let choice = Findings::gather(settings.transport).choose(settings.transport)?;
+    let shortcut = Shortcut::new(settings.shortcut)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         let plane = transport::open(&choice)?;
@@ -71,7 +76,7 @@ pub fn up(settings: NodeSettings, sources: Vec<Source>) -> Result<(), UpError> {
         forward_signals(&events)?;
         let admin = Admin::serve(listener.into(), &events, &logs)?;
         let means = keeper.means(&events);
-        let parts = Parts { settings, desired, choice, plane, listeners, logs, events, inbox, means };
+        let parts = Parts { settings, desired, choice, plane, shortcut, listeners, logs, events, inbox, means };
         let ended = Node::new(parts).run().await;
         admin.finish().await;
         Ok(ended?)

@@ -295,6 +295,15 @@ fn s_mode_works() -> bool {
 /// When there is no room for a copy of `ramet`.
 #[must_use]
 pub fn ramet_without_privilege(arguments: &[&str]) -> Option<Output> {
+    ramet_without_privilege_and(arguments, &[])
+}
+
+/// The same with settings, as environment variables.
+///
+/// # Panics
+/// When there is no room for a copy of `ramet`.
+#[must_use]
+pub fn ramet_without_privilege_and(arguments: &[&str], environment: &[(&str, &str)]) -> Option<Output> {
     if !nix::unistd::geteuid().is_root() {
         skipped("only root can become somebody else");
         return None;
@@ -308,6 +317,8 @@ pub fn ramet_without_privilege(arguments: &[&str]) -> Option<Output> {
         .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"])
         .arg(&ramet)
         .args(arguments)
+        .current_dir(folder.path())
+        .envs(environment.iter().copied())
         .env_remove("XDG_RUNTIME_DIR")
         .output();
     output.inspect_err(|error| skipped(&format!("setpriv: {error}"))).ok()

@@ -4,6 +4,7 @@ mod web {
     mod answers;
     mod chains;
     mod life;
+    mod shortcut;
     mod streams;
     mod support;
     mod tunnels;

@@ -12,6 +12,9 @@ use std::{fmt, fs};
 /// The object's file name; it lies beside SPROXY's.
 pub const OBJECT_NAME: &str = "bare.bpf.o";
 
+/// The name in errors.
+const NAME: &str = "the bare redirect";
+
 /// The program, loaded and attached. Dropping it detaches it.
 pub struct Bare {
     senders: SockMap<MapData>,
@@ -46,9 +49,9 @@ impl Bare {
         let program = ebpf.program_mut("bare").ok_or_else(|| invalid("it has no program bare".to_owned()))?;
         let program: &mut SkMsg =
             program.try_into().map_err(|_| invalid("its program bare is not an sk_msg program".to_owned()))?;
-        program.load().map_err(LoaderError::of_load)?;
-        let map = senders.fd().try_clone().map_err(|error| LoaderError::Attach { source: error.into() })?;
-        program.attach(&map).map_err(LoaderError::of_attach)?;
+        program.load().map_err(|error| LoaderError::of_load(NAME, error))?;
+        let map = senders.fd().try_clone().map_err(|error| LoaderError::of_attach(NAME, error.into()))?;
+        program.attach(&map).map_err(|error| LoaderError::of_attach(NAME, error))?;
         Ok(Self { senders, receivers, _ebpf: ebpf })
     }
 

@@ -60,10 +60,12 @@ pub enum LoaderError {
     },
     /// The verifier refused the program.
     #[error(
-        "the kernel's verifier refused SPROXY: {source}; it needs Linux 6.1 or newer, please report this with \
+        "the kernel's verifier refused {program}: {source}; it needs Linux 6.1 or newer, please report this with \
         the verifier's last lines:\n{log_tail}"
     )]
     Rejected {
+        /// What was to be loaded.
+        program: &'static str,
         /// What the system call said.
         source: io::Error,
         /// The last lines of the verifier's log.
@@ -71,12 +73,23 @@ pub enum LoaderError {
     },
     /// The program loaded but could not be attached.
     #[error(
-        "SPROXY was loaded but could not be attached to its sockmap: {source}; the kernel needs \
-        CONFIG_BPF_STREAM_PARSER"
+        "{program} was loaded but could not be attached: {source}; the kernel needs CONFIG_BPF_STREAM_PARSER and \
+        CONFIG_CGROUP_BPF"
     )]
     Attach {
+        /// What was to be attached.
+        program: &'static str,
         /// What aya said.
         source: ProgramError,
+    },
+    /// There is no control group to attach to.
+    #[error(
+        "the short-cut past TCP needs a control group of the unified hierarchy (cgroup v2): {reason}; the kernel needs \
+        CONFIG_CGROUPS, and one that is mounted is enough, with or without controllers"
+    )]
+    NoControlGroup {
+        /// Why there is none.
+        reason: String,
     },
     /// A map operation failed.
     #[error("cannot {action}: {source}")]
@@ -146,7 +159,7 @@ impl LoaderError {
         }
     }
 
-    pub(crate) fn of_load(error: ProgramError) -> Self {
+    pub(crate) fn of_load(program: &'static str, error: ProgramError) -> Self {
         match error {
             ProgramError::LoadError { io_error, verifier_log } => {
                 let log = verifier_log.to_string();
@@ -154,20 +167,20 @@ impl LoaderError {
                 // verifier is stricter than SPROXY can bear.
                 let unprivileged = is_eperm(&io_error) && log.trim().is_empty();
                 if unprivileged || !may_leak_pointers().unwrap_or(true) {
-                    return Self::NotPermitted { action: "loading SPROXY", source: io_error };
+                    return Self::NotPermitted { action: "loading a program", source: io_error };
                 }
-                Self::Rejected { source: io_error, log_tail: tail(&log) }
+                Self::Rejected { program, source: io_error, log_tail: tail(&log) }
             }
-            other => Self::Rejected { source: io::Error::other(other.to_string()), log_tail: String::new() },
+            other => Self::Rejected { program, source: io::Error::other(other.to_string()), log_tail: String::new() },
         }
     }
 
-    pub(crate) fn of_attach(source: ProgramError) -> Self {
+    pub(crate) fn of_attach(program: &'static str, source: ProgramError) -> Self {
         match source {
             ProgramError::SyscallError(SyscallError { io_error, .. }) if is_eperm(&io_error) => {
-                Self::NotPermitted { action: "attaching SPROXY", source: io_error }
+                Self::NotPermitted { action: "attaching a program", source: io_error }
             }
-            source => Self::Attach { source },
+            source => Self::Attach { program, source },
         }
     }
 }

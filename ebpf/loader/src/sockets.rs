@@ -59,7 +59,7 @@ pub(crate) fn tcp_pair() -> Result<(TcpStream, TcpStream), LoaderError> {
 }
 
 /// Accepts the connection that comes from `own` and turns away everybody else who found the port meanwhile.
-fn accept_from(listener: &TcpListener, own: SocketAddr) -> Result<TcpStream, LoaderError> {
+pub(crate) fn accept_from(listener: &TcpListener, own: SocketAddr) -> Result<TcpStream, LoaderError> {
     for _ in 0..STRANGERS_MAX {
         match listener.accept() {
             Ok((stream, from)) if from == own => return Ok(stream),

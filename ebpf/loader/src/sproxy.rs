@@ -19,6 +19,8 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::{fmt, fs, io};
 
+/// The name in errors.
+const NAME: &str = "SPROXY";
 /// `BPF_NOEXIST`: the update fails if the key is there.
 const NO_EXIST: u64 = 1;
 /// A domain's slots start a page of the ledger, so that a page of it belongs to one domain.
@@ -324,30 +326,20 @@ impl Prepared {
             let reason = "a ledger without slots lets nothing move";
             return Err(LoaderError::Meaningless { what: "the number of slots", value: 0, reason });
         }
-        let bytes = fs::read(path)
-            .map_err(|source: io::Error| LoaderError::ObjectUnreadable { path: path.to_owned(), source })?;
-        let mut loader = EbpfLoader::new();
-        loader.map_max_entries(LEDGER, options.ledger_slots).map_max_entries(HOPS, options.ledger_slots);
-        let ebpf = loader.load(&bytes).map_err(|error| match error {
-            EbpfError::ParseError(_) | EbpfError::RelocationError(_) => {
-                LoaderError::ObjectInvalid { path: path.to_owned(), reason: error.to_string() }
-            }
-            error => LoaderError::of_maps(error),
-        })?;
-        Ok(Self { path: path.to_owned(), options, ebpf })
+        Ok(Self { path: path.to_owned(), options, ebpf: prepare(path, options.ledger_slots)? })
     }
 
     /// Passes the program through the verifier.
     pub(crate) fn load_program(&mut self) -> Result<(), LoaderError> {
-        self.program()?.load().map_err(LoaderError::of_load)
+        self.program()?.load().map_err(|error| LoaderError::of_load(NAME, error))
     }
 
     /// Attaches the program to the senders' sockmap.
     pub(crate) fn attach(mut self) -> Result<Sproxy, LoaderError> {
         let mut maps = Maps::take(&mut self.ebpf, &self.path)?;
         let nowhere = nowhere(&mut maps)?;
-        let senders = maps.senders.fd().try_clone().map_err(|error| LoaderError::Attach { source: error.into() })?;
-        self.program()?.attach(&senders).map_err(LoaderError::of_attach)?;
+        let senders = maps.senders.fd().try_clone().map_err(|error| LoaderError::of_attach(NAME, error.into()))?;
+        self.program()?.attach(&senders).map_err(|error| LoaderError::of_attach(NAME, error))?;
         Ok(Sproxy { maps, ledger_slots: self.options.ledger_slots, _nowhere: nowhere, ebpf: self.ebpf })
     }
 
@@ -359,6 +351,20 @@ impl Prepared {
     }
 }
 
+/// Reads an object and makes its maps, with so many slots in its ledger.
+pub(crate) fn prepare(path: &Path, ledger_slots: u32) -> Result<Ebpf, LoaderError> {
+    let bytes =
+        fs::read(path).map_err(|source: io::Error| LoaderError::ObjectUnreadable { path: path.to_owned(), source })?;
+    let mut loader = EbpfLoader::new();
+    loader.map_max_entries(LEDGER, ledger_slots).map_max_entries(HOPS, ledger_slots);
+    loader.load(&bytes).map_err(|error| match error {
+        EbpfError::ParseError(_) | EbpfError::RelocationError(_) => {
+            LoaderError::ObjectInvalid { path: path.to_owned(), reason: error.to_string() }
+        }
+        error => LoaderError::of_maps(error),
+    })
+}
+
 /// Puts a socket that nothing can be sent on where the program redirects refused messages to.
 fn nowhere(maps: &mut Maps) -> Result<(TcpStream, TcpStream), LoaderError> {
     let (end, peer) = tcp_pair()?;
@@ -368,7 +374,7 @@ fn nowhere(maps: &mut Maps) -> Result<(TcpStream, TcpStream), LoaderError> {
     Ok((end, peer))
 }
 
-fn map(action: &'static str) -> impl FnOnce(MapError) -> LoaderError {
+pub(crate) fn map(action: &'static str) -> impl FnOnce(MapError) -> LoaderError {
     move |source| LoaderError::Map { action, source }
 }
 

@@ -13,13 +13,14 @@ use std::time::Duration;
 
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{MsgFlags, getsockopt, recv};
+use ramet_common::shortcut::SHORTCUT_BYTES_MAX;
 use ramet_control::gateway::Address;
 use rustix::io::Errno;
 use rustix::net::{Shutdown, connect, connect_unspec, shutdown, sockopt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 
-use super::stream::Stream;
+use super::stream::{Socket, Stream};
 
 /// How long a connection may have been idle to be used again. Many servers close those that are idle for five seconds,
 /// and a request that crosses that would be lost.
@@ -51,7 +52,16 @@ pub(crate) enum Age {
 pub(super) struct Sockets {
     address: Address,
     unconnected: Mutex<Vec<OwnedFd>>,
-    idle: Mutex<VecDeque<(OwnedFd, Instant)>>,
+    idle: Mutex<VecDeque<Idle>>,
+}
+
+/// A connection that waits for the next request.
+#[derive(Debug)]
+struct Idle {
+    fd: OwnedFd,
+    since: Instant,
+    /// How much has gone over it.
+    bytes: u64,
 }
 
 impl Sockets {
@@ -66,11 +76,11 @@ impl Sockets {
 
     /// A connection, an idle one if there is one that is still good.
     pub(super) async fn take(&self) -> Result<(Stream, Age), ConnectError> {
-        while let Some((fd, since)) = self.take_idle() {
-            if since.elapsed() < IDLE_MAX && is_quiet(&fd) {
-                return Ok((self.on_this_worker(fd).map_err(ConnectError::Exhausted)?, Age::Used));
+        while let Some(idle) = self.take_idle() {
+            if idle.since.elapsed() < IDLE_MAX && is_quiet(&idle.fd) {
+                return Ok((self.on_this_worker(idle).map_err(ConnectError::Exhausted)?, Age::Used));
             }
-            self.disconnect(fd);
+            self.disconnect(idle.fd);
         }
         Ok((self.take_new().await?, Age::New))
     }
@@ -85,9 +95,13 @@ impl Sockets {
 
     /// Keeps a connection for the next request.
     pub(super) fn keep(&self, stream: Stream) {
+        let bytes = stream.bytes();
         match stream.into_fd() {
+            // A new one begins on the short-cut again, where there is one.
+            Ok(fd) if bytes >= SHORTCUT_BYTES_MAX => self.disconnect(fd),
             Ok(fd) => {
-                self.idle.lock().unwrap_or_else(PoisonError::into_inner).push_back((fd, Instant::now()));
+                let idle = Idle { fd, since: Instant::now(), bytes };
+                self.idle.lock().unwrap_or_else(PoisonError::into_inner).push_back(idle);
             }
             Err(error) => tracing::warn!(%error, "a connection to a function is lost"),
         }
@@ -102,15 +116,16 @@ impl Sockets {
     }
 
     /// The most recently used one is the likeliest to be good. Old ones make room.
-    fn take_idle(&self) -> Option<(OwnedFd, Instant)> {
+    fn take_idle(&self) -> Option<Idle> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop_back()
     }
 
-    fn on_this_worker(&self, fd: OwnedFd) -> io::Result<Stream> {
-        Ok(match self.address {
-            Address::Port(_) => Stream::Tcp(TcpStream::from_std(fd.into())?),
-            Address::Socket { .. } => Stream::Unix(UnixStream::from_std(fd.into())?),
-        })
+    fn on_this_worker(&self, Idle { fd, bytes, .. }: Idle) -> io::Result<Stream> {
+        let socket = match self.address {
+            Address::Port(_) => Socket::Tcp(TcpStream::from_std(fd.into())?),
+            Address::Socket { .. } => Socket::Unix(UnixStream::from_std(fd.into())?),
+        };
+        Ok(Stream::new(socket, bytes))
     }
 
     /// Makes an unconnected socket of a connected one; its address may be connected to again.
@@ -136,8 +151,8 @@ impl Sockets {
             Some(fd) => fd,
             // All others are connected and idle.
             None => {
-                let (idle, _) = self.take_idle().ok_or_else(|| ConnectError::Exhausted(Errno::MFILE.into()))?;
-                self.disconnect(idle);
+                let idle = self.take_idle().ok_or_else(|| ConnectError::Exhausted(Errno::MFILE.into()))?;
+                self.disconnect(idle.fd);
                 let fd = self.unconnected.lock().unwrap_or_else(PoisonError::into_inner).pop();
                 fd.ok_or_else(|| ConnectError::Exhausted(Errno::MFILE.into()))?
             }
@@ -148,7 +163,7 @@ impl Sockets {
         match stream {
             Ok(stream) => {
                 socket.fd = None;
-                Ok(Stream::Tcp(stream))
+                Ok(Stream::new(Socket::Tcp(stream), 0))
             }
             Err(error) => Err(ConnectError::Refused(error)),
         }
@@ -194,7 +209,7 @@ async fn connect_socket(path: &Path, user: Option<u32>) -> Result<Stream, Connec
     let found = getsockopt(&stream, PeerCredentials).map_err(|errno| ConnectError::Exhausted(errno.into()))?.uid();
     match user {
         Some(wanted) if wanted != found => Err(ConnectError::Stranger { found, wanted }),
-        Some(_) | None => Ok(Stream::Unix(stream)),
+        Some(_) | None => Ok(Stream::new(Socket::Unix(stream), 0)),
     }
 }
 

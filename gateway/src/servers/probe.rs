@@ -4,6 +4,7 @@
 //! A probe takes a turn like any request. While there is none the instance is at work, which is as good a sign; whether
 //! its requests take too long is for their deadlines to say.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,48 +89,55 @@ fn become_ready(servers: &Servers, server: &Server) {
     }
 }
 
-async fn watch_readiness(servers: &Servers, server: &Arc<Server>, probe: &Probe, head_bytes_max: usize) {
+/// Probes again and again until an instance is over, or `hear` has heard enough: it is given how many probes in a row
+/// have failed, and why the last one did.
+async fn watch_with(
+    server: &Arc<Server>,
+    probe: &Probe,
+    head_bytes_max: usize,
+    mut hear: impl FnMut(u32, Option<String>) -> ControlFlow<()>,
+) {
     let mut failures = 0;
     loop {
         sleep(probe.period).await;
         if server.is_over() {
             return;
         }
-        match ask(server, probe, head_bytes_max).await {
-            Outcome::Busy => {}
-            Outcome::Passed => {
-                failures = 0;
-                become_ready(servers, server);
-            }
-            Outcome::Failed(why) => {
-                failures += 1;
-                if failures >= probe.failure_threshold && server.enter(State::Unready) {
-                    server.tell(Health::Unready(why));
-                }
-            }
+        let why = match ask(server, probe, head_bytes_max).await {
+            Outcome::Busy => continue,
+            Outcome::Passed => None,
+            Outcome::Failed(why) => Some(why),
+        };
+        failures = if why.is_some() { failures + 1 } else { 0 };
+        if hear(failures, why).is_break() {
+            return;
         }
     }
 }
 
-async fn watch_liveness(server: &Arc<Server>, probe: &Probe, head_bytes_max: usize) {
-    let mut failures = 0;
-    loop {
-        sleep(probe.period).await;
-        if server.is_over() {
-            return;
-        }
-        match ask(server, probe, head_bytes_max).await {
-            Outcome::Busy => {}
-            Outcome::Passed => failures = 0,
-            Outcome::Failed(why) => {
-                failures += 1;
-                if failures >= probe.failure_threshold {
-                    server.tell(Health::Dead(format!("its liveness probe failed {failures} times in a row: {why}")));
-                    return;
-                }
+async fn watch_readiness(servers: &Servers, server: &Arc<Server>, probe: &Probe, head_bytes_max: usize) {
+    watch_with(server, probe, head_bytes_max, |failures, why| {
+        match why {
+            None => become_ready(servers, server),
+            Some(why) if failures >= probe.failure_threshold && server.enter(State::Unready) => {
+                server.tell(Health::Unready(why));
             }
+            Some(_) => {}
         }
-    }
+        ControlFlow::Continue(())
+    })
+    .await;
+}
+
+async fn watch_liveness(server: &Arc<Server>, probe: &Probe, head_bytes_max: usize) {
+    watch_with(server, probe, head_bytes_max, |failures, why| match why {
+        Some(why) if failures >= probe.failure_threshold => {
+            server.tell(Health::Dead(format!("its liveness probe failed {failures} times in a row: {why}")));
+            ControlFlow::Break(())
+        }
+        Some(_) | None => ControlFlow::Continue(()),
+    })
+    .await;
 }
 
 async fn ask(server: &Arc<Server>, probe: &Probe, head_bytes_max: usize) -> Outcome {

@@ -8,61 +8,90 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+/// A connection, and how much has gone over it.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    socket: Socket,
+    bytes: u64,
+}
+
 /// One of the two.
 #[derive(Debug)]
-pub(crate) enum Stream {
+pub(super) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
 /// Does the same with either.
 macro_rules! either {
-    ($stream:expr, |$inner:ident| $work:expr) => {
-        match $stream {
-            Stream::Tcp($inner) => $work,
-            Stream::Unix($inner) => $work,
+    ($socket:expr, |$inner:ident| $work:expr) => {
+        match $socket {
+            Socket::Tcp($inner) => $work,
+            Socket::Unix($inner) => $work,
         }
     };
 }
 
 impl Stream {
+    /// A connection over which so many bytes have gone.
+    pub(super) fn new(socket: Socket, bytes: u64) -> Self {
+        Self { socket, bytes }
+    }
+
+    /// How many bytes have gone over it, both ways.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Takes the socket off this worker's event loop.
     pub(super) fn into_fd(self) -> io::Result<OwnedFd> {
-        Ok(match self {
-            Self::Tcp(stream) => stream.into_std()?.into(),
-            Self::Unix(stream) => stream.into_std()?.into(),
+        Ok(match self.socket {
+            Socket::Tcp(stream) => stream.into_std()?.into(),
+            Socket::Unix(stream) => stream.into_std()?.into(),
         })
+    }
+
+    fn count(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = &written {
+            self.bytes += *bytes as u64;
+        }
+        written
     }
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        either!(self.get_mut(), |stream| Pin::new(stream).poll_read(context, into))
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        let read = either!(&mut self.socket, |stream| Pin::new(stream).poll_read(context, into));
+        self.bytes += (into.filled().len() - before) as u64;
+        read
     }
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        either!(self.get_mut(), |stream| Pin::new(stream).poll_write(context, bytes))
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = either!(&mut self.socket, |stream| Pin::new(stream).poll_write(context, bytes));
+        self.count(written)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self.get_mut(), |stream| Pin::new(stream).poll_flush(context))
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(&mut self.socket, |stream| Pin::new(stream).poll_flush(context))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self.get_mut(), |stream| Pin::new(stream).poll_shutdown(context))
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(&mut self.socket, |stream| Pin::new(stream).poll_shutdown(context))
     }
 
     fn is_write_vectored(&self) -> bool {
-        either!(self, |stream| stream.is_write_vectored())
+        either!(&self.socket, |stream| stream.is_write_vectored())
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        either!(self.get_mut(), |stream| Pin::new(stream).poll_write_vectored(context, slices))
+        let written = either!(&mut self.socket, |stream| Pin::new(stream).poll_write_vectored(context, slices));
+        self.count(written)
     }
 }

@@ -92,6 +92,10 @@ pub struct Node {
     pub transport: String,
     /// Why that transport.
     pub transport_reason: String,
+    /// Whether functions that serve HTTP by themselves are reached past TCP: `on`, `off` or `unneeded`.
+    pub shortcut: String,
+    /// Why.
+    pub shortcut_reason: String,
     /// Where the gateway listens.
     pub listen: String,
     /// Where `/healthz`, `/readyz`, `/metrics` are.

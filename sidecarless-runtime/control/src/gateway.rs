@@ -125,6 +125,8 @@ pub enum FromGateway {
         /// How it is.
         health: Health,
     },
+    /// How many requests instances that serve HTTP by themselves have, in service and waiting.
+    Loads(Vec<(InstanceId, u32)>),
     /// After [`ToGateway::Relieve`]: the instance has no request any more.
     Relieved {
         /// The instance.
@@ -226,6 +228,8 @@ pub struct Http {
     pub readiness: Option<Probe>,
     /// Whether it is alive.
     pub liveness: Option<Probe>,
+    /// How often [`FromGateway::Loads`] is to say how many requests it has, while it has any; `None`: never.
+    pub load_period: Option<Duration>,
 }
 
 /// Where an instance listens.

@@ -34,7 +34,8 @@ pub use pool::{PoolOverride, PoolSizes};
 pub use quantity::ByteCount;
 pub use schema::{SchemaOf, schema};
 pub use settings::{
-    ForkSettings, GatewaySettings, LogFormat, LogLevel, LogSettings, NodeSettings, Surroundings, TlsSettings, Transport,
+    ForkSettings, GatewaySettings, LogFormat, LogLevel, LogSettings, NodeSettings, Shortcut, Surroundings, TlsSettings,
+    Transport,
 };
 pub use source::Source;
 pub use yaml::to_yaml;

@@ -65,6 +65,9 @@ pub struct NodeSettings {
     /// Whether readers of rings look at them before they sleep. Without rings it changes nothing.
     #[schemars(default)]
     pub busy_poll: BusyPoll,
+    /// Whether what the gateway and a function that serves HTTP by itself say to each other goes past TCP.
+    #[schemars(default)]
+    pub shortcut: Shortcut,
     /// Certificate and key; without them the gateway speaks plain HTTP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsSettings>,
@@ -116,6 +119,20 @@ pub enum BusyPoll {
     Adaptive,
     /// They never sleep: least latency, if every instance and the gateway's threads have a core of their own.
     Always,
+}
+
+/// Whether connections of the gateway to functions that serve HTTP by themselves are short-cut past TCP (eBPF,
+/// `sock_ops` and `sk_msg`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Shortcut {
+    /// Where kernel and privileges allow it.
+    #[default]
+    Auto,
+    /// They are; a node that cannot does not start.
+    On,
+    /// They are plain TCP.
+    Off,
 }
 
 /// Where certificate and key are.
@@ -254,6 +271,7 @@ impl NodeSettings {
             socket: default::socket(surroundings),
             transport: Transport::default(),
             busy_poll: BusyPoll::default(),
+            shortcut: Shortcut::default(),
             tls: None,
             gateway: GatewaySettings {
                 workers: default::workers(surroundings),

@@ -102,6 +102,7 @@ impl Node {
                 self.condemn(instance, "it held a request for longer than its hangGrace after the deadline");
             }
             FromGateway::Probed { instance, health } => self.hear_probed(instance, health),
+            FromGateway::Loads(loads) => self.hear_loads(loads),
             FromGateway::Relieved { instance } => self.hear_relieved(instance),
             FromGateway::WantMetrics => {
                 let text = self.metrics();

@@ -11,7 +11,7 @@ use crate::scale::Load;
 use crate::timers::Timer;
 
 /// How often it is looked while something may change soon.
-const BUSY_TICK: Duration = Duration::from_millis(5);
+pub(super) const BUSY_TICK: Duration = Duration::from_millis(5);
 /// How often it is looked while nothing is to do. It bounds how long the first of a burst's messages wait for more
 /// instances.
 const QUIET_TICK: Duration = Duration::from_millis(25);
@@ -41,7 +41,10 @@ impl Node {
                 .entry(domain)
                 .or_insert_with(|| self.domains.get(&domain).map(crate::domain::Domain::held).unwrap_or_default());
             let Some(function) = self.functions.get_mut(&id) else { continue };
-            let of_it = function.instances().filter_map(|instance| held.get(&instance)).sum();
+            // One that serves HTTP by itself owns no slot; its requests are the gateway's to count.
+            let by_gateway = |id| self.instances.get(&id).map_or(0, |instance| instance.held);
+            let of_it =
+                function.instances().map(|id| held.get(&id).copied().unwrap_or_default() + by_gateway(id)).sum();
             let spec = &function.manifest.spec;
             let load = Load { held: of_it, concurrency: spec.concurrency };
             let limits = spec.replicas;

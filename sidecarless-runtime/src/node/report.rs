@@ -41,7 +41,10 @@ impl Node {
     }
 
     fn describe(&self) -> admin::Node {
+        let (shortcut, shortcut_reason) = self.shortcut.describe();
         admin::Node {
+            shortcut: shortcut.to_owned(),
+            shortcut_reason,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             gateway_pid: self.gateway.as_ref().map(|gateway| gateway.process.pid),
@@ -200,6 +203,11 @@ impl Node {
         let name = |id| self.functions.get(&id).map(|function| function.name().to_string());
         for (edge, count) in self.plane.edge_counts() {
             metrics.edge(name(edge.from), name(edge.to), count);
+        }
+        for (function, count) in self.shortcut.counts() {
+            if let Some(name) = name(function) {
+                metrics.shortcut(name, count);
+            }
         }
         metrics.text(self.choice.kind, self.epoch, &self.starts)
     }

@@ -79,6 +79,7 @@ impl Node {
             self.are_edges_stale = true;
             if let Some(function) = self.functions.remove(&id) {
                 self.plane.set_replicas(id, function.domain, &[]);
+                self.shortcut.forget(id);
                 self.ids.free_function(id);
             }
         }

@@ -10,6 +10,7 @@ use ramet_control::socket::FDS_MAX;
 
 use super::Node;
 use super::instances::END_TIMEOUT;
+use super::load::BUSY_TICK;
 use crate::instance::Stage;
 use crate::route::Speaks;
 use crate::server::Way;
@@ -22,6 +23,9 @@ impl Node {
         let Some(function) = self.functions.get(&instance.function) else { return };
         let spec = &function.manifest.spec;
         let Some(http) = &spec.http else { return };
+        if matches!(way, Way::Port(_)) {
+            self.shortcut.adopt(function.id, id, &sockets);
+        }
         let introduction = gateway::Instance {
             instance: id,
             function: function.id,
@@ -34,6 +38,7 @@ impl Node {
                 queue: spec.queue,
                 readiness: http.readiness.as_ref().map(probe),
                 liveness: http.liveness.as_ref().map(probe),
+                load_period: spec.replicas.is_elastic().then_some(BUSY_TICK),
             }),
         };
         let mut introduced = self.tell_gateway(ToGateway::Instance(introduction), Vec::new());
@@ -66,6 +71,15 @@ impl Node {
                 instance.unready = Some(why);
             }
             Health::Dead(why) => self.condemn(id, &why),
+        }
+    }
+
+    /// How many requests instances have; the next look at the loads takes it in.
+    pub(super) fn hear_loads(&mut self, loads: Vec<(InstanceId, u32)>) {
+        for (id, held) in loads {
+            if let Some(instance) = self.instances.get_mut(&id) {
+                instance.held = held;
+            }
         }
     }
 

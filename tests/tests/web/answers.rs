@@ -113,6 +113,7 @@ fn limits_are_the_chains_and_the_functions() {
     client.send(&[chunk.clone(), chunk].concat()).expect("sent");
     assert_eq!(client.answer(false).expect("an answer").status, 413, "too long, as it turns out");
     assert_eq!(node.request("GET", "/hasty/sleep?1", &[], b"").status, 504);
+    assert_eq!(node.post("/web/upper", b"x").status, 200, "the late one is over");
     // One is served and one waits; there is no room for a third.
     let statuses: Vec<u16> = std::thread::scope(|scope| {
         let ask = || scope.spawn(|| node.request("GET", "/web/sleep?0.7", &[], b"").status);

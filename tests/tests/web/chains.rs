@@ -13,7 +13,10 @@ fn it_is_the_first_the_middle_or_the_last_step() {
         chain("upper", "route: [{path: /first/upper}], steps: [{function: web}, {function: a}]"),
         chain("middle", "route: [{path: /middle/upper}], steps: [{function: a}, {function: web}, {function: b}]"),
         chain("last", "route: [{path: /last/upper}], steps: [{function: a}, {function: web}]"),
-        chain("twice", "route: [{path: /twice/upper}], steps: [{function: web}, {function: web}, {function: a}]"),
+        chain(
+            "twice",
+            "route: [{path: /twice/upper}], steps: [{function: web}, {name: again, function: web}, {function: a}]",
+        ),
         chain("error", "route: [{path: /error/status}], steps: [{function: web}, {function: a}]"),
     ]
     .concat();

@@ -96,7 +96,7 @@ fn a_server_that_is_not_ready_any_more_gets_no_requests_and_is_kept() {
     for _ in 0..10 {
         assert_eq!(node.request("GET", "/web/started", &[], b"").text(), left);
     }
-    assert_eq!(node.instances("server").len() + node.instances("python3").len(), 2, "nobody was replaced");
+    assert_eq!(node.instances("python3").len(), 2, "nobody was replaced");
 }
 
 #[test]
@@ -152,4 +152,25 @@ fn versions_change_while_requests_run() {
         stop.store(true, Ordering::Relaxed);
     });
     eventually("old instances to be gone", || (node.instances("python3").len() <= 2).then_some(()));
+}
+
+#[test]
+fn there_are_as_many_as_the_load_asks_for() {
+    let manifest = format!(
+        "{}{}",
+        python("web", &[], "http: {}, replicas: {min: 1, max: 3, idle: 300ms}, concurrency: 1, queue: 8"),
+        chain("web", "steps: [{function: web}], deadline: 20s")
+    );
+    let Some(node) = node("ring", &manifest) else { return };
+    let wanted = || node.metric("ramet_instances_wanted", "function=\"web\"");
+    let mut clients: Vec<_> = (0..4).map(|_| node.client()).collect();
+    for client in &mut clients {
+        client.send(b"GET /web/sleep?3 HTTP/1.1\r\nhost: h\r\n\r\n").expect("sent");
+    }
+    eventually("more to be wanted", || (wanted() > 2.5).then_some(()));
+    for client in &mut clients {
+        assert_eq!(client.answer(false).expect("an answer").status, 200);
+    }
+    eventually("one to be enough", || (wanted() < 1.5).then_some(()));
+    assert_eq!(node.post("/web/upper", b"x").text(), "X");
 }

@@ -1,14 +1,16 @@
 //! Servers that listen on a unix socket.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+
 use ramet_tests::{Node, Start, eventually};
 
 use super::support::{chain, node, python};
 
-/// Whether functions have users of their own, who have to be let into the folder of the node's socket.
-fn open_to_all(node: &Node) {
-    use std::os::unix::fs::PermissionsExt;
+/// Sets who can enter the folder of the node's socket: functions that have users of their own have to.
+fn set_mode(node: &Node, mode: u32) {
     let folder = node.socket().parent().expect("a folder").to_owned();
-    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+    std::fs::set_permissions(folder, Permissions::from_mode(mode)).expect("chmod");
 }
 
 #[test]
@@ -19,11 +21,12 @@ fn a_unix_socket_is_as_good_as_a_port() {
         + &chain("web", "steps: [{function: web}]");
     let file = node.write_manifest("web.yaml", &manifest).display().to_string();
     if nix::unistd::geteuid().is_root() {
+        set_mode(&node, 0o700);
         let refused = node.ramet(&["apply", "-f", &file]);
         let errors = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert!(!refused.status.success() && errors.contains("only some users can enter"), "{errors}");
     }
-    open_to_all(&node);
+    set_mode(&node, 0o755);
     let output = node.ramet(&["apply", "-f", &file]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let mut client = node.client();
@@ -45,12 +48,11 @@ fn a_link_to_somebody_elses_socket_is_not_followed() {
     }
     let empty = chain("nothing", "steps: [{function: a}]") + &super::support::actor("a");
     let Some(node) = Node::start(&Start::new("ring", &empty)) else { return };
-    open_to_all(&node);
+    set_mode(&node, 0o755);
     // Somebody's socket, which the gateway may connect to.
     let victim = node.socket().with_file_name("victim.sock");
     let listener = std::os::unix::net::UnixListener::bind(&victim).expect("bound");
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(&victim, std::fs::Permissions::from_mode(0o777)).expect("chmod");
+    std::fs::set_permissions(&victim, Permissions::from_mode(0o777)).expect("chmod");
     listener.set_nonblocking(true).expect("nonblocking");
     let link = format!("link={}", victim.display());
     let manifest =

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{
     BusyPoll, CONNECTIONS_MAX, ENVIRONMENT_CONFIG, ENVIRONMENT_FORK_KEY, ENVIRONMENT_OTHERS, ENVIRONMENT_PREFIX,
     ENVIRONMENT_TEST_PREFIX, ForkSettings, GatewaySettings, HEADER_BYTES, LEASE_MAX, LogFormat, LogLevel, LogSettings,
-    NodeSettings, SEEDS_BYTES, SEEDS_MAX, Surroundings, TlsSettings, Transport, UID_BASE, WORKERS_MAX,
+    NodeSettings, SEEDS_BYTES, SEEDS_MAX, Shortcut, Surroundings, TlsSettings, Transport, UID_BASE, WORKERS_MAX,
 };
 use crate::decode::{self, At, Fields, pool, scalar};
 use crate::errors::Errors;
@@ -81,6 +81,7 @@ fn node(
         ("socket", Transport::Socket),
     ];
     let busy_polls = [("never", BusyPoll::Never), ("adaptive", BusyPoll::Adaptive), ("always", BusyPoll::Always)];
+    let shortcuts = [("auto", Shortcut::Auto), ("on", Shortcut::On), ("off", Shortcut::Off)];
     let mut fields = Fields::of(at, report, "a table")?;
     let settings = NodeSettings {
         listen: fields.get("listen", report, address).unwrap_or(default.listen),
@@ -91,6 +92,9 @@ fn node(
             .unwrap_or_default(),
         busy_poll: fields
             .get("busy_poll", report, |at, report| scalar::keyword(at, report, &busy_polls))
+            .unwrap_or_default(),
+        shortcut: fields
+            .get("shortcut", report, |at, report| scalar::keyword(at, report, &shortcuts))
             .unwrap_or_default(),
         tls: fields.get("tls", report, |at, report| tls(at, report, base_dir)),
         gateway: fields
