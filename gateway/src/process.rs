@@ -148,7 +148,7 @@ impl Shared {
     pub(crate) async fn all_metrics(&self, worker: &Worker) -> String {
         let mut answers = self.supervisor_metrics.subscribe();
         answers.mark_unchanged();
-        self.say(&FromGateway::WantMetrics);
+        self.say(&FromGateway::WantMetrics { servers: self.servers.figures() });
         let answered = tokio::time::timeout(Duration::from_secs(1), answers.changed()).await;
         let supervisors = match answered {
             Ok(Ok(())) => answers.borrow().1.clone(),

@@ -13,12 +13,14 @@ mod stream;
 use std::collections::HashMap;
 use std::fmt;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use ramet_common::map::FunctionFlow;
 use ramet_common::{FunctionId, InstanceId, Refusal};
-use ramet_control::gateway::{self, FromGateway, Http};
+use ramet_control::gateway::{self, Figures, FromGateway, Http};
+use ramet_dataplane::clock;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 pub(crate) use body::{ClientBody, Outgoing};
@@ -38,7 +40,30 @@ pub(crate) struct Servers {
     changed: Notify,
     /// An instance that had no request has one.
     busy: Arc<Notify>,
+    /// What was counted of each function that has instances.
+    figures: RwLock<HashMap<FunctionId, Arc<Counted>>>,
     say: Say,
+}
+
+/// What is counted of a function. Sums of times as in [`ramet_common::map::FunctionFlow`].
+#[derive(Debug, Default)]
+struct Counted {
+    arrived: AtomicU64,
+    left: AtomicU64,
+    arrived_ns: AtomicU64,
+    left_ns: AtomicU64,
+}
+
+impl Counted {
+    fn flow(&self) -> FunctionFlow {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        FunctionFlow {
+            arrived: read(&self.arrived),
+            left: read(&self.left),
+            arrived_ns: read(&self.arrived_ns),
+            left_ns: read(&self.left_ns),
+        }
+    }
 }
 
 /// An instance.
@@ -51,6 +76,7 @@ pub(crate) struct Server {
     turns: Arc<Semaphore>,
     sockets: Sockets,
     busy: Arc<Notify>,
+    counted: Arc<Counted>,
     say: Say,
 }
 
@@ -76,7 +102,13 @@ impl State {
 
 impl Servers {
     pub(crate) fn new(say: Say) -> Self {
-        Self { by_function: RwLock::default(), changed: Notify::new(), busy: Arc::default(), say }
+        Self {
+            by_function: RwLock::default(),
+            changed: Notify::new(),
+            busy: Arc::default(),
+            figures: RwLock::default(),
+            say,
+        }
     }
 
     /// An instance has been started. It gets no request before it is ready.
@@ -87,6 +119,10 @@ impl Servers {
             state: AtomicU8::new(State::Waiting as u8),
             held: AtomicU32::new(0),
             busy: Arc::clone(&self.busy),
+            counted: {
+                let mut figures = self.figures.write().unwrap_or_else(PoisonError::into_inner);
+                Arc::clone(figures.entry(info.function).or_default())
+            },
             say: Arc::clone(&self.say),
             info,
             http,
@@ -126,6 +162,8 @@ impl Servers {
             });
         }
         by_function.retain(|_, servers| !servers.is_empty());
+        let mut figures = self.figures.write().unwrap_or_else(PoisonError::into_inner);
+        figures.retain(|function, _| by_function.contains_key(function));
     }
 
     /// A place at the ready instance with the most room.
@@ -139,7 +177,7 @@ impl Servers {
             if best.room() == 0 {
                 return Err(Refusal::Full);
             }
-            if let Some(held) = best.hold() {
+            if let Some(held) = best.hold(Purpose::Request) {
                 return Ok(held);
             }
         }
@@ -164,6 +202,18 @@ impl Servers {
                 tokio::time::sleep(period).await;
             }
         }
+    }
+
+    /// What came to each function that has instances.
+    pub(crate) fn figures(&self) -> Vec<(FunctionId, Figures)> {
+        let now_ns = clock::now_ns();
+        let figures = self.figures.read().unwrap_or_else(PoisonError::into_inner);
+        let of = |flow: FunctionFlow| Figures {
+            done: flow.left,
+            held: flow.held(),
+            spent: Duration::from_nanos(flow.spent_ns(now_ns)),
+        };
+        figures.iter().map(|(function, counted)| (*function, of(counted.flow()))).collect()
     }
 
     /// Says it once. Returns when it is to be said again.
@@ -213,14 +263,18 @@ impl Server {
         capacity.saturating_sub(self.held.load(Ordering::SeqCst))
     }
 
-    fn hold(self: &Arc<Self>) -> Option<Held> {
+    fn hold(self: &Arc<Self>, purpose: Purpose) -> Option<Held> {
         let capacity = self.http.concurrency.saturating_add(self.http.queue);
         let more = |held: u32| (held < capacity).then_some(held + 1);
         let before = self.held.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok()?;
+        if purpose == Purpose::Request {
+            self.counted.arrived.fetch_add(1, Ordering::Relaxed);
+            self.counted.arrived_ns.fetch_add(clock::now_ns(), Ordering::Relaxed);
+        }
         if before == 0 && self.http.load_period.is_some() {
             self.busy.notify_one();
         }
-        let held = Held { server: Arc::clone(self) };
+        let held = Held { server: Arc::clone(self), purpose };
         // It may have been relieved in between; whoever comes last says that it is.
         (!self.is_over()).then_some(held)
     }
@@ -250,6 +304,15 @@ impl fmt::Debug for Server {
 #[derive(Debug)]
 pub(crate) struct Held {
     server: Arc<Server>,
+    purpose: Purpose,
+}
+
+/// What a place is taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Request,
+    /// It is not counted.
+    Probe,
 }
 
 impl Held {
@@ -269,6 +332,10 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         self.server.held.fetch_sub(1, Ordering::SeqCst);
+        if self.purpose == Purpose::Request {
+            self.server.counted.left.fetch_add(1, Ordering::Relaxed);
+            self.server.counted.left_ns.fetch_add(clock::now_ns(), Ordering::Relaxed);
+        }
         self.server.say_if_relieved();
     }
 }

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use ramet_common::map::{Edge, EdgeCount};
+use ramet_common::map::{Edge, EdgeCount, FunctionFlow};
 use ramet_common::{DomainId, FunctionId, InstanceId, Refusal};
 use ramet_dataplane::endpoint::LinkEnd;
 use ramet_dataplane::transport::{ring, socket};
@@ -220,6 +220,30 @@ impl DataPlane {
         match self {
             Self::SkMsg(plane) => plane.refusals(),
             Self::Lanes(_) => Vec::new(),
+        }
+    }
+
+    /// How many messages an instance has, where the kernel counts them.
+    pub(crate) fn held(&self, instance: InstanceId) -> Option<u32> {
+        match self {
+            Self::SkMsg(plane) => plane.held(instance),
+            Self::Lanes(_) => None,
+        }
+    }
+
+    /// What came to a function and what it has done with, where the kernel counts it.
+    pub(crate) fn flow(&self, function: FunctionId) -> Option<FunctionFlow> {
+        match self {
+            Self::SkMsg(plane) => plane.flow(function),
+            Self::Lanes(_) => None,
+        }
+    }
+
+    /// A function is gone; the next one of that id begins at nothing.
+    pub(crate) fn forget_flow(&mut self, function: FunctionId) {
+        match self {
+            Self::SkMsg(plane) => plane.forget_flow(function),
+            Self::Lanes(_) => {}
         }
     }
 

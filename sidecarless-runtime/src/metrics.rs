@@ -7,6 +7,7 @@ use std::time::Duration;
 use ramet_common::Refusal;
 use ramet_common::map::EdgeCount;
 use ramet_common::shortcut::ShortcutCount;
+use ramet_control::gateway::Figures;
 use ramet_dataplane::TransportKind;
 use ramet_fork::Phases;
 use ramet_manifest::QualifiedName;
@@ -134,6 +135,8 @@ pub(crate) struct Metrics {
     /// By names: versions of a function are one function here.
     edges: BTreeMap<(String, String), EdgeCount>,
     shortcuts: BTreeMap<String, ShortcutCount>,
+    flows: BTreeMap<String, Figures>,
+    held: BTreeMap<String, u64>,
 }
 
 impl Metrics {
@@ -162,6 +165,19 @@ impl Metrics {
         total.batches += count.batches;
     }
 
+    /// What came to a version of a function.
+    pub(crate) fn flow(&mut self, function: String, figures: Figures) {
+        self.held(function.clone(), figures.held);
+        let total = self.flows.entry(function).or_default();
+        total.done += figures.done;
+        total.spent += figures.spent;
+    }
+
+    /// How many messages a version of a function has.
+    pub(crate) fn held(&mut self, function: String, messages: u64) {
+        *self.held.entry(function).or_default() += messages;
+    }
+
     /// What went between the gateway and a function that serves HTTP by itself.
     pub(crate) fn shortcut(&mut self, function: String, count: ShortcutCount) {
         let total = self.shortcuts.entry(function).or_default();
@@ -179,6 +195,15 @@ impl Metrics {
             let labels = format!("from=\"{from}\",to=\"{to}\"");
             line(&mut descriptors, "ramet_sproxy_descriptors_total", &labels, count.descriptors);
             line(&mut batches, "ramet_sproxy_sends_total", &labels, count.batches);
+        }
+        let (mut done, mut held, mut spent) = (String::new(), String::new(), String::new());
+        for (function, figures) in &self.flows {
+            let labels = format!("function=\"{function}\"");
+            line(&mut done, "ramet_function_messages_total", &labels, figures.done);
+            line(&mut spent, "ramet_function_seconds_total", &labels, figures.spent.as_secs_f64());
+        }
+        for (function, messages) in &self.held {
+            line(&mut held, "ramet_function_held", &format!("function=\"{function}\""), messages);
         }
         let (mut sends, mut bytes) = (String::new(), String::new());
         for (function, count) in &self.shortcuts {
@@ -208,6 +233,14 @@ impl Metrics {
             ("ramet_sproxy_refusals_total", "counter", "Sends that the kernel refused, by reason.", self.refusals),
             ("ramet_sproxy_descriptors_total", "counter", "Descriptors that went over an edge.", descriptors),
             ("ramet_sproxy_sends_total", "counter", "Sends that went over an edge.", batches),
+            ("ramet_function_messages_total", "counter", "Messages that a function has done with.", done),
+            ("ramet_function_held", "gauge", "Messages that a function has, waiting and in service.", held),
+            (
+                "ramet_function_seconds_total",
+                "counter",
+                "The time that all messages spent at a function, waiting and in service.",
+                spent,
+            ),
             (
                 "ramet_shortcut_sends_total",
                 "counter",

@@ -43,6 +43,8 @@ pub const EDGES: &str = "EDGES";
 pub const LEDGER: &str = "LEDGER";
 /// Slot → `u32`, as the ledger: its moves between functions since the gateway last sent it.
 pub const HOPS: &str = "HOPS";
+/// [`FunctionId`] → [`FunctionFlow`], per CPU.
+pub const FUNCTION_FLOWS: &str = "FUNCTION_FLOWS";
 /// [`crate::Refusal`] → `u64`, per CPU.
 pub const REFUSALS: &str = "REFUSALS";
 /// The `sk_msg` program.
@@ -135,6 +137,68 @@ pub struct EdgeCount {
     pub batches: u64,
 }
 
+/// What came to the instances of a function and what they have passed on, and the sums of when. The difference of the
+/// two sums, with now for each message that is still there, is the time that all messages together spent at the
+/// function, so that nothing has to be kept per message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct FunctionFlow {
+    /// Messages that came.
+    pub arrived: u64,
+    /// Messages that were answered, passed on or given up.
+    pub left: u64,
+    /// When they came, in nanoseconds of the monotonic clock, all added up; wraps around.
+    pub arrived_ns: u64,
+    /// When they left.
+    pub left_ns: u64,
+}
+
+impl FunctionFlow {
+    /// Both together.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            arrived: self.arrived.wrapping_add(other.arrived),
+            left: self.left.wrapping_add(other.left),
+            arrived_ns: self.arrived_ns.wrapping_add(other.arrived_ns),
+            left_ns: self.left_ns.wrapping_add(other.left_ns),
+        }
+    }
+
+    /// How many messages are there.
+    #[must_use]
+    pub const fn held(&self) -> u64 {
+        let held = self.arrived.wrapping_sub(self.left);
+        // What leaves is counted on another CPU than what comes, and may be seen before it.
+        if held as i64 > 0 { held } else { 0 }
+    }
+
+    /// The time that all messages have spent there until `now_ns`, waiting and in service.
+    #[must_use]
+    pub const fn spent_ns(&self, now_ns: u64) -> u64 {
+        let there = self.arrived.wrapping_sub(self.left).wrapping_mul(now_ns);
+        let spent = self.left_ns.wrapping_add(there).wrapping_sub(self.arrived_ns);
+        if spent as i64 > 0 { spent } else { 0 }
+    }
+}
+
 const _: () = assert!(size_of::<Identity>() == 24);
+const _: () = assert!(size_of::<FunctionFlow>() == 32);
 const _: () = assert!(size_of::<Replicas>() == 8 + 4 * REPLICAS_MAX);
 const _: () = assert!(size_of::<InstanceState>() == 64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_that_messages_spent_follows_from_two_sums() {
+        // Two came at 100 and 150, one left at 400; now is 1000.
+        let flow = FunctionFlow { arrived: 2, left: 1, arrived_ns: 250, left_ns: 400 };
+        assert_eq!((flow.held(), flow.spent_ns(1000)), (1, 400 + 1000 - 250));
+        let gone = FunctionFlow { arrived: 0, left: 1, arrived_ns: 0, left_ns: 600 };
+        assert_eq!((flow.plus(gone).held(), flow.plus(gone).spent_ns(1000)), (0, 750));
+        let torn = FunctionFlow { arrived: 0, left: 1, arrived_ns: 0, left_ns: 100 };
+        assert_eq!((torn.held(), torn.spent_ns(1000)), (0, 0), "seen before what it belongs to");
+    }
+}

@@ -4,8 +4,8 @@ use crate::LoaderError;
 use aya::maps::{Array, IterableMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, SkStorage, SockMap};
 use aya::{Ebpf, Pod};
 use ramet_common::map::{
-    DOMAINS, DomainSlots, EDGES, Edge, EdgeCount, FUNCTIONS, HOPS, IDENTITIES, INSTANCES, Identity, InstanceState,
-    LEDGER, NOWHERE, RECEIVERS, REFUSALS, Replicas, SENDERS,
+    DOMAINS, DomainSlots, EDGES, Edge, EdgeCount, FUNCTION_FLOWS, FUNCTIONS, FunctionFlow, HOPS, IDENTITIES, INSTANCES,
+    Identity, InstanceState, LEDGER, NOWHERE, RECEIVERS, REFUSALS, Replicas, SENDERS,
 };
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -15,6 +15,7 @@ pub(crate) type ReplicasBytes = [u8; size_of::<Replicas>()];
 pub(crate) type StateBytes = [u8; size_of::<InstanceState>()];
 pub(crate) type DomainBytes = [u8; size_of::<DomainSlots>()];
 pub(crate) type EdgeBytes = [u8; size_of::<Edge>()];
+pub(crate) type FlowBytes = [u8; size_of::<FunctionFlow>()];
 pub(crate) type EdgeCountBytes = [u8; size_of::<EdgeCount>()];
 
 /// Every map of the object, taken out of it and typed.
@@ -30,6 +31,7 @@ pub(crate) struct Maps {
     pub(crate) ledger: Array<MapData, u64>,
     /// Only the program uses it; it is held so that its absence is noticed.
     pub(crate) _hops: Array<MapData, u32>,
+    pub(crate) flows: PerCpuArray<MapData, FlowBytes>,
     pub(crate) refusals: PerCpuArray<MapData, u64>,
 }
 
@@ -48,6 +50,7 @@ impl Maps {
             edges: take.one(EDGES)?,
             ledger: take.one(LEDGER)?,
             _hops: take.one(HOPS)?,
+            flows: take.one(FUNCTION_FLOWS)?,
             refusals: take.one(REFUSALS)?,
         })
     }

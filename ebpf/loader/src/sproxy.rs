@@ -1,7 +1,8 @@
 //! A loaded SPROXY: the typed face of its maps, which only the supervisor holds.
 
 use crate::maps::{
-    DomainBytes, EdgeBytes, EdgeCountBytes, IdentityBytes, Maps, ReplicasBytes, StateBytes, absent_is_fine, fd_of,
+    DomainBytes, EdgeBytes, EdgeCountBytes, FlowBytes, IdentityBytes, Maps, ReplicasBytes, StateBytes, absent_is_fine,
+    fd_of,
 };
 use crate::sockets::{self, tcp_pair};
 use crate::{LoaderError, SproxyLogs};
@@ -10,10 +11,11 @@ use aya::programs::SkMsg;
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use ramet_common::map::{
-    DOMAINS_MAX, DomainSlots, Edge, EdgeCount, FUNCTIONS_MAX, HOPS, INSTANCES_MAX, Identity, InstanceState, LEDGER,
-    REPLICAS_MAX, Replicas, SLOTS_MAX_DEFAULT, SPROXY,
+    DOMAINS_MAX, DomainSlots, Edge, EdgeCount, FUNCTIONS_MAX, FunctionFlow, HOPS, INSTANCES_MAX, Identity,
+    InstanceState, LEDGER, REPLICAS_MAX, Replicas, SLOTS_MAX_DEFAULT, SPROXY,
 };
 use ramet_common::{DomainId, FunctionId, InstanceId, Refusal};
+use std::collections::HashMap;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
@@ -43,6 +45,8 @@ impl Default for LoadOptions {
 pub struct Sproxy {
     pub(crate) maps: Maps,
     ledger_slots: u32,
+    /// What instances held that have left, by function.
+    lost: HashMap<FunctionId, FunctionFlow>,
     // Refused messages are redirected to the first; the second keeps it connected.
     _nowhere: (TcpStream, TcpStream),
     // Holds the program and its attachment.
@@ -133,10 +137,17 @@ impl Sproxy {
     /// An id out of range, or a failed map update.
     pub fn leave(&mut self, instance: InstanceId) -> Result<(), LoaderError> {
         let index = index_of(instance)?;
-        if self.state_at(index)?.instance != instance {
+        let state = self.state_at(index)?;
+        if state.instance != instance {
             return Ok(());
         }
-        self.clear(index)
+        self.clear(index)?;
+        // What it holds will never be counted as done with.
+        let held = u64::from(state.load.cast_signed().max(0).cast_unsigned());
+        let lost = FunctionFlow { left: held, left_ns: held.wrapping_mul(now_ns()), ..FunctionFlow::default() };
+        let sum = self.lost.entry(state.function).or_default();
+        *sum = sum.plus(lost);
+        Ok(())
     }
 
     /// Sets which instances take a function's requests.
@@ -252,6 +263,34 @@ impl Sproxy {
         Ok(counts)
     }
 
+    /// What came to a function and what it has done with, since it was last forgotten.
+    ///
+    /// # Errors
+    ///
+    /// An id out of range, or a failed map look-up.
+    pub fn flow(&self, function: FunctionId) -> Result<FunctionFlow, LoaderError> {
+        in_range("function", function.0, FUNCTIONS_MAX)?;
+        let per_cpu = self.maps.flows.get(&function.0, 0).map_err(map("read a function's flow"))?;
+        let flows = per_cpu.iter().map(|bytes| zerocopy::transmute!(*bytes));
+        let lost = self.lost.get(&function).copied().unwrap_or_default();
+        Ok(flows.fold(lost, FunctionFlow::plus))
+    }
+
+    /// Begins to count a function's messages anew, for the next function of that id. No instance of it may live.
+    ///
+    /// # Errors
+    ///
+    /// An id out of range, or a failed map update.
+    pub fn forget_flow(&mut self, function: FunctionId) -> Result<(), LoaderError> {
+        in_range("function", function.0, FUNCTIONS_MAX)?;
+        let action = "forget a function's flow";
+        let failed = |error| LoaderError::Map { action, source: MapError::IoError(error) };
+        let cpus = nr_cpus().map_err(|(_, error)| failed(error))?;
+        let zeros = PerCpuValues::try_from(vec![FlowBytes::default(); cpus]).map_err(failed)?;
+        self.lost.remove(&function);
+        self.maps.flows.set(function.0, zeros, 0).map_err(map(action))
+    }
+
     /// What SPROXY keeps of an instance, or `None` if it does not live.
     ///
     /// # Errors
@@ -340,7 +379,13 @@ impl Prepared {
         let nowhere = nowhere(&mut maps)?;
         let senders = maps.senders.fd().try_clone().map_err(|error| LoaderError::of_attach(NAME, error.into()))?;
         self.program()?.attach(&senders).map_err(|error| LoaderError::of_attach(NAME, error))?;
-        Ok(Sproxy { maps, ledger_slots: self.options.ledger_slots, _nowhere: nowhere, ebpf: self.ebpf })
+        Ok(Sproxy {
+            maps,
+            ledger_slots: self.options.ledger_slots,
+            lost: HashMap::new(),
+            _nowhere: nowhere,
+            ebpf: self.ebpf,
+        })
     }
 
     fn program(&mut self) -> Result<&mut SkMsg, LoaderError> {
@@ -388,4 +433,10 @@ fn index_of(instance: InstanceId) -> Result<u32, LoaderError> {
     }
     in_range("instance index", instance.index(), INSTANCES_MAX)?;
     Ok(instance.index())
+}
+
+/// The clock that the program stamps with.
+fn now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.cast_unsigned().wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec.cast_unsigned())
 }

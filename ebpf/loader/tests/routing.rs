@@ -223,3 +223,28 @@ fn work_counts_until_it_ends() {
         assert_eq!(rig.state(&worker).load, load, "{kind:?}");
     }
 }
+
+#[test]
+fn a_functions_flow_says_how_many_messages_it_has_and_for_how_long() {
+    let Some((mut rig, [gateway, one, two])) = Rig::chain() else { return };
+    let flow = |rig: &Rig, member: &rig::Member| rig.sproxy.flow(member.function).unwrap();
+    let spent = |rig: &Rig, member: &rig::Member| flow(rig, member).spent_ns(u64::MAX / 4);
+    for slot in 0..3 {
+        gateway.send(&[packet(Kind::Request, 1, slot)]).unwrap();
+    }
+    assert_eq!((flow(&rig, &one).arrived, flow(&rig, &one).held(), flow(&rig, &two).arrived), (3, 3, 0));
+    one.send(&[packet_to(Kind::Request, &two, 0)]).unwrap();
+    one.send(&[packet_to(Kind::Reply, &gateway, 1)]).unwrap();
+    assert_eq!((flow(&rig, &one).left, flow(&rig, &one).held(), flow(&rig, &two).held()), (2, 1, 1));
+    let left = flow(&rig, &one);
+    assert!(left.left_ns > 0 && left.arrived_ns > left.left_ns, "three came and two left");
+    two.send(&[packet_to(Kind::Reply, &gateway, 0)]).unwrap();
+    assert_eq!(flow(&rig, &two).held(), 0);
+    let before = spent(&rig, &two);
+    assert!(before > 0 && before < 60_000_000_000, "{before} ns");
+    assert_eq!(spent(&rig, &two), before, "without messages no time is spent");
+    rig.sproxy.leave(one.instance).unwrap();
+    assert_eq!(flow(&rig, &one).held(), 0, "what it held is lost, not there for ever");
+    rig.sproxy.forget_flow(one.function).unwrap();
+    assert_eq!(flow(&rig, &one).arrived, 0);
+}

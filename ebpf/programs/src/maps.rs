@@ -7,8 +7,8 @@ use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::SkMsgContext;
 use core::ptr;
 use ramet_common::map::{
-    DOMAINS_MAX, DomainSlots, EDGES_MAX, Edge, EdgeCount, FUNCTIONS_MAX, INSTANCES_MAX, Identity, InstanceState,
-    POLICE_TOKENS, POLICE_WINDOW_NS, Replicas, SLOTS_MAX_DEFAULT,
+    DOMAINS_MAX, DomainSlots, EDGES_MAX, Edge, EdgeCount, FUNCTIONS_MAX, FunctionFlow, INSTANCES_MAX, Identity,
+    InstanceState, POLICE_TOKENS, POLICE_WINDOW_NS, Replicas, SLOTS_MAX_DEFAULT,
 };
 use ramet_common::{DomainId, FunctionId, InstanceId, Refusal};
 
@@ -42,6 +42,8 @@ static EDGES: PerCpuHashMap<Edge, EdgeCount, { EDGES_MAX as usize }, { BPF_F_NO_
 pub(crate) static LEDGER: Array<u64, { SLOTS_MAX_DEFAULT as usize }, MMAPABLE> = Array::new();
 #[btf_map]
 pub(crate) static HOPS: Array<u32, { SLOTS_MAX_DEFAULT as usize }> = Array::new();
+#[btf_map]
+static FUNCTION_FLOWS: PerCpuArray<FunctionFlow, { FUNCTIONS_MAX as usize }> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static REFUSALS: PerCpuArray<u64, { Refusal::COUNT }> = PerCpuArray::new();
 
@@ -111,8 +113,35 @@ impl Sender {
             let load = field!(self.state, load);
             // SAFETY: P2; the destination's senders add to it at the same time, hence atomic.
             unsafe { asm::add_u32(load, tally.released.wrapping_neg()) };
+            count_departures(self.function, tally.released);
         }
     }
+}
+
+/// Books that so many messages came to a function.
+#[inline(always)]
+pub(crate) fn count_arrivals(function: FunctionId, messages: u32) {
+    if let Some(flow) = FUNCTION_FLOWS.get_ptr_mut(function.0) {
+        add(field!(flow, arrived), field!(flow, arrived_ns), messages);
+    }
+}
+
+/// Books that a function has done with so many messages.
+#[inline(always)]
+fn count_departures(function: FunctionId, messages: u32) {
+    if let Some(flow) = FUNCTION_FLOWS.get_ptr_mut(function.0) {
+        add(field!(flow, left), field!(flow, left_ns), messages);
+    }
+}
+
+#[inline(always)]
+fn add(count: *mut u64, times: *mut u64, messages: u32) {
+    // SAFETY: a helper without arguments.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: P2; atomic because another task may run the program on this CPU in between.
+    unsafe { asm::add_u64(count, u64::from(messages)) };
+    // SAFETY: as above.
+    unsafe { asm::add_u64(times, now_ns.wrapping_mul(u64::from(messages))) };
 }
 
 /// The entry of exactly this instance; one that has left or was replaced has none.

@@ -10,7 +10,7 @@ use ramet_common::{DomainId, FunctionId, InstanceId, Refusal};
 
 use crate::asm;
 use crate::batch::Tally;
-use crate::maps::{DOMAINS, FUNCTIONS, RECEIVERS, Sender, instance_state};
+use crate::maps::{self, DOMAINS, FUNCTIONS, RECEIVERS, Sender, instance_state};
 use crate::ownership::Transfer;
 use crate::value::{field, read_field};
 
@@ -102,6 +102,7 @@ impl Destination {
             let load = field!(self.state, load);
             // SAFETY: P2.
             unsafe { asm::add_u32(load, tally.loaded) };
+            maps::count_arrivals(self.function, tally.loaded);
         }
     }
 }

@@ -133,7 +133,10 @@ pub enum FromGateway {
         instance: InstanceId,
     },
     /// Somebody reads `/metrics`.
-    WantMetrics,
+    WantMetrics {
+        /// What the gateway itself has counted of functions that serve HTTP by themselves.
+        servers: Vec<(FunctionId, Figures)>,
+    },
     /// After [`ToGateway::Drain`]: every accepted request has been answered.
     Drained,
 }
@@ -257,6 +260,17 @@ pub struct Probe {
     pub timeout: Duration,
     /// How many have to fail in a row.
     pub failure_threshold: u32,
+}
+
+/// What came to a function, since the gateway knows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Figures {
+    /// Messages that it has done with.
+    pub done: u64,
+    /// Messages that it has, waiting and in service.
+    pub held: u64,
+    /// The time that all of them spent there, waiting and in service.
+    pub spent: Duration,
 }
 
 /// How an instance that serves HTTP by itself is.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use ramet_common::map::{DomainSlots, Edge, EdgeCount, Identity};
+use ramet_common::map::{DomainSlots, Edge, EdgeCount, FunctionFlow, Identity};
 use ramet_common::{DomainId, FunctionId, InstanceId, Refusal, SlotIndex};
 use ramet_dataplane::Ledger;
 use ramet_loader::{LoaderError, Sproxy, socket_pairs};
@@ -110,6 +110,20 @@ impl SkMsg {
     pub(super) fn refusals(&self) -> Vec<(Refusal, u64)> {
         let counts = report("read the refusal counters", self.sproxy.refusals());
         Refusal::ALL.into_iter().zip(counts.unwrap_or_default()).collect()
+    }
+
+    /// How many messages a member has, by the kernel's count.
+    pub(super) fn held(&self, instance: InstanceId) -> Option<u32> {
+        let state = report("read an instance's load", self.sproxy.instance_state(instance))??;
+        Some(state.load.cast_signed().max(0).cast_unsigned())
+    }
+
+    pub(super) fn flow(&self, function: FunctionId) -> Option<FunctionFlow> {
+        report("read a function's flow", self.sproxy.flow(function))
+    }
+
+    pub(super) fn forget_flow(&mut self, function: FunctionId) {
+        report("forget a function's flow", self.sproxy.forget_flow(function));
     }
 
     pub(super) fn edge_counts(&self) -> Vec<(Edge, EdgeCount)> {

@@ -114,6 +114,7 @@ impl Node {
         for (id, function) in std::mem::take(&mut self.functions) {
             self.plane.set_replicas(id, function.domain, &[]);
             self.shortcut.forget(id);
+            self.plane.forget_flow(id);
             self.ids.free_function(id);
         }
         for id in std::mem::take(&mut self.domains).into_keys() {

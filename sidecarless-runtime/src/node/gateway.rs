@@ -104,8 +104,8 @@ impl Node {
             FromGateway::Probed { instance, health } => self.hear_probed(instance, health),
             FromGateway::Loads(loads) => self.hear_loads(loads),
             FromGateway::Relieved { instance } => self.hear_relieved(instance),
-            FromGateway::WantMetrics => {
-                let text = self.metrics();
+            FromGateway::WantMetrics { servers } => {
+                let text = self.metrics(&servers);
                 self.tell_gateway(ToGateway::Metrics { text }, Vec::new());
             }
         }

@@ -7,6 +7,7 @@ use ramet_common::{DomainId, FunctionId, InstanceId};
 
 use super::Node;
 use crate::function::{Function, Role};
+use crate::route::Speaks;
 use crate::scale::Load;
 use crate::timers::Timer;
 
@@ -34,17 +35,13 @@ impl Node {
         if elastic.is_empty() || !self.is_running() {
             return;
         }
-        let mut held: BTreeMap<DomainId, BTreeMap<InstanceId, u32>> = BTreeMap::new();
+        let mut ledgers: BTreeMap<DomainId, BTreeMap<InstanceId, u32>> = BTreeMap::new();
         let mut is_at_rest = true;
         for (id, domain) in elastic {
-            let held = held
-                .entry(domain)
-                .or_insert_with(|| self.domains.get(&domain).map(crate::domain::Domain::held).unwrap_or_default());
+            let Some(function) = self.functions.get(&id) else { continue };
+            let instances: Vec<_> = function.instances().collect();
+            let of_it = instances.into_iter().map(|instance| self.held_by(instance, domain, &mut ledgers)).sum();
             let Some(function) = self.functions.get_mut(&id) else { continue };
-            // One that serves HTTP by itself owns no slot; its requests are the gateway's to count.
-            let by_gateway = |id| self.instances.get(&id).map_or(0, |instance| instance.held);
-            let of_it =
-                function.instances().map(|id| held.get(&id).copied().unwrap_or_default() + by_gateway(id)).sum();
             let spec = &function.manifest.spec;
             let load = Load { held: of_it, concurrency: spec.concurrency };
             let limits = spec.replicas;
@@ -58,6 +55,26 @@ impl Node {
         }
         self.is_looking = true;
         self.timers.set(now + if is_at_rest { QUIET_TICK } else { BUSY_TICK }, Timer::Look);
+    }
+}
+
+impl Node {
+    /// How many messages an instance has, by whoever counts them: the gateway for one that serves HTTP by itself, the
+    /// kernel in S mode, the ledger of its domain otherwise, which is read once.
+    pub(super) fn held_by(
+        &self,
+        id: InstanceId,
+        domain: DomainId,
+        ledgers: &mut BTreeMap<DomainId, BTreeMap<InstanceId, u32>>,
+    ) -> u32 {
+        match self.instances.get(&id) {
+            None => 0,
+            Some(instance) if instance.speaks == Speaks::Http => instance.held,
+            Some(_) => self.plane.held(id).unwrap_or_else(|| {
+                let read = || self.domains.get(&domain).map(crate::domain::Domain::held).unwrap_or_default();
+                ledgers.entry(domain).or_insert_with(read).get(&id).copied().unwrap_or_default()
+            }),
+        }
     }
 }
 

@@ -1,9 +1,11 @@
 //! What the node says about itself: to operators, to probes and to whoever measures.
 
-use std::time::Instant;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
+use ramet_common::FunctionId;
 use ramet_control::admin::{self, Status};
-use ramet_control::gateway::ToGateway;
+use ramet_control::gateway::{Figures, ToGateway};
 use ramet_manifest::{self as manifest, Kind, QualifiedName};
 
 use super::change::{Change, ChangeError};
@@ -182,8 +184,31 @@ impl Node {
         }
     }
 
+    /// What came to each function, by whoever counts it. In the lane transports nobody does but for functions that serve
+    /// HTTP; what the others hold is in the ledger.
+    fn measure_functions(&self, metrics: &mut Metrics, servers: &[(FunctionId, Figures)]) {
+        let now_ns = ramet_dataplane::clock::now_ns();
+        let mut ledgers = BTreeMap::new();
+        for function in self.functions.values() {
+            let name = function.name().to_string();
+            let by_gateway = servers.iter().find(|(id, _)| *id == function.id).map(|(_, figures)| *figures);
+            let by_kernel = || {
+                let flow = self.plane.flow(function.id)?;
+                let spent = Duration::from_nanos(flow.spent_ns(now_ns));
+                Some(Figures { done: flow.left, held: flow.held(), spent })
+            };
+            match by_gateway.or_else(by_kernel) {
+                Some(figures) => metrics.flow(name, figures),
+                None => {
+                    let held = function.instances().map(|id| self.held_by(id, function.domain, &mut ledgers));
+                    metrics.held(name, held.map(u64::from).sum());
+                }
+            }
+        }
+    }
+
     /// The supervisor's part of `/metrics`.
-    pub(super) fn metrics(&self) -> String {
+    pub(super) fn metrics(&self, servers: &[(FunctionId, Figures)]) -> String {
         let mut metrics = Metrics::default();
         for function in self.desired.functions() {
             let name = function.qualified_name();
@@ -204,6 +229,7 @@ impl Node {
         for (edge, count) in self.plane.edge_counts() {
             metrics.edge(name(edge.from), name(edge.to), count);
         }
+        self.measure_functions(&mut metrics, servers);
         for (function, count) in self.shortcut.counts() {
             if let Some(name) = name(function) {
                 metrics.shortcut(name, count);

@@ -80,6 +80,7 @@ impl Node {
             if let Some(function) = self.functions.remove(&id) {
                 self.plane.set_replicas(id, function.domain, &[]);
                 self.shortcut.forget(id);
+                self.plane.forget_flow(id);
                 self.ids.free_function(id);
             }
         }

@@ -92,3 +92,31 @@ fn an_answer_without_an_end_is_no_next_steps_input() {
     assert_eq!(node.request("GET", "/m/endless", &[], b"").status, 502);
     node.wait_all_slots_free();
 }
+
+#[test]
+fn what_passes_is_counted_for_each_function() {
+    let manifest = [
+        python("web", &[], "http: {}, concurrency: 4"),
+        actor("a"),
+        chain("both", "route: [{path: /both/upper}], steps: [{function: a}, {function: web}], deadline: 20s"),
+        chain("slow", "route: [{path: /slow}], steps: [{function: a}]"),
+    ]
+    .concat();
+    for transport in TRANSPORTS {
+        let Some(node) = node(transport, &manifest) else { continue };
+        for _ in 0..20 {
+            assert_eq!(node.post("/both/upper", b"x").text(), "X+A", "{transport}");
+        }
+        let of = |metric: &str, function: &str| node.metric(metric, &format!("function=\"default/{function}\""));
+        assert_eq!(of("ramet_function_messages_total", "web"), 20.0, "{transport}");
+        assert!(of("ramet_function_seconds_total", "web") > 0.0, "{transport}");
+        assert_eq!((of("ramet_function_held", "web"), of("ramet_function_held", "a")), (0.0, 0.0), "{transport}");
+        if transport == "skmsg" {
+            assert_eq!(of("ramet_function_messages_total", "a"), 20.0);
+            let before = of("ramet_function_seconds_total", "a");
+            assert_eq!(node.request("POST", "/slow", &[("x-do", "pause:300")], b"x").status, 200);
+            let spent = of("ramet_function_seconds_total", "a") - before;
+            assert!((0.3..20.0).contains(&spent), "{spent} s for a request of 0.3 s");
+        }
+    }
+}

@@ -187,7 +187,7 @@ impl Gateway {
     fn metrics(&self) -> Receiver<String> {
         let (sender, receiver) = channel();
         self.state.lock().unwrap().metrics = Some(sender);
-        self.say(&FromGateway::WantMetrics);
+        self.say(&FromGateway::WantMetrics { servers: Vec::new() });
         receiver
     }
 
