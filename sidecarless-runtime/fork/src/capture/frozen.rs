@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
 use ramet_sys::Range;
+use ramet_sys::pagemap::PAGE_BYTES;
 use rustix::pipe::{PipeFlags, SpliceFlags};
 
 use super::files::Information;
@@ -109,9 +110,8 @@ impl Watch {
     pub(super) fn freeze(&self, pid: i32) -> Result<Frozen, PrepareError> {
         let mut frozen = Frozen::default();
         for (fd, file) in &self.told {
-            let mut text = String::new();
             // What has been closed since the copy does not have either.
-            if (&*file).read_to_string(&mut text).is_ok() {
+            if let Ok(text) = all_of(file) {
                 if self.epolls.contains(fd) {
                     frozen.watched.insert(*fd, watched::known(pid, *fd, &text));
                 }
@@ -148,6 +148,17 @@ impl Watch {
 impl Watch {
     fn is_hidden(&self, line: &maps::Line) -> bool {
         self.hidden.iter().any(|hidden| hidden.contains(line.range.start))
+    }
+}
+
+/// What a file of the kernel's has to say, without asking first how much that is: the process waits.
+fn all_of(mut file: &File) -> io::Result<String> {
+    let (mut text, mut part) = (Vec::new(), [0; PAGE_BYTES as usize]);
+    loop {
+        match file.read(&mut part)? {
+            0 => return String::from_utf8(text).map_err(io::Error::other),
+            count => text.extend_from_slice(&part[..count]),
+        }
     }
 }
 

@@ -5,15 +5,17 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 
 use libc::{SYS_brk, SYS_close_range, SYS_prctl, SYS_rt_sigaction};
-use ramet_sys::ProcessMemory;
 use ramet_sys::ptrace::{Filters, KernelSigaction, Stop, Tracee};
+use ramet_sys::{CallError, ProcessMemory};
 
 use super::inherit::{Inheritance, Lacking};
 use super::inject::Injection;
 use super::status::{self, Status};
-use super::stop::Copied;
+use super::stop::{Copied, signal_stack};
 use super::{PrepareError, files, maps, namespaces};
-use crate::descriptor::{Area, AreaKind, Clocks, Filter, ForkDescriptor, Scheduling, SignalAction, Thread, Traits};
+use crate::descriptor::{
+    Area, AreaKind, Clocks, Filter, ForkDescriptor, Scheduling, SignalAction, SignalStack, Thread, Traits,
+};
 use crate::lineage::SeedAt;
 use crate::machine::Machine;
 
@@ -38,6 +40,8 @@ struct Answers {
     secure_bits: u32,
     traits: Traits,
     signals: Vec<SignalAction>,
+    /// The first thread's.
+    signal_stack: SignalStack,
 }
 
 impl Seed {
@@ -94,6 +98,7 @@ impl Seed {
         let timers = timers.describe(parent, &ours, &threads)?;
         let answers = self.ask(threads[0].registers.rsp, &status)?;
         layout.brk = answers.brk;
+        threads[0].signal_stack = answers.signal_stack;
         let filters = if status.seccomp == 0 { Vec::new() } else { self.filters()? };
         let (mut areas, mut mapped_files) = self.areas(&lines, &frozen)?;
         let left_out = frozen.left_out.iter().map(|range| (range.start, range.bytes)).collect();
@@ -198,6 +203,14 @@ impl Seed {
             timer_slack_ns: trait_of(libc::PR_GET_TIMERSLACK)?,
             personality: called("personality", libc::SYS_personality, [u32::MAX.into(), 0, 0, 0, 0, 0])? as u32,
         };
+        let answered = || {
+            let mut answer = [0; size_of::<KernelSigaction>()];
+            self.memory.read(room, &mut answer)?;
+            let word = |at: usize| answer[at * 8..at * 8 + 8].try_into().map_or(0, u64::from_ne_bytes);
+            Ok::<[u64; 4], CallError>([0, 1, 2, 3].map(word))
+        };
+        called("sigaltstack", libc::SYS_sigaltstack, [0, room, 0, 0, 0, 0])?;
+        let [start, flags, bytes, _] = answered()?;
         let mut signals = Vec::new();
         for signal in 1..=64_u8 {
             let bit = 1_u64 << (signal - 1);
@@ -206,16 +219,13 @@ impl Seed {
                 signals.push(SignalAction { signal, handler, flags: 0, restorer: 0, mask: 0 });
             } else if status.caught & bit != 0 {
                 called("rt_sigaction", SYS_rt_sigaction, [u64::from(signal), 0, room, 8, 0, 0])?;
-                let mut answer = [0; size_of::<KernelSigaction>()];
-                self.memory.read(room, &mut answer)?;
-                let word = |at: usize| answer[at * 8..at * 8 + 8].try_into().map_or(0, u64::from_ne_bytes);
-                let [handler, flags, restorer, mask] = [0, 1, 2, 3].map(word);
+                let [handler, flags, restorer, mask] = answered()?;
                 signals.push(SignalAction { signal, handler, flags, restorer, mask });
             }
         }
         self.memory.write(room, &before)?;
         injection.end()?;
-        Ok(Answers { brk, secure_bits, traits, signals })
+        Ok(Answers { brk, secure_bits, traits, signals, signal_stack: signal_stack([start, flags, bytes]) })
     }
 }
 

@@ -258,16 +258,29 @@ impl Stopped {
     }
 }
 
-/// Asks the threads for what only they themselves are told.
+/// From the words of a `stack_t`.
+pub(super) const fn signal_stack([start, flags, bytes]: [u64; 3]) -> SignalStack {
+    // `SS_ONSTACK` is found out anew by who looks at the stack pointer.
+    SignalStack { start, flags: flags as u32 & !(libc::SS_ONSTACK as u32), bytes }
+}
+
+/// Asks the threads for what only they themselves are told. The copy is told what the first one is, but for what a fork
+/// does not take along.
 fn ask_threads(
     memory: &ProcessMemory,
     instruction: u64,
     held: &[Tracee],
     stopped: &mut [Stopped],
 ) -> Result<(), PrepareError> {
+    let rsp = stopped[0].registers.rsp;
     let is_glibc = number_place(memory, &stopped[0].state.registers).is_some();
+    let known = usize::from(is_glibc);
+    let (held, stopped) = (&held[known..], &mut stopped[known..]);
+    if held.is_empty() {
+        return Ok(());
+    }
     // Their answers go to a page that there certainly is. Nobody can see it before it is as it was.
-    let page = stopped[0].registers.rsp & !(PAGE_BYTES - 1);
+    let page = rsp & !(PAGE_BYTES - 1);
     let mut before = [0; PAGE_BYTES as usize];
     memory.read(page, &mut before)?;
     let mut asked = Ok(());
@@ -309,9 +322,8 @@ fn ask_some(
     };
     let to = |room| [0, room, 0, 0, 0, 0];
     let mut asked = ask(SYS_sigaltstack, &to, &mut |thread, result, [start, flags, bytes, _]| {
-        // `SS_ONSTACK` is found out anew by who looks at the stack pointer.
-        let flags = if result == 0 { flags as u32 & !(libc::SS_ONSTACK as u32) } else { libc::SS_DISABLE as u32 };
-        thread.state.signal_stack = SignalStack { start, flags, bytes };
+        let known = if result == 0 { [start, flags, bytes] } else { [0, libc::SS_DISABLE as u64, 0] };
+        thread.state.signal_stack = signal_stack(known);
     });
     if asked.is_ok() && !is_glibc {
         let to = |room| [PR_GET_TID_ADDRESS, room, 0, 0, 0, 0];
