@@ -67,6 +67,8 @@ pub(crate) enum News {
     Watch { space: u64, forks: Sender<Missing>, ready: SyncSender<()> },
     /// All of its forks that have been made by now are to be told.
     Tell { space: u64, done: SyncSender<()> },
+    /// Nobody sends more.
+    End,
 }
 
 /// An address space to serve.
@@ -234,7 +236,7 @@ impl Pager {
                                     let _ = done.send(());
                                 }
                                 Err(TryRecvError::Empty) => break,
-                                Err(TryRecvError::Disconnected) => return Ok(()),
+                                Ok(News::End) | Err(TryRecvError::Disconnected) => return Ok(()),
                             }
                         }
                     }

@@ -194,11 +194,15 @@ impl Program {
         (self.start + PAGE_BYTES + self.data.len() as u64).next_multiple_of(64)
     }
 
-    /// The whole program as bytes, a multiple of a page.
+    /// How long it is, a multiple of a page.
+    pub(crate) fn bytes(&self) -> u64 {
+        let operations = (self.operations.len() * OPERATION_BYTES) as u64;
+        (self.operations_start() - self.start + operations).next_multiple_of(PAGE_BYTES)
+    }
+
+    /// The whole program as bytes.
     pub(crate) fn image(&self) -> Vec<u8> {
-        let operations_start = self.operations_start();
-        let bytes = operations_start - self.start + (self.operations.len() * OPERATION_BYTES) as u64;
-        let bytes = bytes.next_multiple_of(PAGE_BYTES);
+        let (operations_start, bytes) = (self.operations_start(), self.bytes());
         let mut image = Vec::with_capacity(bytes as usize);
         image.extend_from_slice(interpreter::code());
         image.resize(PAGE_BYTES as usize, 0);

@@ -4,6 +4,7 @@
 //! *template*: it has the address space and waits. Each child is a fork of it, which runs the rest of the program. When
 //! a child is about to go on, its control socket closes, or tells what failed.
 
+mod ahead;
 mod confinement;
 mod family;
 mod files;
@@ -290,11 +291,20 @@ struct Heard {
 }
 
 fn hear(control: &UnixStream) -> io::Result<Heard> {
+    hear_up_to(control, FAILURE_BYTES)
+}
+
+fn hear_up_to(control: &UnixStream, most: usize) -> io::Result<Heard> {
     let mut heard = Heard::default();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1), ScmCredentials(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let parts = &mut [IoSliceMut::new(&mut heard.bytes)];
-    heard.count = recvmsg(control, parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?.bytes;
+    let parts = &mut [IoSliceMut::new(&mut heard.bytes[..most])];
+    let received = match recvmsg(control, parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+        // It has ended before it had read all. What it had said is there, once this was told.
+        Err(rustix::io::Errno::CONNRESET) => recvmsg(control, parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC),
+        received => received,
+    };
+    heard.count = received?.bytes;
     for message in ancillary.drain() {
         match message {
             RecvAncillaryMessage::ScmRights(mut fds) => heard.fd = fds.next(),

@@ -5,16 +5,18 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use ramet_sys::pagemap::PAGE_BYTES;
 use ramet_sys::{Pidfd, ProcessMemory, Range};
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::ahead::{Ahead, Unborn};
 use super::shared::Contents;
-use super::template::{Begun, Forked, Template, Unborn};
-use super::{Child, Given, Host, ResumeError, TemplatePhases};
+use super::template::{Begun, Belongings, Expected, Template};
+use super::{Child, Given, Host, Phases, ResumeError, TemplatePhases};
 use crate::cache::{CACHE_BYTES_MAX, Cache, PullError};
 use crate::descriptor::ForkDescriptor;
 use crate::lineage::SeedAt;
@@ -54,23 +56,55 @@ enum Stage {
 /// Children of one seed. When it is dropped, those that still need pages wait for ever: end them first.
 #[derive(Debug)]
 pub struct Family {
-    host: Arc<Host>,
-    descriptor: ForkDescriptor,
+    /// Begun with the second child.
+    ahead: OnceLock<Ahead>,
+    nest: Arc<Nest>,
     /// Where others find the pages that children have not touched. None: they do not.
     lineage: Vec<SeedAt>,
-    /// What the next child's space is known by.
-    space_next: AtomicU64,
     /// What a template has from the beginning.
     warm: Warm,
-    /// Begun for the first child.
-    template: Mutex<Stage>,
     /// Whether the seed can be read no more.
     lost: Arc<AtomicBool>,
     /// Whether it is not needed any more.
     independent: Arc<AtomicBool>,
-    told: Option<Sender<News>>,
-    news: OwnedFd,
     pager: Option<JoinHandle<()>>,
+}
+
+/// Whether a child is its template's first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    First,
+    Further,
+}
+
+/// What forks the template.
+#[derive(Debug)]
+struct Nest {
+    host: Arc<Host>,
+    descriptor: ForkDescriptor,
+    state: Mutex<State>,
+    /// What the next child's space is known by.
+    space_next: AtomicU64,
+    told: Sender<News>,
+    news: OwnedFd,
+}
+
+#[derive(Debug)]
+struct State {
+    /// A child that nobody has asked for yet.
+    ahead: Option<Waiting>,
+    /// Begun for the first child.
+    template: Stage,
+}
+
+/// What is to be a child.
+#[derive(Debug)]
+struct Waiting {
+    unborn: Unborn,
+    template: Arc<Template>,
+    /// What was only done because there was no template yet.
+    made: Option<TemplatePhases>,
+    fork: Duration,
 }
 
 impl Family {
@@ -105,20 +139,9 @@ impl Family {
             }
         };
         let pager = thread::Builder::new().name("ramet-pager".to_owned()).spawn(serve)?;
-        let template = Mutex::new(Stage::Begun(begun));
-        Ok(Self {
-            host,
-            descriptor,
-            lineage,
-            space_next: AtomicU64::new(0),
-            warm,
-            template,
-            lost,
-            independent,
-            told: Some(told),
-            news,
-            pager: Some(pager),
-        })
+        let state = Mutex::new(State { ahead: None, template: Stage::Begun(begun) });
+        let nest = Arc::new(Nest { host, descriptor, state, space_next: AtomicU64::new(0), told, news });
+        Ok(Self { ahead: OnceLock::new(), nest, lineage, warm, lost, independent, pager: Some(pager) })
     }
 
     /// Forks a child. Several can be made at a time: they wait for each other only while the template forks.
@@ -126,46 +149,33 @@ impl Family {
     /// # Errors
     /// Why not. No process is left behind.
     pub fn child(&self, given: &Given) -> Result<Child, ResumeError> {
-        let unborn = Unborn::expect(&self.host, &self.descriptor, &self.warm, given)?;
-        let name = self.space_next.fetch_add(1, Ordering::Relaxed);
-        let (template, phases, forked) = self.fork(unborn, name)?;
-        let mut child = template.let_go(forked)?;
-        child.phases.template = phases;
-        child.space = name;
-        if phases.is_some()
-            && let Ok(shown) = Shown::open(child.pid, template.pid(), &self.descriptor)
-        {
-            self.tell(News::Show(Box::new(shown)))?;
+        let nest = &*self.nest;
+        let belongings = Belongings::open(&nest.host, &nest.descriptor, &self.warm, given)?;
+        // Whoever waits may have been ended meanwhile.
+        if let Some(Ok(child)) = nest.take_ahead().map(|ahead| ahead.template.let_go(ahead.unborn, &belongings)) {
+            self.want_another();
+            return Ok(child);
+        }
+        let Waiting { unborn, template, made, fork } = nest.fork(&self.warm)?;
+        let mut child = template.let_go(unborn, &belongings)?;
+        child.phases = Phases { template: made, fork, ..child.phases };
+        if made.is_none() {
+            self.want_another();
+        } else if let Ok(shown) = Shown::open(child.pid, template.pid(), &nest.descriptor) {
+            nest.tell(News::Show(Box::new(shown)))?;
         }
         Ok(child)
     }
 
-    /// Has the template fork, which is made for the first child.
-    fn fork(&self, unborn: Unborn, name: u64) -> Result<(Arc<Template>, Option<TemplatePhases>, Forked), ResumeError> {
-        let mut stage = self.template.lock().unwrap_or_else(PoisonError::into_inner);
-        // After an error nobody knows what the template still does, so the next child gets another one.
-        let (template, phases) = match std::mem::replace(&mut *stage, Stage::Gone) {
-            Stage::Made(template) => (template, None),
-            begun => {
-                let begun = match begun {
-                    Stage::Begun(begun) => begun,
-                    _ => Template::begin(&self.host, &self.descriptor)?,
-                };
-                let template = begun.finish(&self.warm)?;
-                let phases = template.phases;
-                (Arc::new(template), Some(phases))
-            }
-        };
-        let serve = |userfault| {
-            let space = Space::new(userfault, template.missing().clone(), Some(name));
-            self.tell(match phases {
-                Some(_) => News::First(space, template.userfault()),
-                None => News::Child(space),
-            })
-        };
-        let forked = template.fork(&self.host, unborn, serve)?;
-        *stage = Stage::Made(Arc::clone(&template));
-        Ok((template, phases, forked))
+    /// Has one more forked. Without it the next child takes longer.
+    fn want_another(&self) {
+        if let Some(ahead) = self.ahead.get() {
+            return ahead.want();
+        }
+        let nest = Arc::clone(&self.nest);
+        if let Ok(ahead) = Ahead::start(move || nest.fork_ahead()) {
+            self.ahead.get_or_init(|| ahead).want();
+        }
     }
 
     /// Whether the seed is known to be lost: its children have what they have, and new ones are of no use.
@@ -177,7 +187,7 @@ impl Family {
     /// Whether there can be children: neither the seed nor the host is lost.
     #[must_use]
     pub fn is_fertile(&self) -> bool {
-        !self.is_lost() && self.host.is_alive()
+        !self.is_lost() && self.nest.host.is_alive()
     }
 
     /// Begins to read all of the seed's memory, so that its children, and those to come, need it no more.
@@ -185,11 +195,11 @@ impl Family {
     /// # Errors
     /// It is too large for that.
     pub fn pull(&self) -> Result<(), PullError> {
-        let bytes = Granted::with_ancestors(&self.descriptor).bytes();
+        let bytes = Granted::with_ancestors(&self.nest.descriptor).bytes();
         if bytes > CACHE_BYTES_MAX {
             return Err(PullError::TooLarge { bytes });
         }
-        self.tell(News::Pull).map_err(|_| PullError::Ended)
+        self.nest.tell(News::Pull).map_err(|_| PullError::Ended)
     }
 
     /// Whether the seed is not needed any more: all of its memory is here.
@@ -204,21 +214,95 @@ impl Family {
     }
 
     pub(super) fn tell(&self, news: News) -> io::Result<()> {
-        let gone = || io::Error::other("the pager has ended");
-        self.told.as_ref().ok_or_else(gone)?.send(news).map_err(|_| gone())?;
-        self.wake()
+        self.nest.tell(news)
     }
+}
 
-    fn wake(&self) -> io::Result<()> {
+impl Nest {
+    fn tell(&self, news: News) -> io::Result<()> {
+        self.told.send(news).map_err(|_| io::Error::other("the pager has ended"))?;
         rustix::io::write(&self.news, &1_u64.to_ne_bytes())?;
         Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_ahead(&self) -> Option<Waiting> {
+        self.state().ahead.take()
+    }
+
+    /// Has the template fork, which is made for the first child.
+    fn fork(&self, warm: &Warm) -> Result<Waiting, ResumeError> {
+        let start = Instant::now();
+        let expected = Expected::new(&self.host, &self.descriptor)?;
+        let mut state = self.state();
+        // One may have come to wait since.
+        if let Some(ahead) = state.ahead.take() {
+            return Ok(ahead);
+        }
+        // After an error nobody knows what the template still does, so the next child gets another one.
+        let (template, made) = match std::mem::replace(&mut state.template, Stage::Gone) {
+            Stage::Made(template) => (template, None),
+            begun => {
+                let begun = match begun {
+                    Stage::Begun(begun) => begun,
+                    _ => Template::begin(&self.host, &self.descriptor)?,
+                };
+                let template = begun.finish(warm)?;
+                let phases = template.phases;
+                (Arc::new(template), Some(phases))
+            }
+        };
+        let before = made.map_or(Duration::ZERO, |_| start.elapsed());
+        let unborn = self.fork_of(&template, expected, if made.is_some() { Order::First } else { Order::Further })?;
+        state.template = Stage::Made(Arc::clone(&template));
+        Ok(Waiting { unborn, template, made, fork: start.elapsed() - before })
+    }
+
+    /// Forks one that nobody has asked for yet, unless there is one.
+    fn fork_ahead(&self) {
+        let is_wanted = |state: &State| state.ahead.is_none() && matches!(state.template, Stage::Made(_));
+        if !is_wanted(&self.state()) {
+            return;
+        }
+        let expected = Expected::new(&self.host, &self.descriptor);
+        let mut state = self.state();
+        let Stage::Made(template) = &state.template else { return };
+        if state.ahead.is_some() {
+            return;
+        }
+        let template = Arc::clone(template);
+        let forked = expected.and_then(|expected| self.fork_of(&template, expected, Order::Further));
+        match forked.and_then(Unborn::arrived) {
+            Ok(unborn) => state.ahead = Some(Waiting { unborn, template, made: None, fork: Duration::ZERO }),
+            Err(error) => {
+                // Whoever asks for the next child is told why there is none.
+                tracing::debug!(%error, "no child is forked ahead");
+                state.template = Stage::Gone;
+            }
+        }
+    }
+
+    fn fork_of(&self, template: &Template, expected: Expected, order: Order) -> Result<Unborn, ResumeError> {
+        let name = self.space_next.fetch_add(1, Ordering::Relaxed);
+        template.fork(&self.host, expected, name, |userfault| {
+            let space = Space::new(userfault, template.missing().clone(), Some(name));
+            self.tell(match order {
+                Order::First => News::First(space, template.userfault()),
+                Order::Further => News::Child(space),
+            })
+        })
     }
 }
 
 impl Drop for Family {
     fn drop(&mut self) {
-        self.told = None;
-        if self.wake().is_ok()
+        self.ahead.take();
+        // Who was forked ahead ends before the pager.
+        *self.nest.state() = State { ahead: None, template: Stage::Gone };
+        if self.nest.tell(News::End).is_ok()
             && let Some(pager) = self.pager.take()
         {
             let _ = pager.join();

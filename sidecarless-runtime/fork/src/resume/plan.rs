@@ -16,6 +16,7 @@ use ramet_sys::Range;
 use ramet_sys::pagemap::PAGE_BYTES;
 
 use super::ResumeError;
+use super::ahead::ARRIVED;
 use super::confinement::Confinement;
 use super::identity::{Identity, Rights};
 use crate::descriptor::{Area, AreaKind, Clocks, ForkDescriptor, Layout};
@@ -169,8 +170,8 @@ impl Draft {
     /// The lowest place where nothing is, and nothing next to it that may grow.
     fn place(&self, areas: &[Area]) -> Result<Place, ResumeError> {
         const APART: u64 = 16 * PAGE_BYTES;
-        let main_bytes = self.main.image().len() as u64;
-        let thread_bytes = self.others.iter().map(|program| program.image().len() as u64).max().unwrap_or(0);
+        let main_bytes = self.main.bytes();
+        let thread_bytes = self.others.iter().map(Program::bytes).max().unwrap_or(0);
         let bytes = main_bytes + self.others.len() as u64 * thread_bytes;
         let mut start = ADDRESS_START;
         for area in areas {
@@ -204,6 +205,8 @@ impl Planner<'_> {
         self.become_template(&mut main);
         self.fork_children(&mut main);
         self.enter_namespaces(&mut main);
+        let arrived = main.data(&[ARRIVED]);
+        main.call("saying that it waits", SYS_write, &[self.number(CONTROL_FD), arrived, 1]);
         let identity = Identity::take(&mut main, self.number(CONTROL_FD), self.rights, &self.descriptor.credentials);
         self.take_files(&mut main);
         self.map_shared(&mut main);

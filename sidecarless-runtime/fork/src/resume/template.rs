@@ -12,6 +12,7 @@ use ramet_sys::{End, Pidfd, Range};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 
+use super::ahead::Unborn;
 use super::family::Warm;
 use super::files::{self, Given};
 use super::plan::{self, Numbers, Plan};
@@ -49,44 +50,44 @@ pub(super) struct Begun {
 #[derive(Debug)]
 struct Process(Pidfd);
 
-/// What a child takes from its host, before there is one.
+/// What a child takes from its host.
 #[derive(Debug)]
-pub(super) struct Unborn {
-    control: UnixStream,
-    theirs: UnixStream,
+pub(super) struct Belongings {
     identity: Vec<u8>,
     files: Vec<OwnedFd>,
-    habitat: Habitat,
     open: Duration,
 }
 
-/// A process that waits to become a child.
-#[derive(Debug)]
-pub(super) struct Forked {
-    control: UnixStream,
-    identity: Vec<u8>,
-    files: Vec<OwnedFd>,
-    habitat: Habitat,
-    open: Duration,
-    fork: Duration,
-}
-
-impl Unborn {
-    pub(super) fn expect(
+impl Belongings {
+    pub(super) fn open(
         host: &Host,
         descriptor: &ForkDescriptor,
         warm: &Warm,
         given: &Given,
     ) -> Result<Self, ResumeError> {
         let start = Instant::now();
-        let (control, theirs) = control_pair()?;
         let identity = host.rights.identity(descriptor, given)?;
         let pieces = warm.shared.pieces(descriptor)?;
         let mut files = files::open(descriptor, given, &pieces)?;
         files.extend(pieces);
+        Ok(Self { identity, files, open: start.elapsed() })
+    }
+}
+
+/// What has to be there before a child is forked, whoever it will be.
+#[derive(Debug)]
+pub(super) struct Expected {
+    control: UnixStream,
+    theirs: UnixStream,
+    habitat: Habitat,
+}
+
+impl Expected {
+    pub(super) fn new(host: &Host, descriptor: &ForkDescriptor) -> Result<Self, ResumeError> {
+        let (control, theirs) = control_pair()?;
         let is_numbered = plan::numbers(descriptor) == Numbers::Same;
         let habitat = if is_numbered { host.habitat()? } else { Habitat::default() };
-        Ok(Self { control, theirs, identity, files, habitat, open: start.elapsed() })
+        Ok(Self { control, theirs, habitat })
     }
 }
 
@@ -146,55 +147,51 @@ impl Template {
         Arc::clone(&self.userfault)
     }
 
-    /// Forks a child. `serve` is given its faults. The template is ready for the next one when this returns.
+    /// Forks a child, which the pager knows as `space`. `serve` is given its faults. The template is ready for the next
+    /// one when this returns.
     pub(super) fn fork(
         &self,
         host: &Host,
-        unborn: Unborn,
+        expected: Expected,
+        space: u64,
         serve: impl FnOnce(Userfault) -> io::Result<()>,
-    ) -> Result<Forked, ResumeError> {
-        let start = Instant::now();
-        let Unborn { control, theirs, identity, files, habitat, open } = unborn;
+    ) -> Result<Unborn, ResumeError> {
+        let Expected { control, theirs, habitat } = expected;
         let first = habitat.first().map(AsFd::as_fd);
         let order: Vec<BorrowedFd<'_>> = std::iter::once(theirs.as_fd()).chain(first).collect();
         zygote::send(&self.control, &[0], &order)?;
         drop(theirs);
         let userfault = self.forked()?;
+        let unborn = Unborn::new(control, habitat, space);
         guard::hold(&*host.guard, &userfault)?;
         serve(userfault)?;
-        Ok(Forked { control, identity, files, habitat, open, fork: start.elapsed() })
+        Ok(unborn)
     }
 
     /// Lets a child become who it is and go on.
-    pub(super) fn let_go(&self, forked: Forked) -> Result<Child, ResumeError> {
+    pub(super) fn let_go(&self, mut unborn: Unborn, belongings: &Belongings) -> Result<Child, ResumeError> {
         let start = Instant::now();
-        let Forked { control, identity, files, habitat, open, fork } = forked;
         // Without these it does not go on, so its faults are served by now.
-        zygote::send(&control, &identity, &[] as &[OwnedFd])?;
-        if !files.is_empty() {
-            zygote::send(&control, &[0], &files)?;
+        zygote::send(&unborn.control, &belongings.identity, &[] as &[OwnedFd])?;
+        if !belongings.files.is_empty() {
+            zygote::send(&unborn.control, &[0], &belongings.files)?;
+        }
+        if let Some(failure) = unborn.arrive()? {
+            return Err(self.failure(&failure));
         }
         let silent = |_| ResumeError::Silent("the end of its program");
-        let heard = hear(&control).map_err(silent)?;
-        let pid = heard.pid.ok_or(ResumeError::Silent("the end of its program"))?;
-        // Our child: until it is reaped the number is its own.
-        let pidfd = Pidfd::of_child(pid.cast_unsigned())?;
-        let last = match heard {
-            // It closes everything but what is its own.
-            Heard { count: 1, .. } => hear(&control).map_err(silent),
-            failure => Ok(failure),
-        };
-        match last {
-            Ok(Heard { count: 0, .. }) => {
-                let phases = Phases { template: None, open, fork, start: start.elapsed() };
-                let program = Range { start: self.plan.start.program, bytes: self.plan.image.len() as u64 };
-                Ok(Child { pid, pidfd, phases, space: 0, program, habitat })
-            }
-            last => {
-                end(&pidfd);
-                Err(last.map_or_else(|error| error, |heard| self.failure(&heard)))
-            }
+        let heard = hear(&unborn.control).map_err(silent)?;
+        // It closes everything but what is its own.
+        let is_done = heard.count == 1;
+        let last = if is_done { hear(&unborn.control).map_err(silent)? } else { heard };
+        if !is_done || last.count != 0 {
+            return Err(self.failure(&last));
         }
+        let pidfd = unborn.take_pidfd().ok_or(ResumeError::Silent("the end of its program"))?;
+        let (pid, space, habitat) = (pidfd.pid(), unborn.space, std::mem::take(&mut unborn.habitat));
+        let phases = Phases { template: None, open: belongings.open, fork: Duration::ZERO, start: start.elapsed() };
+        let program = Range { start: self.plan.start.program, bytes: self.plan.image.len() as u64 };
+        Ok(Child { pid, pidfd, phases, space, program, habitat })
     }
 
     /// Waits until the template has forked, and gives the faults of the new process.
@@ -285,7 +282,7 @@ fn failure(plan: &Plan, heard: &Heard, step: &'static str) -> ResumeError {
     ResumeError::Step { step: plan.meaning(word(0)), source }
 }
 
-fn end(pidfd: &Pidfd) {
+pub(super) fn end(pidfd: &Pidfd) {
     let _ = pidfd.signal(End::Kill);
     let _ = pidfd.wait();
 }

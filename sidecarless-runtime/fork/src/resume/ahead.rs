@@ -1,0 +1,108 @@
+//! One child ahead: it is forked before it is asked for, and waits to be told who it is.
+//!
+//! Most of what a request for a child waits for is the fork, which is the same for every child. So the next one is
+//! forked while the last begins. A family has one at most, and none before a second child was asked for: who wants one
+//! process gets one.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
+
+use ramet_sys::Pidfd;
+
+use super::template::end;
+use super::{Habitat, Heard, ResumeError, hear_up_to};
+use crate::interpreter::FAILURE_BYTES;
+
+/// A child that is not a process of its own yet. It ends when it is dropped.
+#[derive(Debug)]
+pub(super) struct Unborn {
+    pub(super) control: UnixStream,
+    pub(super) habitat: Habitat,
+    /// What the pager knows it by.
+    pub(super) space: u64,
+    /// Known once it waits.
+    pidfd: Option<Pidfd>,
+}
+
+impl Unborn {
+    pub(super) const fn new(control: UnixStream, habitat: Habitat, space: u64) -> Self {
+        Self { control, habitat, space, pidfd: None }
+    }
+
+    /// Waits until it waits. What it says instead is why it does not.
+    pub(super) fn arrive(&mut self) -> Result<Option<Heard>, ResumeError> {
+        if self.pidfd.is_some() {
+            return Ok(None);
+        }
+        let silent = |_| ResumeError::Silent("the end of its fork");
+        let mut heard = hear_up_to(&self.control, 1).map_err(silent)?;
+        if heard.count == 0 {
+            return Err(ResumeError::Silent("the end of its fork"));
+        }
+        let pid = heard.pid.ok_or(ResumeError::Silent("the end of its fork"))?;
+        // Our child: until it is reaped the number is its own.
+        self.pidfd = Some(Pidfd::of_child(pid.cast_unsigned())?);
+        if heard.bytes[0] == ARRIVED {
+            return Ok(None);
+        }
+        let rest = hear_up_to(&self.control, FAILURE_BYTES - 1).map_err(silent)?;
+        heard.bytes[1..].copy_from_slice(&rest.bytes[..FAILURE_BYTES - 1]);
+        heard.count += rest.count;
+        Ok(Some(heard))
+    }
+
+    /// The same, of one that must.
+    pub(super) fn arrived(mut self) -> Result<Self, ResumeError> {
+        match self.arrive()? {
+            None => Ok(self),
+            Some(_) => Err(ResumeError::Silent("where it waits")),
+        }
+    }
+
+    /// What ends and reaps it, which is the caller's from now on.
+    pub(super) const fn take_pidfd(&mut self) -> Option<Pidfd> {
+        self.pidfd.take()
+    }
+}
+
+/// What a child says when it waits. A failure begins with an address of words.
+pub(super) const ARRIVED: u8 = 1;
+
+impl Drop for Unborn {
+    fn drop(&mut self) {
+        if self.pidfd.is_some() || self.arrive().is_ok() {
+            self.pidfd.iter().for_each(end);
+        }
+    }
+}
+
+/// Who forks it. It is not forked any more when this has been dropped.
+#[derive(Debug)]
+pub(super) struct Ahead {
+    wanted: Option<SyncSender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Ahead {
+    /// `fork` is done each time that one is wanted.
+    pub(super) fn start(fork: impl Fn() + Send + 'static) -> io::Result<Self> {
+        let (wanted, wants) = sync_channel(1);
+        let serve = move || wants.iter().for_each(|()| fork());
+        let thread = thread::Builder::new().name("ramet-ahead".to_owned()).spawn(serve)?;
+        Ok(Self { wanted: Some(wanted), thread: Some(thread) })
+    }
+
+    pub(super) fn want(&self) {
+        // One that is wanted already is enough.
+        let _ = self.wanted.as_ref().map(|wanted| wanted.try_send(()));
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.wanted = None;
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
