@@ -215,7 +215,7 @@ impl Gateway {
                 let mut peers = self.shared.peers.domain_of.write().unwrap_or_else(PoisonError::into_inner);
                 peers.insert(info.instance, info.domain);
                 drop(peers);
-                self.update_all(|| Update::Instance(info.clone()));
+                self.update_all(|| Update::Instance(Box::new(info.clone())));
             }
             ToGateway::InstanceGone { instance } => {
                 self.shared.servers.remove(instance);

@@ -357,6 +357,7 @@ impl Turn {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt;
     use ramet_common::DomainId;
     use ramet_control::gateway::Address;
     use std::sync::Mutex;
@@ -425,16 +426,21 @@ mod tests {
         add(&servers, 1).enter(State::Ready);
         let loads = servers.report_loads();
         tokio::pin!(loads);
-        assert!(futures_util::poll!(loads.as_mut()).is_pending());
+        assert!(loads.as_mut().now_or_never().is_none());
         assert!(said.lock().expect("unbroken").is_empty(), "nobody has anything");
         let held = servers.choose(FunctionId(7)).expect("room");
-        assert!(futures_util::poll!(loads.as_mut()).is_pending());
+        assert!(loads.as_mut().now_or_never().is_none());
         assert_eq!(said.lock().expect("unbroken").pop(), Some(FromGateway::Loads(vec![(InstanceId(1), 1)])));
         drop(held);
         let none = FromGateway::Loads(vec![(InstanceId(1), 0)]);
+        let is_said = async {
+            while said.lock().expect("unbroken").last() != Some(&none) {
+                tokio::task::yield_now().await;
+            }
+        };
         tokio::select! {
             () = loads => {}
-            () = async { while said.lock().expect("unbroken").last() != Some(&none) { tokio::task::yield_now().await } } => {}
+            () = is_said => {}
         }
     }
 
@@ -446,7 +452,7 @@ mod tests {
         assert!(servers.choose(FunctionId(7)).expect("room").turn_now().is_none(), "one at a time");
         let waiting = servers.choose(FunctionId(7)).expect("room").turn();
         tokio::pin!(waiting);
-        assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+        assert!(waiting.as_mut().now_or_never().is_none());
         servers.remove(InstanceId(1));
         assert!(waiting.await.is_none(), "whoever waits for it goes elsewhere");
         drop(one);

@@ -59,7 +59,8 @@ impl Journey {
         let mut body = Some(Outgoing::FromClient(Box::new(body)));
         let mut make = || body.take().map(|body| request(&block, body)).transpose();
         let answered = self.ask(function, &mut make).await;
-        match broken.borrow_mut().take() {
+        let broken = broken.borrow_mut().take();
+        match broken {
             Some(problem) if answered.is_err() => Err(problem),
             _ => self.arrive(input, answered?, 0, Then::Onward).await,
         }

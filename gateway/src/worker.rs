@@ -35,7 +35,7 @@ pub(crate) use inbox::slot_ref;
 pub(crate) enum Update {
     Domain(Arc<Domain>),
     DomainGone(DomainId),
-    Instance(gateway::Instance),
+    Instance(Box<gateway::Instance>),
     InstanceGone(InstanceId),
     /// An instance that serves HTTP by itself is to be probed.
     Watch(Arc<Server>),
@@ -198,7 +198,7 @@ impl Worker {
                 self.domains.borrow_mut().remove(&domain);
             }
             Update::Instance(instance) => {
-                self.instances.borrow_mut().insert(instance.instance, instance);
+                self.instances.borrow_mut().insert(instance.instance, *instance);
                 self.joined.notify_waiters();
             }
             Update::InstanceGone(instance) => self.instance_gone(instance),

@@ -92,7 +92,7 @@ pub(crate) fn sandbox(
     let id = settings.uid_base + instance.index();
     Sandbox {
         user: is_root.then_some(User { uid: id, gid: id }),
-        network: match function.spec.http.as_ref().and_then(Http::port) {
+        network: match function.spec.http.as_deref().and_then(Http::port) {
             // So many connections can it have at once as requests in service.
             Some(_) => Network::Own { sockets: function.spec.concurrency },
             None => Network::None,

@@ -1,4 +1,5 @@
-//! Keys and values of the short-cut's maps: connections between the gateway and functions that serve HTTP by themselves.
+//! Keys and values of the short-cut's maps: connections between the gateway and functions that serve HTTP by
+//! themselves.
 
 use crate::{FunctionId, InstanceId};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};

@@ -151,7 +151,8 @@ impl Rest {
         }
     }
 
-    /// The connection itself, after the instance has agreed to speak something else on it, with what it has said so far.
+    /// The connection itself, after the instance has agreed to speak something else on it, with what it has said so
+    /// far.
     pub(crate) async fn into_tunnel(mut self) -> Option<(Stream, Bytes, Turn)> {
         let driver = self.link.driver.as_mut()?;
         poll_fn(|context| driver.connection.poll_without_shutdown(context)).await.ok()?;

@@ -60,7 +60,7 @@ pub struct FunctionSpec {
     pub command: Vec<String>,
     /// How the command serves HTTP, where it does so by itself; without it, it links ramet's SDK.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub http: Option<Http>,
+    pub http: Option<Box<Http>>,
     /// Environment variables, added to the few that the node sets. Names that begin with RAMET_ are the node's.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(with = "crate::schema::Environment", default)]

@@ -184,8 +184,8 @@ impl Node {
         }
     }
 
-    /// What came to each function, by whoever counts it. In the lane transports nobody does but for functions that serve
-    /// HTTP; what the others hold is in the ledger.
+    /// What came to each function, by whoever counts it. In the lane transports nobody does but for functions that
+    /// serve HTTP; what the others hold is in the ledger.
     fn measure_functions(&self, metrics: &mut Metrics, servers: &[(FunctionId, Figures)]) {
         let now_ns = ramet_dataplane::clock::now_ns();
         let mut ledgers = BTreeMap::new();

@@ -84,7 +84,7 @@ impl Node {
     fn launch_as(&mut self, id: InstanceId, function: FunctionId) -> Result<(), LaunchError> {
         let Some(function) = self.functions.get(&function) else { return Ok(()) };
         let begun = Instant::now();
-        let http = function.manifest.spec.http.as_ref();
+        let http = function.manifest.spec.http.as_deref();
         let way = http.map(|http| server::Way::new(http, id, &self.settings)).transpose()?;
         let launch = Launch::new(&function.manifest, id, way.as_ref())?;
         let stdin = if way.is_some() { Stdin::Nothing } else { Stdin::Conversation };

@@ -21,7 +21,7 @@ pub(super) enum Next {
     Http(NextHttp),
     Frames(NextFrames),
     #[cfg(feature = "peers")]
-    Grpc(NextCall),
+    Grpc(Box<NextCall>),
 }
 
 impl Next {
@@ -30,7 +30,7 @@ impl Next {
             Address::Http(address) => Self::Http(NextHttp::new(address)?),
             Address::Unix(_) | Address::Tcp(_) => Self::Frames(NextFrames::new(address)),
             #[cfg(feature = "peers")]
-            Address::Grpc(address) => Self::Grpc(NextCall::new(address)?),
+            Address::Grpc(address) => Self::Grpc(Box::new(NextCall::new(address)?)),
             #[cfg(not(feature = "peers"))]
             Address::Grpc(_) => anyhow::bail!(super::WITHOUT_PEERS),
         })

@@ -25,7 +25,7 @@ const RESERVED_ENV_PREFIX: &str = "RAMET_";
 pub(super) fn spec(at: At<'_>, report: &mut Report, base_dir: Option<&FilePath>) -> Option<Spec> {
     let mut fields = Fields::of(at, report, "a map with `command`")?;
     let command = fields.need("command", report, |at, report| command(at, report, base_dir)).unwrap_or_default();
-    let http = fields.get("http", report, http::http);
+    let http = fields.get("http", report, http::http).map(Box::new);
     let env = fields.get("env", report, env).unwrap_or_default();
     let replicas = fields.get("replicas", report, start::replicas).unwrap_or_default();
     let concurrency = fields.get("concurrency", report, |at, report| scalar::whole(at, report, 1..=CONCURRENCY_MAX));
