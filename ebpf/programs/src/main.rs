@@ -1,8 +1,8 @@
 //! SPROXY runs on every send of an instance, so that no function has to be trusted with routing or ownership.
 //!
 //! Reading order: [`maps`] is what the supervisor filled, [`batch`] is the message, [`route`] finds the destination,
-//! [`ownership`] moves the slots, [`refusal`] says no; [`shortcut`] is two programs of its own. Unsafe code leans on three
-//! invariants:
+//! [`ownership`] moves the slots, [`refusal`] says no; [`shortcut`] is two programs of its own. Unsafe code
+//! leans on three invariants:
 //!
 //! - **P1**: between `pull_data` and the return, `data..data_end` of the message is kernel memory that no user process
 //!   can write; every access is preceded by a comparison with `data_end`, which the verifier insists on.
