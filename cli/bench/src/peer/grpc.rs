@@ -27,7 +27,7 @@ const WINDOW_BYTES: u32 = 4 << 20;
 pub(super) fn serve(listener: TcpListener, next: Option<Address>) -> anyhow::Result<()> {
     let next = match next.map(Next::new).transpose()? {
         None => None,
-        Some(Next::Grpc(next)) => Some(Arc::from(next)),
+        Some(Next::Grpc(next)) => Some(Arc::new(*next)),
         Some(other) => bail!("{other:?} is not called by gRPC"),
     };
     let call = move |request: Request<Bytes>| {
