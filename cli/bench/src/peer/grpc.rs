@@ -67,7 +67,8 @@ fn failed(error: anyhow::Error) -> Status {
 /// Who is called by gRPC; all calls share a connection, as is usual.
 #[derive(Debug)]
 pub(super) struct NextCall {
-    endpoint: Endpoint,
+    /// In a box because it is large.
+    endpoint: Box<Endpoint>,
     /// Made within the runtime.
     channel: OnceLock<Channel>,
 }
@@ -78,7 +79,7 @@ impl NextCall {
             .tcp_nodelay(true)
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES);
-        Ok(Self { endpoint, channel: OnceLock::new() })
+        Ok(Self { endpoint: Box::new(endpoint), channel: OnceLock::new() })
     }
 
     pub(super) async fn call(&self, body: Bytes) -> anyhow::Result<Bytes> {

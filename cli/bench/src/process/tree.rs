@@ -5,10 +5,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
+
+/// How long the kernel may take to end what was killed.
+const KILL_PATIENCE: Duration = Duration::from_secs(5);
+const POLL_PAUSE: Duration = Duration::from_millis(2);
 
 /// Processes, as found at one moment. A number that was given to another process since is not mistaken for the first.
 #[derive(Clone, Debug)]
@@ -123,15 +127,26 @@ impl ProcessTree {
         Ok(times)
     }
 
-    /// Kills those that still run.
+    /// Kills those that still run, and waits until they do not.
     pub(crate) fn kill_survivors(&self) {
-        for member in &self.members {
-            let same = read_stat(member.pid).is_ok_and(|stat| stat.start_ticks == member.start_ticks);
-            if let (true, Some(pid)) = (same, Pid::from_raw(member.pid)) {
+        let survivors = || self.members.iter().filter(|member| member.runs());
+        for member in survivors() {
+            if let Some(pid) = Pid::from_raw(member.pid) {
                 // It may have ended by itself just now.
                 let _ = kill_process(pid, Signal::KILL);
             }
         }
+        let deadline = Instant::now() + KILL_PATIENCE;
+        while survivors().next().is_some() && Instant::now() < deadline {
+            std::thread::sleep(POLL_PAUSE);
+        }
+    }
+}
+
+impl Member {
+    /// Whether it is there, and no other has its number. What only waits for its parent to look does not run.
+    fn runs(&self) -> bool {
+        read_stat(self.pid).is_ok_and(|stat| stat.start_ticks == self.start_ticks && stat.state != 'Z')
     }
 }
 
