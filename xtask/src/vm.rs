@@ -3,7 +3,7 @@
 //!
 //! The guest sees the host's own file tree, so it runs what has just been built. [`series`] and [`sources`] know where
 //! a kernel comes from, [`apt`] fetches it, [`cache`] keeps it with the [`initramfs`], which has the [`modules`] that a
-//! guest begins with; [`qemu`] starts a guest with its [`script`], and [`run`] follows it to its end.
+//! guest begins with; [`qemu`] starts a guest with its [`script`], and [`mod@run`] follows it to its end.
 
 mod apt;
 mod cache;
