@@ -36,7 +36,11 @@ fn at(url: &str) -> Result<Target, Failure> {
         return Err(wrong("it does not begin with http://, and nothing else is spoken"));
     }
     let authority = uri.authority().ok_or_else(|| wrong("it names no host"))?;
-    let port = authority.port_u16().unwrap_or(80);
+    let port = match authority.port_u16() {
+        Some(port) => port,
+        None if authority.as_str().ends_with(authority.host()) => 80,
+        None => return Err(wrong("it is no URL (its port is no number up to 65535)")),
+    };
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
     let mut addresses =
         (host, port).to_socket_addrs().map_err(|error| wrong(&format!("its host is unknown ({error})")))?;
