@@ -15,7 +15,7 @@ use ramet_fork::{Family, Given, Held, Host, Kin, LocalSource, PageServer, SeedAt
 use ramet_sys::End;
 
 /// How long a process may take for one case.
-const CASE_TIMEOUT: Duration = Duration::from_secs(30);
+const CASE_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// A process with memory that waits until it is forked.
 struct Target {
