@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn more_than_the_bound_is_found_and_less_too() {
-        assert_eq!(broken(&counts(&[("ring", 104.0), ("hand-over", 48.0)]), &held()), [""; 0]);
+        assert_eq!(broken(&counts(&[("ring", 103.9), ("hand-over", 48.1)]), &held()), [""; 0]);
         let wrong = broken(&counts(&[("ring", 105.0), ("hand-over", 47.0)]), &held());
         assert_eq!(wrong, ["hand-over takes -6.0 %", "ring takes +5.0 %"]);
     }
