@@ -29,7 +29,7 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ramet_sys::ptrace::{Filters, Stop};
+use ramet_sys::ptrace::Stop;
 use ramet_sys::{CallError, ProcessMemory, Range};
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
@@ -232,11 +232,9 @@ enum Look {
 fn attempt(pid: i32, child: Option<&resume::Watch>, look: Look, unforked: Unforked) -> Result<Prepared, PrepareError> {
     let space = Space::find(pid)?;
     let status = Status::parse(&status::read(pid, "status").map_err(proc_failed(pid))?).unwrap_or_default();
-    let filters = match status.seccomp {
-        0 => Filters::Count,
-        1 => return Err(PrepareError::unfit(pid, "it is in seccomp's strict mode, which nothing can look into")),
-        _ => Filters::Suspended,
-    };
+    if status.seccomp == 1 {
+        return Err(PrepareError::unfit(pid, "it is in seccomp's strict mode, which nothing can look into"));
+    }
     let beside = Beside::running(pid);
     // Before anything is stopped: to look takes as long as the copy. A copy of such memory may not show what it is.
     let mappings = status::read(pid, "smaps").map_err(proc_failed(pid))?;
@@ -251,9 +249,9 @@ fn attempt(pid: i32, child: Option<&resume::Watch>, look: Look, unforked: Unfork
         Look::Meanwhile => None,
     };
     let program = child.map_or(Range::new(0, 0), resume::Watch::program);
-    let (seed, copied) = stop::stop_and_copy(pid, &space, filters, program, watch, unforked)?;
+    let (seed, copied) = stop::stop_and_copy(pid, &space, program, watch, unforked)?;
     drop(beside);
-    let seed = Seed::take(seed, space.instruction, filters)?;
+    let seed = Seed::take(seed, space.instruction, copied.filters)?;
     let pause = copied.pause;
     let lacking = child.map(resume::Watch::lacking);
     let (descriptor, lineage) = seed.describe(pid, copied, lacking)?;

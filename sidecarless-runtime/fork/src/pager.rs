@@ -213,7 +213,7 @@ impl Pager {
             if self.source.wants_turns() {
                 self.collect();
             } else if events.is_empty() && goes_on {
-                rustix::thread::sched_yield();
+                self.served.burst.give_way();
             } else if events.is_empty() {
                 self.end_lesson();
             }
@@ -260,7 +260,7 @@ impl Pager {
             self.settle();
         }
         // Who was given a page is to touch the next.
-        rustix::thread::sched_yield();
+        self.served.burst.give_way();
         true
     }
 
@@ -460,7 +460,7 @@ impl Served {
     /// Looks at what changes a space. Who changes it may have to come to say so, or to go on.
     fn await_change(&mut self, id: u64) {
         self.take_events(id);
-        rustix::thread::sched_yield();
+        self.burst.give_way();
     }
 
     /// What became of a page that the source was not needed for.

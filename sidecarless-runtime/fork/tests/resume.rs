@@ -1,6 +1,7 @@
 //! A process that was forked goes on where the other one was.
 
-use std::fs;
+use std::fmt::Display;
+use std::fs::{self, DirEntry};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child as Process, Command, Stdio};
@@ -12,7 +13,8 @@ use ramet_fork::descriptor::{OpenFile, OpenFileKind};
 use ramet_fork::{Family, Given, Host, LocalSource, Prepared, prepare};
 use ramet_sys::End;
 
-/// A process that counts: it writes how far it has come, and the sum of its data, to a file with its number.
+/// A process that counts: it writes how far it has come, and the sum of its data, to a file with its number. A child
+/// that begins in between writes the other's file once, and one of them finds it renamed already.
 const COUNTER: &str = r"
 import os, sys, time
 folder, data, n = sys.argv[1], bytearray(os.urandom(1 << 20) * 4), 0
@@ -21,7 +23,10 @@ while True:
     name = f'{folder}/{os.getpid()}'
     with open(name + '.new', 'w') as file:
         file.write(f'{n} {hash(bytes(data))}')
-    os.rename(name + '.new', name)
+    try:
+        os.rename(name + '.new', name)
+    except FileNotFoundError:
+        pass
     time.sleep(0.002)
 ";
 
@@ -86,8 +91,10 @@ impl Target {
     /// Waits until a process has counted so far; its count and its sum.
     fn count_of(&self, pid: i32, at_least: u64) -> (u64, String) {
         let file = self.file(pid);
-        wait_until(&format!("process {pid} to count to {at_least}"), || {
-            read(&file).filter(|(count, _)| *count >= at_least)
+        let counted = try_until(|| read(&file).filter(|(count, _)| *count >= at_least));
+        counted.unwrap_or_else(|| {
+            let found = read(&file);
+            panic!("process {pid} does not count to {at_least} but to {found:?}; {}; {}", state(pid), state("self"))
         })
     }
 }
@@ -99,16 +106,33 @@ impl Drop for Target {
     }
 }
 
-fn wait_until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
+fn wait_until<T>(what: &str, attempt: impl FnMut() -> Option<T>) -> T {
+    try_until(attempt).unwrap_or_else(|| panic!("waited in vain for {what}"))
+}
+
+fn try_until<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + Duration::from_secs(120);
-    loop {
+    while Instant::now() < deadline {
         if let Some(found) = attempt() {
-            return found;
+            return Some(found);
         }
-        assert!(Instant::now() < deadline, "waited in vain for {what}");
         // tidy: another process is waited for, with a deadline.
         std::thread::sleep(Duration::from_millis(2));
     }
+    None
+}
+
+/// What the threads of a process do, as far as the kernel says.
+fn state(pid: impl Display) -> String {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return format!("{pid} is no more") };
+    let say = |thread: DirEntry| {
+        let read = |what: &str| fs::read_to_string(thread.path().join(what)).unwrap_or_default();
+        let status = read("status");
+        let of = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default().trim();
+        format!("{} {} in {} ({})", of("Name:"), of("State:"), read("wchan"), read("syscall").trim())
+    };
+    let threads: Vec<String> = threads.flatten().map(say).collect();
+    format!("{pid}: {}", threads.join(", "))
 }
 
 fn read(file: &Path) -> Option<(u64, String)> {
@@ -169,7 +193,10 @@ while True:
     name = folder + '/' + os.readlink('/proc/self')
     with open(name + '.new', 'w') as file:
         file.write(f'{n} {float(data.sum())}')
-    os.rename(name + '.new', name)
+    try:
+        os.rename(name + '.new', name)
+    except FileNotFoundError:
+        pass
     time.sleep(0.002)
 ";
     let has_numpy = |python: &&&str| {

@@ -58,8 +58,10 @@ pub(super) struct Frozen {
     pub(super) left_out: Vec<Range>,
     /// What no fork can have.
     pub(super) refused: Vec<Range>,
-    /// Where there is something that may be missing in the copy.
-    mapped: Vec<Range>,
+    /// What the copy does not have either.
+    hidden: Vec<Range>,
+    /// How many pages are mapped.
+    mapped_pages: u64,
 }
 
 impl Watch {
@@ -134,18 +136,11 @@ impl Watch {
         if self.has_memory {
             frozen.pieces = pieces::all(pid, |line| self.is_hidden(line))?;
         }
-        if !self.left_out.is_empty() {
-            // More may have come since, and that the copy would not have.
-            let lines = status::read(pid, "maps").map_err(|source| PrepareError::Proc { pid, source })?;
-            let lines = maps::parse(&lines).unwrap_or_default();
-            let lines = lines.iter().filter(|line| !line.is_kernels() && !self.is_hidden(line));
-            frozen.mapped = lines.map(|line| line.range).collect();
-        }
+        frozen.hidden.clone_from(&self.hidden);
+        frozen.mapped_pages = mapped_pages(pid).map_err(|source| PrepareError::Proc { pid, source })?;
         Ok(frozen)
     }
-}
 
-impl Watch {
     fn is_hidden(&self, line: &maps::Line) -> bool {
         self.hidden.iter().any(|hidden| hidden.contains(line.range.start))
     }
@@ -176,20 +171,10 @@ impl Frozen {
         (told == 0 || told == inode).then_some(text)
     }
 
-    /// Whether a copy with these mappings has all that it should.
-    pub(super) fn has_all(&self, lines: &[maps::Line]) -> bool {
-        let is_there = |range: &Range| {
-            let mut at = range.start;
-            for line in lines.iter().filter(|line| line.range.end() > range.start) {
-                if line.range.start > at {
-                    break;
-                }
-                at = line.range.end();
-            }
-            at >= range.end()
-        };
-        let is_ours = |range: &&Range| !self.refused.iter().any(|refused| refused.contains(range.start));
-        self.mapped.iter().filter(is_ours).all(is_there)
+    /// Whether a copy has all that it should: more may have come since it was found out what forks do not have.
+    pub(super) fn is_all_in(&self, copy: i32) -> io::Result<bool> {
+        let lacking: u64 = self.hidden.iter().chain(&self.refused).map(|range| range.bytes / PAGE_BYTES).sum();
+        Ok(mapped_pages(copy)? + lacking == self.mapped_pages)
     }
 
     /// What an epoll watches.
@@ -212,6 +197,13 @@ impl Frozen {
         let at = self.pieces.iter().position(|piece| (piece.device, piece.inode) == (device, inode))?;
         u32::try_from(at).ok()
     }
+}
+
+/// How many pages a process has mapped, from `/proc/PID/statm`.
+fn mapped_pages(pid: i32) -> io::Result<u64> {
+    let text = status::read(pid, "statm")?;
+    let number = std::str::from_utf8(&text).ok().and_then(|text| text.split(' ').next()?.parse().ok());
+    number.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// The number of a pipe, by the link to it.

@@ -21,11 +21,6 @@ pub(super) fn parse(text: &[u8]) -> Option<Vec<Line>> {
 }
 
 impl Line {
-    /// Whether it is the kernel's, which every process has somewhere.
-    pub(super) fn is_kernels(&self) -> bool {
-        [&b"[vsyscall]"[..], b"[vdso]", b"[vvar"].iter().any(|start| self.name.starts_with(start))
-    }
-
     /// Whether it maps memory that has no name in any file system: it is shared, or was a file of a process.
     pub(super) fn is_memory(&self) -> bool {
         self.inode != 0 && is_memory(&self.name)

@@ -90,7 +90,7 @@ impl Seed {
         let clock_offsets = Clocks::offsets(&pid.to_string()).map_err(failed)?;
         let clocks = clocks.minus(Clocks::offsets("self").map_err(failed)?).plus(clock_offsets);
         let files = files::open_files(pid, &frozen)?;
-        if !frozen.has_all(&lines) {
+        if !frozen.is_all_in(pid).map_err(failed)? {
             return Err(PrepareError::Changed(pid));
         }
         let ours: Vec<i32> = threads.iter().map(|thread| thread.tid).collect();

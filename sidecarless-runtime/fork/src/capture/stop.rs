@@ -49,6 +49,8 @@ pub(super) struct Copied {
     pub(super) clocks: Clocks,
     pub(super) timers: timers::Asked,
     pub(super) frozen: Frozen,
+    /// Whether the copy's filters count.
+    pub(super) filters: Filters,
     pub(super) pause: Duration,
 }
 
@@ -80,7 +82,6 @@ impl Drop for Held {
 pub(super) fn stop_and_copy(
     pid: i32,
     space: &Space,
-    filters: Filters,
     program: Range,
     watch: Option<Watch>,
     unforked: Unforked,
@@ -99,12 +100,7 @@ pub(super) fn stop_and_copy(
     if stopped.iter().any(|thread| program.contains(thread.registers.rip)) {
         return Err(PrepareError::TooEarly(pid));
     }
-    if filters == Filters::Suspended {
-        for tracee in &held.0 {
-            let suspended = tracee.set_filters(filters);
-            suspended.map_err(|source| PrepareError::Confined { pid, source })?;
-        }
-    }
+    let filters = suspend_filters(pid, &held.0)?;
     ask_threads(&memory, instruction, &held.0, &mut stopped)?;
     let watch = match watch {
         Some(watch) => watch,
@@ -126,7 +122,24 @@ pub(super) fn stop_and_copy(
     let seed = Tracee::inherited(parentage.sibling(seed).map_err(failed)?);
     let queued_signals = queued.iter().map(|information| information.to_vec()).collect();
     let threads = stopped.into_iter().map(|thread| thread.state).collect();
-    Ok((seed, Copied { threads, queued_signals, clocks, timers, frozen, pause }))
+    Ok((seed, Copied { threads, queued_signals, clocks, timers, frozen, filters, pause }))
+}
+
+/// Lets the stopped threads make calls that their filters would kill them for. They may have set one just now, so this
+/// is done wherever it may be.
+fn suspend_filters(pid: i32, held: &[Tracee]) -> Result<Filters, PrepareError> {
+    for tracee in held {
+        if let Err(source) = tracee.set_filters(Filters::Suspended) {
+            let is_confined = |tracee: &Tracee| status::of_thread(pid, tracee.tid()).map(|own| own.seccomp != 0);
+            for tracee in held {
+                if is_confined(tracee).map_err(|source| PrepareError::Proc { pid, source })? {
+                    return Err(PrepareError::Confined { pid, source });
+                }
+            }
+            return Ok(Filters::Count);
+        }
+    }
+    Ok(Filters::Suspended)
 }
 
 /// Attaches to every thread without stopping any.

@@ -162,7 +162,7 @@ impl Template {
         zygote::send(&self.control, &[0], &order)?;
         drop(theirs);
         let userfault = self.forked()?;
-        let unborn = Unborn::new(control, habitat, space);
+        let unborn = Unborn::new(control, habitat, space, self.pid());
         guard::hold(&*host.guard, &userfault)?;
         serve(userfault)?;
         Ok(unborn)
@@ -180,10 +180,10 @@ impl Template {
             return Err(self.failure(&failure));
         }
         let silent = |_| ResumeError::Silent("the end of its program");
-        let heard = hear(&unborn.control).map_err(silent)?;
+        let heard = unborn.hear(FAILURE_BYTES).map_err(silent)?;
         // It closes everything but what is its own.
         let is_done = heard.count == 1;
-        let last = if is_done { hear(&unborn.control).map_err(silent)? } else { heard };
+        let last = if is_done { unborn.hear(FAILURE_BYTES).map_err(silent)? } else { heard };
         if !is_done || last.count != 0 {
             return Err(self.failure(&last));
         }

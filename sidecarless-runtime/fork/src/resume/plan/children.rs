@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use libc::{
-    SYS_clone3, SYS_close, SYS_dup3, SYS_epoll_ctl, SYS_exit_group, SYS_fcntl, SYS_mount, SYS_recvmsg, SYS_setns,
-    SYS_setsid, SYS_unshare,
+    SYS_clone3, SYS_close, SYS_dup3, SYS_epoll_ctl, SYS_exit_group, SYS_fcntl, SYS_mount, SYS_recvmsg, SYS_sendto,
+    SYS_setns, SYS_setsid, SYS_unshare,
 };
 
 use super::{Numbers, Planner};
@@ -28,6 +28,7 @@ impl Planner<'_> {
             arguments[9] = 1;
         }
         let arguments = main.data(&arguments.map(u64::to_ne_bytes).concat());
+        let number = main.data(&[0; size_of::<u64>()]);
         let control = self.number(CONTROL_FD);
         let namespaces = usize::from(self.numbers == Numbers::Same);
 
@@ -39,8 +40,11 @@ impl Planner<'_> {
             main.call("entering a PID namespace", SYS_setns, &[NAMESPACE_FD, kind]);
             main.call("closing a PID namespace", SYS_close, &[NAMESPACE_FD]);
         }
-        main.call("forking a child", SYS_clone3, &[arguments, 88]);
+        main.call("forking a child", SYS_clone3, &[arguments, 88]).stored_at(number);
         let child = main.on_zero();
+        // Should it end before it says anything, this is how it is known.
+        let quietly = libc::MSG_NOSIGNAL as u64;
+        main.call("telling a child's number", SYS_sendto, &[CHILDS_CONTROL_FD, number, 8, quietly]).or_not();
         main.call("closing a child's control socket", SYS_close, &[CHILDS_CONTROL_FD]);
         main.jump(next);
         main.land(end);
