@@ -1,8 +1,12 @@
 //! A single-producer single-consumer queue of packet descriptors between two processes that need not trust each other.
 //!
-//! Each side keeps its own position in private memory and only *publishes* it; what the other side publishes is checked
-//! against what is possible. A producer that dies between two stores has published nothing. Entries are atomics, so a
-//! peer that writes while we read gives us a wrong descriptor, which the reader checks anyway, and never a data race.
+//! Each entry is a cache line: a descriptor, and the *turn* at which it was published. The consumer looks at the turn of
+//! the entry that comes next, so a descriptor costs what moving one line from core to core costs. A batch is published
+//! by its first turn, which is written last: a producer that dies before has published nothing.
+//!
+//! Each side keeps its own position in private memory; what the other side writes is checked against what is possible.
+//! Entries are atomics, so a peer that writes while we read gives us a wrong descriptor, which the reader checks anyway,
+//! and never a data race.
 //!
 //! Sleeping: the consumer announces that it will wait ([`Consumer::prepare_to_wait`]), looks once more, and waits on
 //! its doorbell. The producer publishes, then looks for the announcement. Both put a full fence between, so at least
@@ -30,29 +34,43 @@ pub const LANE_ENTRIES: u64 = 2;
 
 const WORDS: usize = 4;
 
-/// A cache line that only the producer writes.
+/// A cache line of its own: that of an awake consumer stays in the producer's cache.
 #[repr(C, align(64))]
 #[derive(Debug)]
-struct ProducerLine {
-    tail: AtomicU64,
+struct WaitingLine {
+    waiting: AtomicU32,
 }
 
-/// A cache line that only the consumer writes (but for clearing `waiting`).
+/// A cache line that only the consumer writes.
 #[repr(C, align(64))]
 #[derive(Debug)]
 struct ConsumerLine {
     head: AtomicU64,
-    waiting: AtomicU32,
     load: AtomicU32,
+}
+
+/// A cache line that only the producer writes.
+#[repr(C, align(64))]
+#[derive(Debug)]
+struct Entry {
+    words: [AtomicU64; WORDS],
+    /// One more than the place in the queue that was published here last.
+    turn: AtomicU64,
 }
 
 /// The memory that both sides map. All atomics, so any bit pattern is valid.
 #[repr(C)]
 #[derive(Debug)]
 pub struct LaneMemory {
-    producer: ProducerLine,
+    waiting: WaitingLine,
     consumer: ConsumerLine,
-    entries: [[AtomicU64; WORDS]; LANE_ENTRIES as usize],
+    entries: [Entry; LANE_ENTRIES as usize],
+}
+
+impl LaneMemory {
+    fn entry(&self, place: u64) -> &Entry {
+        &self.entries[(place % LANE_ENTRIES) as usize]
+    }
 }
 
 /// The bytes of a lane's memfd.
@@ -64,7 +82,7 @@ pub enum LaneError {
     /// No room for the batch; nothing was published.
     #[error("the lane has no room for this batch")]
     Full,
-    /// The far side wrote an impossible position. The lane must be given up.
+    /// The far side wrote an impossible position or turn. The lane must be given up.
     #[error("the far side of the lane wrote an impossible position")]
     Corrupt,
 }
@@ -102,12 +120,20 @@ impl Deref for SharedLane {
 pub struct Producer<M: Deref<Target = LaneMemory>> {
     memory: M,
     tail: u64,
+    /// What the reader had taken, and held, when that was looked at last.
+    seen: Seen,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    head: u64,
+    load: u64,
 }
 
 impl<M: Deref<Target = LaneMemory>> Producer<M> {
     /// The writing end of a lane that nobody has used.
     pub fn new(memory: M) -> Self {
-        Self { memory, tail: 0 }
+        Self { memory, tail: 0, seen: Seen::default() }
     }
 
     /// Publishes the whole batch or nothing. `Ok(true)`: the reader waits and its doorbell must be rung.
@@ -115,23 +141,28 @@ impl<M: Deref<Target = LaneMemory>> Producer<M> {
     /// # Errors
     /// [`LaneError::Full`], or [`LaneError::Corrupt`] from a hostile reader.
     pub fn push(&mut self, batch: &[PacketDescriptor]) -> Result<bool, LaneError> {
-        let used = self.used()?;
-        if batch.len() as u64 > LANE_ENTRIES - used {
-            return Err(LaneError::Full);
+        let count = batch.len() as u64;
+        // Looking costs a cache line, so it is looked only where what was seen before is not enough.
+        if self.used() + count > LANE_ENTRIES {
+            self.look()?;
+            if self.used() + count > LANE_ENTRIES {
+                return Err(LaneError::Full);
+            }
         }
         for (place, descriptor) in (self.tail..).zip(batch) {
             let words: [u64; WORDS] = transmute!(*descriptor);
-            let entry = &self.memory.entries[(place % LANE_ENTRIES) as usize];
-            for (into, word) in entry.iter().zip(words) {
+            for (into, word) in self.memory.entry(place).words.iter().zip(words) {
                 into.store(word, Ordering::Relaxed);
             }
         }
-        self.tail += batch.len() as u64;
-        // SYNC: entries published; pairs with the load of `tail` in `pop`.
-        self.memory.producer.tail.store(self.tail, Ordering::Release);
+        for place in (self.tail..self.tail + count).rev() {
+            // SYNC: entries published, the first one last; pairs with the load of `turn` in `is_there`.
+            self.memory.entry(place).turn.store(place + 1, Ordering::Release);
+        }
+        self.tail += count;
         // SYNC: publish, then look for the announcement; pairs with the fence in `prepare_to_wait`.
         fence(Ordering::SeqCst);
-        let waiting = &self.memory.consumer.waiting;
+        let waiting = &self.memory.waiting.waiting;
         Ok(waiting.load(Ordering::Relaxed) != 0 && waiting.swap(0, Ordering::Relaxed) != 0)
     }
 
@@ -139,17 +170,38 @@ impl<M: Deref<Target = LaneMemory>> Producer<M> {
     ///
     /// # Errors
     /// [`LaneError::Corrupt`] from a hostile reader.
-    pub fn load(&self) -> Result<u64, LaneError> {
-        Ok(self.used()? + u64::from(self.memory.consumer.load.load(Ordering::Relaxed)))
+    pub fn load(&mut self) -> Result<u64, LaneError> {
+        self.look()?;
+        Ok(self.used() + self.seen.load)
     }
 
-    fn used(&self) -> Result<u64, LaneError> {
-        // SYNC: entries free again; pairs with the store of `head` in `pop`.
-        let head = self.memory.consumer.head.load(Ordering::Acquire);
-        match self.tail.checked_sub(head) {
-            Some(used) if used <= LANE_ENTRIES => Ok(used),
-            _ => Err(LaneError::Corrupt),
+    /// Whether the load is less than this. As long as what was sent since it was looked at is less than half of that,
+    /// it is not looked again: then the reader has got more from others at most.
+    ///
+    /// # Errors
+    /// [`LaneError::Corrupt`] from a hostile reader.
+    pub fn has_room(&mut self, most: u64) -> Result<bool, LaneError> {
+        let at_most = self.used() + self.seen.load;
+        if at_most < most / 2 {
+            return Ok(true);
         }
+        Ok(self.load()? < most)
+    }
+
+    /// How many entries are not known to be free.
+    const fn used(&self) -> u64 {
+        self.tail - self.seen.head
+    }
+
+    fn look(&mut self) -> Result<(), LaneError> {
+        let consumer = &self.memory.consumer;
+        // SYNC: entries free again; pairs with the store of `head` in `pop`.
+        let head = consumer.head.load(Ordering::Acquire);
+        if self.tail.checked_sub(head).is_none_or(|used| used > LANE_ENTRIES) {
+            return Err(LaneError::Corrupt);
+        }
+        self.seen = Seen { head, load: consumer.load.load(Ordering::Relaxed).into() };
+        Ok(())
     }
 }
 
@@ -171,48 +223,55 @@ impl<M: Deref<Target = LaneMemory>> Consumer<M> {
     /// # Errors
     /// [`LaneError::Corrupt`] from a hostile writer.
     pub fn pop(&mut self, most: usize, mut take: impl FnMut(PacketDescriptor)) -> Result<usize, LaneError> {
-        let count = self.ready()?.min(most as u64);
-        if count == 0 {
-            return Ok(0);
-        }
-        for place in self.head..self.head + count {
-            let entry = &self.memory.entries[(place % LANE_ENTRIES) as usize];
+        let start = self.head;
+        while self.head - start < most as u64 {
+            match self.is_there() {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) if self.head == start => return Err(error),
+                // The next look finds it again.
+                Err(_) => break,
+            }
             let mut words = [0u64; WORDS];
-            for (into, word) in words.iter_mut().zip(entry) {
+            for (into, word) in words.iter_mut().zip(&self.memory.entry(self.head).words) {
                 *into = word.load(Ordering::Relaxed);
             }
+            self.head += 1;
             take(transmute!(words));
         }
-        self.head += count;
-        // SYNC: entries free again; pairs with the load of `head` in `used`.
-        self.memory.consumer.head.store(self.head, Ordering::Release);
-        Ok(count as usize)
+        if self.head != start {
+            // SYNC: entries free again; pairs with the load of `head` in `look`.
+            self.memory.consumer.head.store(self.head, Ordering::Release);
+        }
+        Ok((self.head - start) as usize)
     }
 
-    /// How many descriptors are there to take.
+    /// Whether there is a descriptor to take.
     ///
     /// # Errors
     /// [`LaneError::Corrupt`] from a hostile writer.
-    pub fn ready(&self) -> Result<u64, LaneError> {
-        // SYNC: entries published; pairs with the store of `tail` in `push`.
-        let tail = self.memory.producer.tail.load(Ordering::Acquire);
-        match tail.checked_sub(self.head) {
-            Some(ready) if ready <= LANE_ENTRIES => Ok(ready),
+    pub fn is_there(&self) -> Result<bool, LaneError> {
+        // SYNC: entries published; pairs with the store of `turn` in `push`.
+        let turn = self.memory.entry(self.head).turn.load(Ordering::Acquire);
+        let (next, last) = (self.head + 1, (self.head + 1).saturating_sub(LANE_ENTRIES));
+        match turn {
+            turn if turn == next => Ok(true),
+            turn if turn == last => Ok(false),
             _ => Err(LaneError::Corrupt),
         }
     }
 
-    /// Announces that the reader is about to wait. The caller then looks at [`Consumer::ready`] of every lane once more
-    /// and waits only if all are empty.
+    /// Announces that the reader is about to wait. The caller then looks at [`Consumer::is_there`] of every lane
+    /// once more and waits only if all are empty.
     pub fn prepare_to_wait(&self) {
-        self.memory.consumer.waiting.store(1, Ordering::Relaxed);
+        self.memory.waiting.waiting.store(1, Ordering::Relaxed);
         // SYNC: announce, then look; pairs with the fence in `push`.
         fence(Ordering::SeqCst);
     }
 
     /// Takes the announcement back, so that writers ring no bell.
     pub fn awake(&self) {
-        self.memory.consumer.waiting.store(0, Ordering::Relaxed);
+        self.memory.waiting.waiting.store(0, Ordering::Relaxed);
     }
 
     /// Says how many messages the reader holds, for the writer's choice among replicas.
@@ -224,10 +283,11 @@ impl<M: Deref<Target = LaneMemory>> Consumer<M> {
 #[cfg(loom)]
 impl LaneMemory {
     fn on_heap() -> Arc<Self> {
+        let entry = || Entry { words: std::array::from_fn(|_| AtomicU64::new(0)), turn: AtomicU64::new(0) };
         Arc::new(Self {
-            producer: ProducerLine { tail: AtomicU64::new(0) },
-            consumer: ConsumerLine { head: AtomicU64::new(0), waiting: AtomicU32::new(0), load: AtomicU32::new(0) },
-            entries: std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::new(0))),
+            waiting: WaitingLine { waiting: AtomicU32::new(0) },
+            consumer: ConsumerLine { head: AtomicU64::new(0), load: AtomicU32::new(0) },
+            entries: std::array::from_fn(|_| entry()),
         })
     }
 }
@@ -270,9 +330,11 @@ mod tests {
             producer.push(&[numbered(number)]).expect("room");
         }
         assert_eq!(producer.push(&[numbered(0), numbered(1)]), Err(LaneError::Full));
-        assert_eq!(consumer.ready(), Ok(LANE_ENTRIES - 1));
         assert_eq!(consumer.pop(1, |_| {}), Ok(1));
         assert_eq!(producer.push(&[numbered(0), numbered(1)]), Ok(false));
+        let mut count = 0;
+        consumer.pop(usize::MAX, |_| count += 1).expect("honest");
+        assert_eq!(count, LANE_ENTRIES);
     }
 
     #[test]
@@ -284,13 +346,63 @@ mod tests {
         assert_eq!(producer.push(&[numbered(2)]), Ok(false));
     }
 
+    /// A producer that died before it had written the first turn of its batch.
+    #[test]
+    fn a_batch_without_its_first_turn_is_not_there() {
+        let (mut producer, mut consumer, raw) = lane();
+        producer.push(&[numbered(1), numbered(2), numbered(3)]).expect("room");
+        raw.entry(0).turn.store(0, Ordering::Relaxed);
+        assert_eq!(consumer.pop(64, |_| {}), Ok(0));
+        raw.entry(0).turn.store(1, Ordering::Relaxed);
+        assert_eq!(consumer.pop(64, |_| {}), Ok(3));
+    }
+
     #[test]
     fn impossible_positions_are_noticed_by_both_sides() {
+        for lap in 0..2 {
+            let (mut producer, mut consumer, raw) = lane();
+            for number in 0..lap * LANE_ENTRIES {
+                producer.push(&[numbered(number)]).expect("room");
+                assert_eq!(consumer.pop(1, |_| {}), Ok(1));
+            }
+            let place = lap * LANE_ENTRIES;
+            for turn in [place + 2, place + 1 + LANE_ENTRIES, u64::MAX, place.wrapping_sub(LANE_ENTRIES)] {
+                raw.entry(place).turn.store(turn, Ordering::Relaxed);
+                assert_eq!(consumer.pop(64, |_| {}), Err(LaneError::Corrupt), "{turn}");
+            }
+            raw.consumer.head.store(place + 1, Ordering::Relaxed);
+            assert_eq!(producer.load(), Err(LaneError::Corrupt));
+            raw.consumer.head.store(place.wrapping_sub(LANE_ENTRIES + 1), Ordering::Relaxed);
+            assert_eq!(producer.load(), Err(LaneError::Corrupt));
+        }
+    }
+
+    /// What was taken before an entry with an impossible turn has been taken.
+    #[test]
+    fn what_is_whole_before_a_corrupt_entry_is_taken() {
         let (mut producer, mut consumer, raw) = lane();
-        raw.producer.tail.store(LANE_ENTRIES + 1, Ordering::Relaxed);
+        producer.push(&[numbered(1), numbered(2)]).expect("room");
+        raw.entry(1).turn.store(77, Ordering::Relaxed);
+        assert_eq!(consumer.pop(64, |descriptor| assert_eq!(descriptor, numbered(1))), Ok(1));
         assert_eq!(consumer.pop(64, |_| {}), Err(LaneError::Corrupt));
-        raw.consumer.head.store(1, Ordering::Relaxed);
-        assert_eq!(producer.push(&[numbered(0)]), Err(LaneError::Corrupt));
+    }
+
+    #[test]
+    fn room_is_what_the_reader_says_once_half_of_it_may_be_used() {
+        let (mut producer, mut consumer, _) = lane();
+        assert_eq!(producer.has_room(1), Ok(true));
+        producer.push(&[numbered(1)]).expect("room");
+        assert_eq!(producer.has_room(1), Ok(false));
+        consumer.publish_load(1);
+        consumer.pop(1, |_| {}).expect("honest");
+        assert_eq!(producer.has_room(1), Ok(false), "it holds it");
+        consumer.publish_load(0);
+        assert_eq!(producer.has_room(1), Ok(true));
+        for number in 0..8 {
+            assert_eq!(producer.has_room(8), Ok(true), "{number} are under way");
+            producer.push(&[numbered(number)]).expect("room");
+        }
+        assert_eq!(producer.has_room(8), Ok(false));
     }
 }
 
@@ -341,7 +453,7 @@ mod loom_tests {
             let writer = thread::spawn(move || producer.push(&[numbered(1)]).expect("room"));
             let reader = thread::spawn(move || {
                 consumer.prepare_to_wait();
-                consumer.ready().expect("honest") > 0
+                consumer.is_there().expect("honest")
             });
             let rang = writer.join().expect("writer");
             let saw = reader.join().expect("reader");

@@ -48,6 +48,13 @@ impl Ledger {
         Some(LedgerWord::from_bits(self.word(slot)?.load(Ordering::Acquire)))
     }
 
+    /// Whether `owner` owns `slot` at that generation, for an owner that will hand it on: the word is taken as if to be
+    /// written, so that its cache line comes here once and not twice.
+    #[must_use]
+    pub fn is_owned(&self, slot: SlotIndex, generation: Generation, owner: InstanceId) -> bool {
+        self.hand_over(slot, generation, owner, owner)
+    }
+
     /// Moves `slot` from one owner to another at an unchanged generation. False if `from` did not own it.
     #[must_use]
     pub fn hand_over(&self, slot: SlotIndex, generation: Generation, from: InstanceId, to: InstanceId) -> bool {

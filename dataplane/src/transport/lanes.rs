@@ -28,6 +28,8 @@ pub(super) trait OutLane: Debug + Send + Sync {
     fn push(&self, batch: &[PacketDescriptor]) -> Result<(), PushError>;
     /// How much the reader has to do, as far as this end can tell.
     fn load(&self) -> u64;
+    /// Whether that is less than its capacity.
+    fn has_room(&self, capacity: u64) -> bool;
 }
 
 /// Why a push failed; nothing was pushed.

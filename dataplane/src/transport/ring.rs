@@ -60,6 +60,10 @@ impl OutLane for RingOut {
     fn load(&self) -> u64 {
         self.producer.lock().unwrap_or_else(PoisonError::into_inner).load().unwrap_or(u64::MAX)
     }
+
+    fn has_room(&self, capacity: u64) -> bool {
+        self.producer.lock().unwrap_or_else(PoisonError::into_inner).has_room(capacity).unwrap_or(false)
+    }
 }
 
 #[derive(Debug)]
@@ -75,7 +79,7 @@ impl InLane for RingIn {
 
     fn ready(&self) -> bool {
         // A corrupt lane counts as ready, so that `pop` gets to see and report it.
-        self.consumer.ready() != Ok(0)
+        self.consumer.is_there() != Ok(false)
     }
 
     fn announce_wait(&self) {

@@ -57,6 +57,10 @@ impl OutLane for SocketOut {
         // A socket does not tell; replicas of equal load take turns.
         0
     }
+
+    fn has_room(&self, _capacity: u64) -> bool {
+        true
+    }
 }
 
 #[derive(Debug)]

@@ -266,8 +266,8 @@ impl Check<'_> {
             return None;
         }
         if descriptor.moves_slot() {
-            let word = self.ledger.read(descriptor.slot)?;
-            if word.owner != self.owner || word.generation != descriptor.generation {
+            let is_mine = self.ledger.is_owned(descriptor.slot, descriptor.generation, self.owner);
+            if !is_mine {
                 return None;
             }
         }

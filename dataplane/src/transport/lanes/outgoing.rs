@@ -77,8 +77,12 @@ impl Outgoing {
     fn send_to_least_loaded(&self, peers: &[OutPeer], batch: &[PacketDescriptor]) -> Result<(), SendError> {
         let first = if peers.len() > 1 { self.turn.fetch_add(1, Ordering::Relaxed) % peers.len() } else { 0 };
         let in_turn = || peers[first..].iter().chain(&peers[..first]).filter(|peer| !peer.is_retiring);
-        let best = in_turn().min_by_key(|peer| peer.lane.load()).ok_or(SendError::Refused(Refusal::NoReplica))?;
-        if best.lane.load() >= u64::from(best.capacity) {
+        let best = match peers {
+            [only] if !only.is_retiring => Some(only),
+            _ => in_turn().min_by_key(|peer| peer.lane.load()),
+        };
+        let best = best.ok_or(SendError::Refused(Refusal::NoReplica))?;
+        if !best.lane.has_room(best.capacity.into()) {
             return Err(SendError::Refused(Refusal::Full));
         }
         match self.send_to(best, batch) {

@@ -37,14 +37,14 @@ impl Bare {
     }
 
     fn wait(&mut self) -> anyhow::Result<()> {
-        if self.consumer.ready()? > 0 {
+        if self.consumer.is_there()? {
             return Ok(());
         }
         let start = Instant::now();
         let budget = self.patience.budget();
         while start.elapsed() < budget {
             for _ in 0..Patience::LOOKS {
-                if self.consumer.ready()? > 0 {
+                if self.consumer.is_there()? {
                     self.patience.waited(start.elapsed());
                     return Ok(());
                 }
@@ -53,7 +53,7 @@ impl Bare {
             std::thread::yield_now();
         }
         self.consumer.prepare_to_wait();
-        while self.consumer.ready()? == 0 {
+        while !self.consumer.is_there()? {
             poll(&mut [PollFd::new(&self.bell_in, PollFlags::IN)], None)?;
             doorbell::silence(&self.bell_in);
         }
