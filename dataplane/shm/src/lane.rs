@@ -1,12 +1,12 @@
 //! A single-producer single-consumer queue of packet descriptors between two processes that need not trust each other.
 //!
-//! Each entry is a cache line: a descriptor, and the *turn* at which it was published. The consumer looks at the turn of
-//! the entry that comes next, so a descriptor costs what moving one line from core to core costs. A batch is published
-//! by its first turn, which is written last: a producer that dies before has published nothing.
+//! Each entry is a cache line: a descriptor, and the *turn* at which it was published. The consumer looks at the turn
+//! of the entry that comes next, so a descriptor costs what moving one line from core to core costs. A batch is
+//! published by its first turn, which is written last: a producer that dies before has published nothing.
 //!
 //! Each side keeps its own position in private memory; what the other side writes is checked against what is possible.
-//! Entries are atomics, so a peer that writes while we read gives us a wrong descriptor, which the reader checks anyway,
-//! and never a data race.
+//! Entries are atomics, so a peer that writes while we read gives us a wrong descriptor, which the reader checks
+//! anyway, and never a data race.
 //!
 //! Sleeping: the consumer announces that it will wait ([`Consumer::prepare_to_wait`]), looks once more, and waits on
 //! its doorbell. The producer publishes, then looks for the announcement. Both put a full fence between, so at least

@@ -4,8 +4,8 @@
 //! It is looked for where the last came from, because to ask who of all children has one takes as long as to hear of
 //! it. The others get their turn, too.
 //!
-//! Where somebody else has a use for the core, whoever gives it away gets it back a turn later, which takes milliseconds;
-//! who sleeps and is woken gets it at once. So faults are then waited for asleep.
+//! Where somebody else has a use for the core, whoever gives it away gets it back a turn later, which takes
+//! milliseconds; who sleeps and is woken gets it at once. So faults are then waited for asleep.
 
 use std::thread;
 use std::time::{Duration, Instant};
