@@ -98,9 +98,6 @@ pub trait Receiver: Debug + Send + AsFd {
     /// [`ReceiveError`].
     fn arm(&mut self) -> Result<bool, ReceiveError>;
 
-    /// Says how many messages this instance holds, for senders that choose among replicas.
-    fn publish_load(&mut self, messages: u32);
-
     /// How many descriptors were dropped because the sender had no right to send them.
     fn rejected(&self) -> u64;
 }
@@ -143,9 +140,6 @@ pub trait Links: Debug + Send + Sync {
 
     /// Forgets `peer`: nothing is sent to it any more. What it has sent is still received.
     fn remove(&self, peer: InstanceId);
-
-    /// As [`Receiver::publish_load`], for a thread that completes a message while another one waits in `receive`.
-    fn publish_load(&self, messages: u32);
 
     /// Makes the thread that waits in `receive`, or the next one that does, return without anything having come.
     fn wake(&self);

@@ -18,5 +18,6 @@ pub use endpoint::{Endpoint, ReceiveError, Receiver, SendError, Sender, Transpor
 pub use pool::{Pool, PoolLayout, Slot, SlotRef};
 pub use ramet_common as ids;
 pub use ramet_shm::ledger::Ledger;
+pub use ramet_shm::meter::{Meter, MeterReader};
 pub use ramet_shm::segment::begin_new_life;
 pub use route::Route;

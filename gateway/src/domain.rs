@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use ramet_common::DomainId;
 use ramet_control::gateway;
 use ramet_dataplane::pool::CLASS_BYTES;
-use ramet_dataplane::{Ledger, Pool, SlotAllocator};
+use ramet_dataplane::{Ledger, Pool, SlotAllocator, TransportKind};
 
 /// Shared by all workers.
 #[derive(Debug)]
@@ -18,12 +18,17 @@ pub(crate) struct Domain {
 
 impl Domain {
     /// Maps what the supervisor sent: the pool and the ledger.
-    pub(crate) fn attach(info: gateway::Domain, fds: Vec<OwnedFd>) -> Result<Self, String> {
+    pub(crate) fn attach(info: gateway::Domain, fds: Vec<OwnedFd>, transport: TransportKind) -> Result<Self, String> {
         let [pool, ledger] = <[OwnedFd; 2]>::try_from(fds)
             .map_err(|fds| format!("a domain comes with 2 descriptors, not {}", fds.len()))?;
         info.layout.check()?;
         let pool = Pool::attach(pool.as_fd(), info.layout).map_err(|error| error.to_string())?;
-        let ledger = Ledger::map(ledger.as_fd(), info.ledger_base, info.layout.slots()).map_err(|e| e.to_string())?;
+        let (fd, slots) = (ledger.as_fd(), info.layout.slots());
+        let ledger = match transport {
+            TransportKind::SkMsg => Ledger::map(fd, info.ledger_base, slots),
+            TransportKind::Ring | TransportKind::Socket => Ledger::map_shared(fd, slots),
+        };
+        let ledger = ledger.map_err(|error| error.to_string())?;
         pool.populate_heads();
         let slots = SlotAllocator::new(info.layout, ledger);
         Ok(Self { id: info.domain, name: info.name, pool, slots })

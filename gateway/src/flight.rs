@@ -248,16 +248,16 @@ mod tests {
     use ramet_common::{DomainId, Generation};
     use ramet_control::gateway;
     use ramet_dataplane::ids::SlotIndex;
-    use ramet_dataplane::{Ledger, Pool, PoolLayout};
+    use ramet_dataplane::{Ledger, Pool, PoolLayout, TransportKind};
     use std::time::Duration;
 
     fn domain() -> Arc<Domain> {
         let layout = PoolLayout { counts: [4, 0, 0, 0, 0] };
         let pool = Pool::create("pool", &layout).expect("pool");
-        let ledger = Pool::create("ledger", &PoolLayout { counts: [1, 0, 0, 0, 0] }).expect("ledger");
-        assert_eq!(Ledger::bytes_for(4), 4096);
+        let ledger_pages = (Ledger::shared_bytes_for(4) / 4096) as u32;
+        let ledger = Pool::create("ledger", &PoolLayout { counts: [ledger_pages, 0, 0, 0, 0] }).expect("ledger");
         let info = gateway::Domain { domain: DomainId(1), name: "default".to_owned(), layout, ledger_base: 0 };
-        Arc::new(Domain::attach(info, vec![pool, ledger]).expect("attached"))
+        Arc::new(Domain::attach(info, vec![pool, ledger], TransportKind::Ring).expect("attached"))
     }
 
     #[test]

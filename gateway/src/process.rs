@@ -16,7 +16,7 @@ use ramet_dataplane::endpoint::LinkEnd;
 use ramet_dataplane::transport::lanes::{self, Ledgers, Member};
 use ramet_dataplane::transport::patience::Patience;
 use ramet_dataplane::transport::skmsg::{self, Reasons};
-use ramet_dataplane::{Endpoint, Ledger, TransportKind};
+use ramet_dataplane::{Endpoint, Ledger, Meter, TransportKind};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
@@ -293,15 +293,18 @@ impl Gateway {
                 Ok(skmsg::endpoint(tcp, unix, Some(reasons)))
             }
             kind @ (TransportKind::Ring | TransportKind::Socket) => {
+                let [meter] = one_fd(fds)?;
+                let meter = Meter::map(meter.as_fd()).map_err(|error| error.to_string())?;
                 let me = Member { instance, owner: InstanceId::NONE };
                 // The event loop has its own patience: it must look at its connections too.
-                lanes::endpoint(kind, me, self.shared.peers.clone(), Patience::none()).map_err(|e| e.to_string())
+                lanes::endpoint(kind, me, self.shared.peers.clone(), Patience::none(), Some(meter))
+                    .map_err(|error| error.to_string())
             }
         }
     }
 
     fn add_domain(&self, info: gateway::Domain, fds: Vec<OwnedFd>) -> Result<(), String> {
-        let domain = Arc::new(Domain::attach(info, fds)?);
+        let domain = Arc::new(Domain::attach(info, fds, self.shared.settings.transport)?);
         let ledger = domain.slots.ledger().clone();
         self.shared.peers.ledgers.write().unwrap_or_else(PoisonError::into_inner).insert(domain.id, ledger);
         let mut domains = self.shared.domains.write().unwrap_or_else(PoisonError::into_inner);

@@ -52,6 +52,9 @@ struct Counted {
     left: AtomicU64,
     arrived_ns: AtomicU64,
     left_ns: AtomicU64,
+    /// What goes to and fro is the gateway's to count, as SPROXY counts what goes over an edge.
+    asked: AtomicU64,
+    answered: AtomicU64,
 }
 
 impl Counted {
@@ -208,12 +211,17 @@ impl Servers {
     pub(crate) fn figures(&self) -> Vec<(FunctionId, Figures)> {
         let now_ns = clock::now_ns();
         let figures = self.figures.read().unwrap_or_else(PoisonError::into_inner);
-        let of = |flow: FunctionFlow| Figures {
-            done: flow.left,
-            held: flow.held(),
-            spent: Duration::from_nanos(flow.spent_ns(now_ns)),
+        let of = |counted: &Counted| {
+            let flow = counted.flow();
+            Figures {
+                done: flow.left,
+                held: flow.held(),
+                spent: Duration::from_nanos(flow.spent_ns(now_ns)),
+                asked: counted.asked.load(Ordering::Relaxed),
+                answered: counted.answered.load(Ordering::Relaxed),
+            }
         };
-        figures.iter().map(|(function, counted)| (*function, of(counted.flow()))).collect()
+        figures.iter().map(|(function, counted)| (*function, of(counted))).collect()
     }
 
     /// Says it once. Returns when it is to be said again.
@@ -283,6 +291,16 @@ impl Server {
         if self.state() == State::Relieved && self.held.load(Ordering::SeqCst) == 0 {
             (self.say)(FromGateway::Relieved { instance: self.info.instance });
         }
+    }
+
+    /// A request has gone there.
+    pub(crate) fn count_asked(&self) {
+        self.counted.asked.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An answer has come from there.
+    pub(crate) fn count_answered(&self) {
+        self.counted.answered.fetch_add(1, Ordering::Relaxed);
     }
 
     /// It has kept a request for too long.

@@ -157,8 +157,16 @@ impl Journey {
             Ok(exchange) => exchange,
             Err(error) => return Ok(Err(error)),
         };
+        if let Some(server) = exchange.server() {
+            server.count_asked();
+        }
         match timeout_at(self.deadline, exchange.head()).await {
-            Ok(Ok(response)) => Ok(Ok(exchange.answered(response))),
+            Ok(Ok(response)) => {
+                if let Some(server) = exchange.server() {
+                    server.count_answered();
+                }
+                Ok(Ok(exchange.answered(response)))
+            }
             Ok(Err(error)) => Ok(Err(error)),
             Err(_) => {
                 tokio::task::spawn_local(see_whether_it_hangs(exchange));

@@ -4,15 +4,15 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use ramet_common::map::{Edge, EdgeCount, FunctionFlow};
 use ramet_common::{DomainId, FunctionId, InstanceId, Refusal};
-use ramet_dataplane::endpoint::LinkEnd;
-use ramet_dataplane::transport::{ring, socket};
 use ramet_dataplane::{Ledger, Pool, PoolLayout, TransportKind};
 use ramet_loader::LoaderError;
 use ramet_shm::segment::create_sealed;
 
+mod lanes;
 mod ledger_space;
 mod skmsg;
 
+pub(crate) use lanes::{LaneKind, Lanes};
 pub(crate) use skmsg::SkMsg;
 
 /// Why something could not be put on the data plane.
@@ -61,6 +61,8 @@ pub(crate) struct Memory {
     pub(crate) pool: OwnedFd,
     pub(crate) ledger: OwnedFd,
     pub(crate) ledger_base: u32,
+    /// The same ledger, where the loads of instances are beside it.
+    pub(crate) loads: Option<Ledger>,
 }
 
 impl Memory {
@@ -84,32 +86,14 @@ pub(crate) enum DataPlane {
     /// The kernel knows members, replicas and edges.
     SkMsg(Box<SkMsg>),
     /// Only the two ends of a lane know it; the supervisor makes them.
-    Lanes(LaneKind),
-}
-
-/// Which lanes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LaneKind {
-    Ring,
-    Socket,
-}
-
-impl LaneKind {
-    /// Makes a lane: the sender's end and the receiver's.
-    pub(crate) fn link(self) -> Result<(LinkEnd, LinkEnd), DataPlaneError> {
-        Ok(match self {
-            Self::Ring => ring::link()?,
-            Self::Socket => socket::link()?,
-        })
-    }
+    Lanes(Box<Lanes>),
 }
 
 impl DataPlane {
     pub(crate) fn kind(&self) -> TransportKind {
         match self {
             Self::SkMsg(_) => TransportKind::SkMsg,
-            Self::Lanes(LaneKind::Ring) => TransportKind::Ring,
-            Self::Lanes(LaneKind::Socket) => TransportKind::Socket,
+            Self::Lanes(lanes) => lanes.kind.transport(),
         }
     }
 
@@ -117,7 +101,7 @@ impl DataPlane {
     pub(crate) fn lanes(&self) -> Option<LaneKind> {
         match self {
             Self::SkMsg(_) => None,
-            Self::Lanes(kind) => Some(*kind),
+            Self::Lanes(lanes) => Some(lanes.kind),
         }
     }
 
@@ -133,12 +117,14 @@ impl DataPlane {
         match self {
             Self::SkMsg(plane) => {
                 let (ledger, ledger_base) = plane.add_domain(domain, name, layout.slots())?;
-                Ok(Memory { pool, ledger, ledger_base })
+                Ok(Memory { pool, ledger, ledger_base, loads: None })
             }
             Self::Lanes(_) => {
-                let ledger = create_sealed("ramet-ledger", Ledger::bytes_for(layout.slots()))
+                let ledger = create_sealed("ramet-ledger", Ledger::shared_bytes_for(layout.slots()))
                     .map_err(|error| failed(error.to_string()))?;
-                Ok(Memory { pool, ledger, ledger_base: 0 })
+                let loads =
+                    Ledger::map_shared(ledger.as_fd(), layout.slots()).map_err(|error| failed(error.to_string()))?;
+                Ok(Memory { pool, ledger, ledger_base: 0, loads: Some(loads) })
             }
         }
     }
@@ -155,7 +141,7 @@ impl DataPlane {
     pub(crate) fn join(&mut self, member: Member) -> Result<Vec<OwnedFd>, DataPlaneError> {
         match self {
             Self::SkMsg(plane) => plane.join(member),
-            Self::Lanes(_) => Ok(Vec::new()),
+            Self::Lanes(lanes) => lanes.join(member),
         }
     }
 
@@ -171,7 +157,7 @@ impl DataPlane {
     pub(crate) fn leave(&mut self, instance: InstanceId) {
         match self {
             Self::SkMsg(plane) => plane.leave(instance),
-            Self::Lanes(_) => {}
+            Self::Lanes(lanes) => lanes.leave(instance),
         }
     }
 
@@ -183,11 +169,14 @@ impl DataPlane {
         }
     }
 
-    /// Permits a hop. In lane modes the links permit it.
+    /// Permits a hop. In lane modes the links permit it, and only the counts begin.
     pub(crate) fn allow(&mut self, edge: Edge) -> Result<(), DataPlaneError> {
         match self {
             Self::SkMsg(plane) => plane.allow(edge),
-            Self::Lanes(_) => Ok(()),
+            Self::Lanes(lanes) => {
+                lanes.allow(edge);
+                Ok(())
+            }
         }
     }
 
@@ -195,7 +184,7 @@ impl DataPlane {
     pub(crate) fn deny(&mut self, edge: Edge) {
         match self {
             Self::SkMsg(plane) => plane.deny(edge),
-            Self::Lanes(_) => {}
+            Self::Lanes(lanes) => lanes.deny(edge),
         }
     }
 
@@ -231,11 +220,11 @@ impl DataPlane {
         }
     }
 
-    /// What came to a function and what it has done with, where the kernel counts it.
+    /// What came to a function and what it has done with.
     pub(crate) fn flow(&self, function: FunctionId) -> Option<FunctionFlow> {
         match self {
             Self::SkMsg(plane) => plane.flow(function),
-            Self::Lanes(_) => None,
+            Self::Lanes(lanes) => Some(lanes.flow(function)),
         }
     }
 
@@ -243,15 +232,15 @@ impl DataPlane {
     pub(crate) fn forget_flow(&mut self, function: FunctionId) {
         match self {
             Self::SkMsg(plane) => plane.forget_flow(function),
-            Self::Lanes(_) => {}
+            Self::Lanes(lanes) => lanes.forget_flow(function),
         }
     }
 
-    /// What went over each edge, where that is counted.
+    /// What went over each permitted edge.
     pub(crate) fn edge_counts(&self) -> Vec<(Edge, EdgeCount)> {
         match self {
             Self::SkMsg(plane) => plane.edge_counts(),
-            Self::Lanes(_) => Vec::new(),
+            Self::Lanes(lanes) => lanes.edge_counts(),
         }
     }
 }

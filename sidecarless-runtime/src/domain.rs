@@ -1,6 +1,5 @@
 //! A security domain that exists: its memory, and whether the gateway still needs it.
 
-use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 
 use ramet_common::{DomainId, InstanceId, SlotIndex};
@@ -45,18 +44,9 @@ impl Domain {
         }
     }
 
-    /// How many messages each instance has, by the ledger.
-    pub(crate) fn held(&self) -> BTreeMap<InstanceId, u32> {
-        let mut held = BTreeMap::new();
-        let slots = self.layout.slots();
-        if let Ok(ledger) = Ledger::map(self.memory.ledger.as_fd(), self.memory.ledger_base, slots) {
-            for word in (0..slots).filter_map(|slot| ledger.read(SlotIndex(slot))) {
-                if word.owner != InstanceId::NONE {
-                    *held.entry(word.owner).or_default() += 1;
-                }
-            }
-        }
-        held
+    /// How many messages an instance has, where those who send to it count them.
+    pub(crate) fn held_by(&self, instance: InstanceId) -> u32 {
+        self.memory.loads.as_ref().map_or(0, |loads| loads.load(instance))
     }
 
     /// Whether an instance has a message, by the ledger: also one that it has not received yet.

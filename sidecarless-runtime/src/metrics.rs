@@ -136,7 +136,6 @@ pub(crate) struct Metrics {
     edges: BTreeMap<(String, String), EdgeCount>,
     shortcuts: BTreeMap<String, ShortcutCount>,
     flows: BTreeMap<String, Figures>,
-    held: BTreeMap<String, u64>,
 }
 
 impl Metrics {
@@ -167,15 +166,10 @@ impl Metrics {
 
     /// What came to a version of a function.
     pub(crate) fn flow(&mut self, function: String, figures: Figures) {
-        self.held(function.clone(), figures.held);
-        let total = self.flows.entry(function).or_default();
+        let total: &mut Figures = self.flows.entry(function).or_default();
         total.done += figures.done;
+        total.held += figures.held;
         total.spent += figures.spent;
-    }
-
-    /// How many messages a version of a function has.
-    pub(crate) fn held(&mut self, function: String, messages: u64) {
-        *self.held.entry(function).or_default() += messages;
     }
 
     /// What went between the gateway and a function that serves HTTP by itself.
@@ -200,10 +194,8 @@ impl Metrics {
         for (function, figures) in &self.flows {
             let labels = format!("function=\"{function}\"");
             line(&mut done, "ramet_function_messages_total", &labels, figures.done);
+            line(&mut held, "ramet_function_held", &labels, figures.held);
             line(&mut spent, "ramet_function_seconds_total", &labels, figures.spent.as_secs_f64());
-        }
-        for (function, messages) in &self.held {
-            line(&mut held, "ramet_function_held", &format!("function=\"{function}\""), messages);
         }
         let (mut sends, mut bytes) = (String::new(), String::new());
         for (function, count) in &self.shortcuts {

@@ -4,7 +4,7 @@ use ramet_dataplane::TransportKind;
 use ramet_loader::{LoadOptions, LoaderError, Probe, Sproxy, find_object, probe};
 use ramet_manifest::Transport;
 
-use crate::dataplane::{DataPlane, LaneKind, SkMsg};
+use crate::dataplane::{DataPlane, LaneKind, Lanes, SkMsg};
 
 /// The transport that was asked for does not work here.
 #[derive(Debug, thiserror::Error)]
@@ -93,8 +93,8 @@ pub(crate) fn open(choice: &Choice) -> Result<DataPlane, TransportError> {
             }
             Ok(DataPlane::SkMsg(Box::new(SkMsg::new(sproxy))))
         }
-        TransportKind::Ring => Ok(DataPlane::Lanes(LaneKind::Ring)),
-        TransportKind::Socket => Ok(DataPlane::Lanes(LaneKind::Socket)),
+        TransportKind::Ring => Ok(DataPlane::Lanes(Box::new(Lanes::new(LaneKind::Ring)))),
+        TransportKind::Socket => Ok(DataPlane::Lanes(Box::new(Lanes::new(LaneKind::Socket)))),
     }
 }
 

@@ -42,5 +42,8 @@ fn an_instance_is_as_free_after_cancelled_requests_as_before() {
             });
         }
         node.wait_all_slots_free();
+        eventually(&format!("{transport} to count nothing as held"), || {
+            (node.metric("ramet_function_held", "default/a") == 0.0).then_some(())
+        });
     }
 }

@@ -46,7 +46,6 @@ struct WaitingLine {
 #[derive(Debug)]
 struct ConsumerLine {
     head: AtomicU64,
-    load: AtomicU32,
 }
 
 /// A cache line that only the producer writes.
@@ -120,20 +119,14 @@ impl Deref for SharedLane {
 pub struct Producer<M: Deref<Target = LaneMemory>> {
     memory: M,
     tail: u64,
-    /// What the reader had taken, and held, when that was looked at last.
-    seen: Seen,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Seen {
-    head: u64,
-    load: u64,
+    /// What the reader had taken when that was looked at last.
+    seen_head: u64,
 }
 
 impl<M: Deref<Target = LaneMemory>> Producer<M> {
     /// The writing end of a lane that nobody has used.
     pub fn new(memory: M) -> Self {
-        Self { memory, tail: 0, seen: Seen::default() }
+        Self { memory, tail: 0, seen_head: 0 }
     }
 
     /// Publishes the whole batch or nothing. `Ok(true)`: the reader waits and its doorbell must be rung.
@@ -141,6 +134,18 @@ impl<M: Deref<Target = LaneMemory>> Producer<M> {
     /// # Errors
     /// [`LaneError::Full`], or [`LaneError::Corrupt`] from a hostile reader.
     pub fn push(&mut self, batch: &[PacketDescriptor]) -> Result<bool, LaneError> {
+        self.push_with(batch, |descriptor| descriptor)
+    }
+
+    /// As [`Self::push`], each descriptor as `stamp` makes it.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub fn push_with(
+        &mut self,
+        batch: &[PacketDescriptor],
+        stamp: impl Fn(PacketDescriptor) -> PacketDescriptor,
+    ) -> Result<bool, LaneError> {
         let count = batch.len() as u64;
         // Looking costs a cache line, so it is looked only where what was seen before is not enough.
         if self.used() + count > LANE_ENTRIES {
@@ -150,7 +155,7 @@ impl<M: Deref<Target = LaneMemory>> Producer<M> {
             }
         }
         for (place, descriptor) in (self.tail..).zip(batch) {
-            let words: [u64; WORDS] = transmute!(*descriptor);
+            let words: [u64; WORDS] = transmute!(stamp(*descriptor));
             for (into, word) in self.memory.entry(place).words.iter().zip(words) {
                 into.store(word, Ordering::Relaxed);
             }
@@ -166,41 +171,18 @@ impl<M: Deref<Target = LaneMemory>> Producer<M> {
         Ok(waiting.load(Ordering::Relaxed) != 0 && waiting.swap(0, Ordering::Relaxed) != 0)
     }
 
-    /// How many descriptors the reader has not yet taken, plus what it says it holds: the lane's part in its load.
-    ///
-    /// # Errors
-    /// [`LaneError::Corrupt`] from a hostile reader.
-    pub fn load(&mut self) -> Result<u64, LaneError> {
-        self.look()?;
-        Ok(self.used() + self.seen.load)
-    }
-
-    /// Whether the load is less than this. As long as what was sent since it was looked at is less than half of that,
-    /// it is not looked again: then the reader has got more from others at most.
-    ///
-    /// # Errors
-    /// [`LaneError::Corrupt`] from a hostile reader.
-    pub fn has_room(&mut self, most: u64) -> Result<bool, LaneError> {
-        let at_most = self.used() + self.seen.load;
-        if at_most < most / 2 {
-            return Ok(true);
-        }
-        Ok(self.load()? < most)
-    }
-
     /// How many entries are not known to be free.
     const fn used(&self) -> u64 {
-        self.tail - self.seen.head
+        self.tail - self.seen_head
     }
 
     fn look(&mut self) -> Result<(), LaneError> {
-        let consumer = &self.memory.consumer;
         // SYNC: entries free again; pairs with the store of `head` in `pop`.
-        let head = consumer.head.load(Ordering::Acquire);
+        let head = self.memory.consumer.head.load(Ordering::Acquire);
         if self.tail.checked_sub(head).is_none_or(|used| used > LANE_ENTRIES) {
             return Err(LaneError::Corrupt);
         }
-        self.seen = Seen { head, load: consumer.load.load(Ordering::Relaxed).into() };
+        self.seen_head = head;
         Ok(())
     }
 }
@@ -273,11 +255,6 @@ impl<M: Deref<Target = LaneMemory>> Consumer<M> {
     pub fn awake(&self) {
         self.memory.waiting.waiting.store(0, Ordering::Relaxed);
     }
-
-    /// Says how many messages the reader holds, for the writer's choice among replicas.
-    pub fn publish_load(&self, messages: u32) {
-        self.memory.consumer.load.store(messages, Ordering::Relaxed);
-    }
 }
 
 #[cfg(loom)]
@@ -286,7 +263,7 @@ impl LaneMemory {
         let entry = || Entry { words: std::array::from_fn(|_| AtomicU64::new(0)), turn: AtomicU64::new(0) };
         Arc::new(Self {
             waiting: WaitingLine { waiting: AtomicU32::new(0) },
-            consumer: ConsumerLine { head: AtomicU64::new(0), load: AtomicU32::new(0) },
+            consumer: ConsumerLine { head: AtomicU64::new(0) },
             entries: std::array::from_fn(|_| entry()),
         })
     }

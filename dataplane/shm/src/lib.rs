@@ -1,8 +1,8 @@
 //! Shared memory with a hostile far side: the only unsafe code over memory that another process can write.
 //!
-//! Reading order: [`segment`] makes and maps memory, [`ledger`] holds one owner word per slot, [`lane`] is a
-//! single-producer single-consumer queue of packet descriptors, [`doorbell`] wakes its reader, [`words`] are single
-//! words to measure with.
+//! Reading order: [`segment`] makes and maps memory, [`ledger`] holds one owner word per slot and one load per
+//! instance, [`lane`] is a single-producer single-consumer queue of packet descriptors, [`doorbell`] wakes its reader,
+//! [`meter`] is what a member counts, [`words`] are single words to measure with.
 //!
 //! # Invariants that SAFETY comments name
 //!
@@ -19,5 +19,6 @@
 pub mod doorbell;
 pub mod lane;
 pub mod ledger;
+pub mod meter;
 pub mod segment;
 pub mod words;

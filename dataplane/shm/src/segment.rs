@@ -216,8 +216,15 @@ impl Mapping {
 
     /// A pointer to a `T` made of atomics only, for the types of this crate.
     pub(crate) fn typed<T>(&self, offset: usize) -> Result<NonNull<T>, OutOfBounds> {
-        let start = self.writable(offset, size_of::<T>())?;
-        let pointer = start.cast::<T>();
+        if self.access == Access::ReadOnly {
+            return Err(OutOfBounds);
+        }
+        self.typed_to_read(offset)
+    }
+
+    /// The same for loads alone, where the mapping may be read-only.
+    pub(crate) fn typed_to_read<T>(&self, offset: usize) -> Result<NonNull<T>, OutOfBounds> {
+        let pointer = self.pointer(offset, size_of::<T>())?.cast::<T>();
         if pointer.is_aligned() { Ok(pointer) } else { Err(OutOfBounds) }
     }
 

@@ -2,10 +2,12 @@
 //!
 //! The supervisor makes the lanes, so a lane's existence *is* the permission and its far end *is* the sender's
 //! identity. Ownership of slots moves in the domain's ledger before the descriptor is pushed, and back if the push
-//! fails.
+//! fails. Senders choose among replicas by the loads beside the ledger, and each end counts what passes in a meter of
+//! its own, so that no function's figures are another one's word.
 
 mod incoming;
 mod outgoing;
+mod stamp;
 
 use std::fmt::Debug;
 use std::io;
@@ -16,20 +18,18 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use ramet_common::{InstanceId, PacketDescriptor};
 use ramet_shm::ledger::Ledger;
+use ramet_shm::meter::Meter;
 
 use self::incoming::{InPeer, Incoming};
 use self::outgoing::Outgoing;
+pub(super) use self::stamp::Stamp;
 use super::patience::Patience;
 use crate::endpoint::{Endpoint, TransportKind};
 
 /// The writing end of a lane.
 pub(super) trait OutLane: Debug + Send + Sync {
-    /// Pushes the whole batch or nothing.
-    fn push(&self, batch: &[PacketDescriptor]) -> Result<(), PushError>;
-    /// How much the reader has to do, as far as this end can tell.
-    fn load(&self) -> u64;
-    /// Whether that is less than its capacity.
-    fn has_room(&self, capacity: u64) -> bool;
+    /// Pushes the whole batch, stamped, or nothing.
+    fn push(&self, batch: &[PacketDescriptor], stamp: Stamp) -> Result<(), PushError>;
 }
 
 /// Why a push failed; nothing was pushed.
@@ -51,16 +51,6 @@ pub(super) trait InLane: Debug + Send {
     fn announce_wait(&self);
     /// Takes that back.
     fn awake(&self);
-    /// Tells the far side how many messages the reader holds.
-    fn publish_load(&self, messages: u32);
-    /// The same for other threads; `None` for lanes that do not tell.
-    fn gauge(&self) -> Option<Box<dyn Gauge>>;
-}
-
-/// Where one lane's writer reads how many messages the lane's reader holds.
-pub(super) trait Gauge: Debug + Send + Sync {
-    /// Tells it.
-    fn show(&self, messages: u32);
 }
 
 /// The lane's far side is gone or hostile.
@@ -78,7 +68,8 @@ pub struct Member {
 
 /// Makes the endpoint of an instance; links come later.
 ///
-/// `ledger` gives the ledger that a peer's slots are in: a function knows one, a gateway worker one per domain.
+/// `ledgers` gives the ledger that a peer's slots are in: a function knows one, a gateway worker one per domain. Without
+/// a meter nothing is counted.
 ///
 /// # Errors
 /// `epoll_create`'s error.
@@ -87,13 +78,19 @@ pub fn endpoint(
     me: Member,
     ledgers: Arc<dyn Ledgers>,
     patience: Patience,
+    meter: Option<Meter>,
 ) -> io::Result<Endpoint> {
+    // Nobody can send to it before it has joined, so nothing is counted that this forgets.
+    if let Some(ledger) = ledgers.shared_with(me.owner).filter(|_| me.owner != InstanceId::NONE) {
+        ledger.begin_load(me.owner);
+    }
     let epoll = Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
     let changes = Arc::new(SegQueue::new());
     let alarm = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
     epoll.add(&alarm, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, u64::MAX))?;
-    let out = Arc::new(Outgoing::new(kind, me, ledgers, Arc::clone(&changes), Arc::clone(&epoll), alarm));
-    let receiver = Incoming::new(kind, me, epoll, changes, patience);
+    let out = Outgoing::new(kind, me, ledgers, Arc::clone(&changes), Arc::clone(&epoll), alarm, meter.clone());
+    let out = Arc::new(out);
+    let receiver = Incoming::new(kind, me, epoll, changes, patience, meter);
     Ok(Endpoint { sender: out.clone(), receiver: Box::new(receiver), links: Some(out) })
 }
 
@@ -143,7 +140,8 @@ mod tests {
         let memory = create_sealed("ledger", Ledger::bytes_for(SLOTS)).expect("memory");
         let ledger = Ledger::map(memory.as_fd(), 0, SLOTS).expect("a ledger");
         let me = Member { instance: InstanceId::new(1, 1), owner: InstanceId::new(1, 1) };
-        let endpoint = endpoint(TransportKind::Ring, me, Arc::new(ledger), Patience::none()).expect("an endpoint");
+        let endpoint =
+            endpoint(TransportKind::Ring, me, Arc::new(ledger), Patience::none(), None).expect("an endpoint");
         let (mut receiver, links) = (endpoint.receiver, endpoint.links.expect("links"));
         let alone = watched(&*receiver);
         let peer = InstanceId::new(2, 1);

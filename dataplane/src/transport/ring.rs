@@ -9,7 +9,7 @@ use ramet_shm::doorbell;
 use ramet_shm::lane::{Consumer, LANE_BYTES, LaneError, Producer, SharedLane};
 use ramet_shm::segment::{create_sealed, duplicate};
 
-use super::lanes::{Broken, Gauge, InLane, OutLane, PushError};
+use super::lanes::{Broken, InLane, OutLane, PushError, Stamp};
 use crate::endpoint::LinkEnd;
 
 /// Makes a lane: the sender's end and the receiver's.
@@ -36,7 +36,7 @@ pub(super) fn out_lane(end: LinkEnd) -> io::Result<Box<dyn OutLane>> {
 
 pub(super) fn in_lane(end: LinkEnd) -> io::Result<(Box<dyn InLane>, OwnedFd)> {
     let (lane, bell) = open(end)?;
-    Ok((Box::new(RingIn { consumer: Consumer::new(lane.clone()), lane }), bell))
+    Ok((Box::new(RingIn(Consumer::new(lane))), bell))
 }
 
 #[derive(Debug)]
@@ -46,8 +46,10 @@ struct RingOut {
 }
 
 impl OutLane for RingOut {
-    fn push(&self, batch: &[PacketDescriptor]) -> Result<(), PushError> {
-        let pushed = self.producer.lock().unwrap_or_else(PoisonError::into_inner).push(batch);
+    fn push(&self, batch: &[PacketDescriptor], stamp: Stamp) -> Result<(), PushError> {
+        let mut producer = self.producer.lock().unwrap_or_else(PoisonError::into_inner);
+        let pushed = producer.push_with(batch, |descriptor| stamp.on(descriptor));
+        drop(producer);
         match pushed {
             Ok(false) => Ok(()),
             // The batch is published: a bell that cannot ring only delays it until the reader looks again.
@@ -56,55 +58,26 @@ impl OutLane for RingOut {
             Err(LaneError::Corrupt) => Err(PushError::Broken),
         }
     }
-
-    fn load(&self) -> u64 {
-        self.producer.lock().unwrap_or_else(PoisonError::into_inner).load().unwrap_or(u64::MAX)
-    }
-
-    fn has_room(&self, capacity: u64) -> bool {
-        self.producer.lock().unwrap_or_else(PoisonError::into_inner).has_room(capacity).unwrap_or(false)
-    }
 }
 
 #[derive(Debug)]
-struct RingIn {
-    consumer: Consumer<SharedLane>,
-    lane: SharedLane,
-}
+struct RingIn(Consumer<SharedLane>);
 
 impl InLane for RingIn {
     fn pop(&mut self, most: usize, take: &mut dyn FnMut(PacketDescriptor)) -> Result<usize, Broken> {
-        self.consumer.pop(most, take).map_err(|_| Broken)
+        self.0.pop(most, take).map_err(|_| Broken)
     }
 
     fn ready(&self) -> bool {
         // A corrupt lane counts as ready, so that `pop` gets to see and report it.
-        self.consumer.is_there() != Ok(false)
+        self.0.is_there() != Ok(false)
     }
 
     fn announce_wait(&self) {
-        self.consumer.prepare_to_wait();
+        self.0.prepare_to_wait();
     }
 
     fn awake(&self) {
-        self.consumer.awake();
-    }
-
-    fn publish_load(&self, messages: u32) {
-        self.consumer.publish_load(messages);
-    }
-
-    fn gauge(&self) -> Option<Box<dyn Gauge>> {
-        Some(Box::new(RingGauge(Consumer::new(self.lane.clone()))))
-    }
-}
-
-/// A second handle on the lane's memory that takes nothing from it.
-#[derive(Debug)]
-struct RingGauge(Consumer<SharedLane>);
-
-impl Gauge for RingGauge {
-    fn show(&self, messages: u32) {
-        self.0.publish_load(messages);
+        self.0.awake();
     }
 }

@@ -130,10 +130,6 @@ impl Receiver for SkMsgReceiver {
         Ok(true)
     }
 
-    fn publish_load(&mut self, _messages: u32) {
-        // SPROXY counts it itself.
-    }
-
     fn rejected(&self) -> u64 {
         0
     }

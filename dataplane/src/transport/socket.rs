@@ -9,7 +9,7 @@ use ramet_common::{BATCH_MAX, DESCRIPTOR_BYTES, PacketDescriptor};
 use ramet_shm::segment::{duplicate, number};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::lanes::{Broken, Gauge, InLane, OutLane, PushError};
+use super::lanes::{Broken, InLane, OutLane, PushError, Stamp};
 use crate::endpoint::LinkEnd;
 
 /// Makes a lane: the sender's end and the receiver's.
@@ -42,24 +42,21 @@ pub(super) fn in_lane(end: LinkEnd) -> io::Result<(Box<dyn InLane>, OwnedFd)> {
 struct SocketOut(OwnedFd);
 
 impl OutLane for SocketOut {
-    fn push(&self, batch: &[PacketDescriptor]) -> Result<(), PushError> {
+    fn push(&self, batch: &[PacketDescriptor], stamp: Stamp) -> Result<(), PushError> {
+        let mut buffer = [0u8; BATCH_MAX * DESCRIPTOR_BYTES];
+        let mut bytes = 0;
+        for (place, descriptor) in buffer.chunks_exact_mut(DESCRIPTOR_BYTES).zip(batch) {
+            place.copy_from_slice(stamp.on(*descriptor).as_bytes());
+            bytes += DESCRIPTOR_BYTES;
+        }
         loop {
-            match send(number(&self.0), batch.as_bytes(), MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT) {
+            match send(number(&self.0), &buffer[..bytes], MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT) {
                 Ok(_) => return Ok(()),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN | Errno::ENOMEM | Errno::ENOBUFS) => return Err(PushError::Full),
                 Err(_) => return Err(PushError::Broken),
             }
         }
-    }
-
-    fn load(&self) -> u64 {
-        // A socket does not tell; replicas of equal load take turns.
-        0
-    }
-
-    fn has_room(&self, _capacity: u64) -> bool {
-        true
     }
 }
 
@@ -96,10 +93,4 @@ impl InLane for SocketIn {
     fn announce_wait(&self) {}
 
     fn awake(&self) {}
-
-    fn publish_load(&self, _messages: u32) {}
-
-    fn gauge(&self) -> Option<Box<dyn Gauge>> {
-        None
-    }
 }

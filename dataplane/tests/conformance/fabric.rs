@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use ramet_common::map::{DomainSlots, Edge, Identity};
+use ramet_common::map::{DomainSlots, Edge, EdgeCount, FunctionFlow, Identity};
 use ramet_common::{DomainId, FunctionId, InstanceId};
 use ramet_dataplane::endpoint::{Links, ReceiveError, Receiver, Wait};
 use ramet_dataplane::transport::lanes::{self, Member};
 use ramet_dataplane::transport::patience::Patience;
 use ramet_dataplane::transport::{ring, skmsg, socket};
-use ramet_dataplane::{Endpoint, Ledger, Sender, TransportKind};
+use ramet_dataplane::{Endpoint, Ledger, Meter, MeterReader, Sender, TransportKind};
 use ramet_loader::{LoadOptions, SocketPairs, Sproxy};
 use ramet_shm::segment::create_sealed;
 
@@ -67,8 +67,16 @@ enum Backend {
         replicas: HashMap<FunctionId, Vec<InstanceId>>,
     },
     Lanes {
-        joined: HashMap<InstanceId, (FunctionId, Arc<dyn Links>)>,
+        joined: HashMap<InstanceId, Joined>,
+        /// Of all that have ever joined.
+        meters: Vec<(FunctionId, MeterReader)>,
     },
+}
+
+struct Joined {
+    function: FunctionId,
+    capacity: u32,
+    links: Arc<dyn Links>,
 }
 
 pub(crate) fn ring() -> Option<Fabric> {
@@ -99,9 +107,9 @@ pub(crate) fn skmsg() -> Option<Fabric> {
 
 impl Fabric {
     fn of_lanes(kind: TransportKind) -> Self {
-        let fd = create_sealed("ledger", Ledger::bytes_for(SLOTS)).expect("memfd");
-        let ledger = Ledger::map(fd.as_fd(), 0, SLOTS).expect("ledger");
-        let backend = Backend::Lanes { joined: HashMap::new() };
+        let fd = create_sealed("ledger", Ledger::shared_bytes_for(SLOTS)).expect("memfd");
+        let ledger = Ledger::map_shared(fd.as_fd(), SLOTS).expect("ledger");
+        let backend = Backend::Lanes { joined: HashMap::new(), meters: Vec::new() };
         Self { kind, ledger, edges: Vec::new(), next_index: 1, backend }
     }
 
@@ -116,6 +124,11 @@ impl Fabric {
 
     /// An instance of `function` (0: a gateway worker) joins.
     pub(crate) fn join(&mut self, function: u32) -> Instance {
+        self.join_with(function, CAPACITY)
+    }
+
+    /// The same, with another capacity.
+    pub(crate) fn join_with(&mut self, function: u32, capacity: u32) -> Instance {
         let function = FunctionId(function);
         let id = InstanceId::new(self.next_index, 1);
         self.next_index += 1;
@@ -123,7 +136,7 @@ impl Fabric {
             Backend::Kernel { sproxy, held, replicas } => {
                 let sockets = ramet_loader::socket_pairs().expect("sockets");
                 let identity = Identity { instance: id, function, domain: DOMAIN, ..Identity::default() };
-                sproxy.join(identity, CAPACITY, sockets.sender.as_fd(), sockets.receiver.as_fd()).expect("join");
+                sproxy.join(identity, capacity, sockets.sender.as_fd(), sockets.receiver.as_fd()).expect("join");
                 let tcp = sockets.sender.try_clone().expect("dup");
                 let unix = sockets.receiver.try_clone().expect("dup");
                 let reasons = skmsg::Reasons::map(sproxy.instances_fd(), id).expect("reasons");
@@ -135,13 +148,17 @@ impl Fabric {
                 }
                 skmsg::endpoint(tcp, unix, Some(reasons))
             }
-            Backend::Lanes { joined } => {
+            Backend::Lanes { joined, meters } => {
                 let owner = if function == FunctionId::GATEWAY { InstanceId::NONE } else { id };
                 let me = Member { instance: id, owner };
                 let ledger = Arc::new(self.ledger.clone());
-                let endpoint = lanes::endpoint(self.kind, me, ledger, Patience::none()).expect("endpoint");
+                let meter = Meter::create().expect("memfd");
+                meters.push((function, MeterReader::map(meter.as_fd()).expect("meter")));
+                let meter = Meter::map(meter.as_fd()).expect("meter");
+                let endpoint = lanes::endpoint(self.kind, me, ledger, Patience::none(), Some(meter));
+                let endpoint = endpoint.expect("endpoint");
                 let links = endpoint.links.clone().expect("links");
-                joined.insert(id, (function, links));
+                joined.insert(id, Joined { function, capacity, links });
                 endpoint
             }
         };
@@ -152,15 +169,11 @@ impl Fabric {
 
     /// Makes the lanes that policy allows between `id` and everybody else.
     fn link(&mut self, id: InstanceId) {
-        let Backend::Lanes { joined } = &self.backend else { return };
-        let (function, links) = &joined[&id];
-        for (&peer, (peer_function, peer_links)) in joined {
-            let pairs = [
-                (id, function, links, peer, peer_function, peer_links),
-                (peer, peer_function, peer_links, id, function, links),
-            ];
-            for (from, from_function, from_links, to, to_function, to_links) in pairs {
-                let edge = Edge { from: *from_function, to: *to_function };
+        let Backend::Lanes { joined, .. } = &self.backend else { return };
+        let newcomer = &joined[&id];
+        for (&peer, known) in joined {
+            for (from, sender, to, receiver) in [(id, newcomer, peer, known), (peer, known, id, newcomer)] {
+                let edge = Edge { from: sender.function, to: receiver.function };
                 if from == to || !self.edges.contains(&edge) {
                     continue;
                 }
@@ -168,8 +181,8 @@ impl Fabric {
                     TransportKind::Ring => ring::link().expect("lane"),
                     _ => socket::link().expect("lane"),
                 };
-                to_links.add_incoming(from, *from_function, incoming).expect("incoming");
-                from_links.add_outgoing(to, *to_function, CAPACITY, out).expect("outgoing");
+                receiver.links.add_incoming(from, sender.function, incoming).expect("incoming");
+                sender.links.add_outgoing(to, receiver.function, receiver.capacity, out).expect("outgoing");
             }
         }
     }
@@ -182,8 +195,8 @@ impl Fabric {
                 replicas.retain(|&id| id != instance.id);
                 sproxy.set_replicas(instance.function, DOMAIN, replicas).expect("replicas");
             }
-            Backend::Lanes { joined } => {
-                for (function, links) in joined.values() {
+            Backend::Lanes { joined, .. } => {
+                for Joined { function, links, .. } in joined.values() {
                     let edge = Edge { from: *function, to: instance.function };
                     if self.edges.contains(&edge) {
                         links.retire(instance.id);
@@ -203,13 +216,44 @@ impl Fabric {
                 sproxy.leave(instance.id).expect("leave");
                 held.remove(&instance.id);
             }
-            Backend::Lanes { joined } => {
+            Backend::Lanes { joined, .. } => {
                 joined.remove(&instance.id);
-                for (_, links) in joined.values() {
-                    links.remove(instance.id);
+                for known in joined.values() {
+                    known.links.remove(instance.id);
                 }
             }
         }
         drop(instance.links);
+    }
+
+    /// What came to a function and what it has done with.
+    pub(crate) fn flow(&self, function: u32) -> FunctionFlow {
+        match &self.backend {
+            Backend::Kernel { sproxy, .. } => sproxy.flow(FunctionId(function)).expect("a flow"),
+            Backend::Lanes { meters, .. } => {
+                let of_it = meters.iter().filter(|(of, _)| of.0 == function);
+                of_it.fold(FunctionFlow::default(), |sum, (_, meter)| sum.plus(meter.flow()))
+            }
+        }
+    }
+
+    /// What went over an edge.
+    pub(crate) fn edge(&self, from: u32, to: u32) -> EdgeCount {
+        let edge = Edge { from: FunctionId(from), to: FunctionId(to) };
+        match &self.backend {
+            Backend::Kernel { sproxy, .. } => {
+                let counts = sproxy.edge_counts().expect("counts");
+                counts.into_iter().find(|(counted, _)| *counted == edge).expect("a permitted edge").1
+            }
+            Backend::Lanes { meters, .. } => {
+                let mut sum = EdgeCount::default();
+                for (_, meter) in meters.iter().filter(|(of, _)| *of == edge.from) {
+                    let sent = meter.sent(edge.to);
+                    sum.descriptors += sent.descriptors;
+                    sum.batches += sent.batches;
+                }
+                sum
+            }
+        }
     }
 }

@@ -4,11 +4,12 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use ramet_common::descriptor::FLAG_MORE;
 use ramet_common::{
     BATCH_MAX, FunctionId, Generation, InstanceId, Kind, PacketDescriptor, Refusal, RequestId, SlotIndex,
 };
-use ramet_dataplane::SendError;
 use ramet_dataplane::endpoint::Wait;
+use ramet_dataplane::{SendError, clock};
 
 use crate::fabric::{CAPACITY, Fabric, Instance, SLOTS};
 
@@ -158,6 +159,105 @@ pub(crate) fn an_idle_replica_is_preferred(mut fabric: Fabric) {
         one.sender.send(&[request(2, slot)]).expect("sent");
     }
     assert_eq!((busy.received().len(), idle.received().len()), (10, 10));
+}
+
+/// Nobody has received anything, so only what senders have said of each other's messages can tell.
+pub(crate) fn what_others_gave_a_replica_counts(mut fabric: Fabric) {
+    fabric.allow(2, 0);
+    let (one, mut busy) = pair(&mut fabric);
+    let (mut gateway, other) = (fabric.join(0), fabric.join(1));
+    let mut idle = fabric.join(2);
+    own(&fabric, &one, 0..3);
+    own(&fabric, &other, 10..20);
+    for slot in 0..3 {
+        one.sender.send(&[request(2, slot).to_instance(busy.id)]).expect("sent");
+    }
+    for slot in 10..13 {
+        other.sender.send(&[request(2, slot)]).expect("sent");
+    }
+    assert_eq!((busy.received().len(), idle.received().len()), (3, 3));
+    for slot in 0..3 {
+        let reply = PacketDescriptor { kind: Kind::Reply as u8, ..request(0, slot) };
+        busy.sender.send(&[reply.to_instance(gateway.id)]).expect("answered");
+    }
+    assert_eq!(gateway.received().len(), 3);
+    for slot in 13..16 {
+        other.sender.send(&[request(2, slot)]).expect("sent");
+    }
+    assert_eq!((busy.received().len(), idle.received().len()), (3, 0), "what is answered counts no more");
+}
+
+pub(crate) fn the_replica_with_the_most_residual_capacity_is_chosen(mut fabric: Fabric) {
+    fabric.allow(1, 2);
+    let one = fabric.join(1);
+    let (mut small, mut big) = (fabric.join_with(2, 2), fabric.join_with(2, 10));
+    own(&fabric, &one, 0..20);
+    // Eight bring the big one down to what the small one has from the start.
+    for slot in 0..8 {
+        one.sender.send(&[request(2, slot)]).expect("sent");
+        assert_eq!((small.received().len(), big.received().len()), (0, 1));
+    }
+    for slot in 8..12 {
+        one.sender.send(&[request(2, slot)]).expect("sent");
+    }
+    assert_eq!((small.received().len(), big.received().len()), (2, 2));
+    assert_eq!(refused(&one, &[request(2, 12)]), Refusal::Full);
+    assert_eq!(owner(&fabric, 12), one.id, "a failed send gives the slot back");
+}
+
+/// The same figures, whoever counts them.
+pub(crate) fn what_passes_is_counted_per_function_and_per_edge(mut fabric: Fabric) {
+    let edges = [(0, 1), (1, 2), (2, 0), (2, 1)];
+    edges.into_iter().for_each(|(from, to)| fabric.allow(from, to));
+    let (mut gateway, mut one, mut two) = (fabric.join(0), fabric.join(1), fabric.join(2));
+    let counted = |fabric: &Fabric, function| {
+        let flow = fabric.flow(function);
+        (flow.arrived, flow.left)
+    };
+    gateway.sender.send(&[0, 1, 2].map(|slot| request(1, slot))).expect("sent");
+    gateway.sender.send(&[request(1, 3)]).expect("sent");
+    assert_eq!(one.received().len(), 4);
+    assert_eq!(counted(&fabric, 1), (4, 0));
+    // Passed on, called, and answered in the end: a call is no end of the caller's work, nor is an answer with more.
+    one.sender.send(&[0, 1].map(|slot| request(2, slot))).expect("sent");
+    let call = PacketDescriptor { kind: Kind::Call as u8, ..request(2, 2) };
+    one.sender.send(&[call]).expect("sent");
+    assert_eq!(two.received(), [request(2, 0), request(2, 1), call].map(|sent| sent.to_instance(one.id)));
+    assert_eq!((counted(&fabric, 1), counted(&fabric, 2)), ((4, 2), (3, 0)));
+    let worker = gateway.id;
+    let answer = |kind, slot| PacketDescriptor { kind: kind as u8, ..request(0, slot) }.to_instance(worker);
+    two.sender.send(&[answer(Kind::Reply, 0), answer(Kind::Failed, 1)]).expect("sent");
+    two.sender.send(&[answer(Kind::Reply, 2).with_flags(FLAG_MORE)]).expect("sent");
+    assert_eq!((gateway.received().len(), counted(&fabric, 2)), (3, (3, 2)));
+    two.sender.send(&[answer(Kind::Chunk, 0)]).expect("sent");
+    assert_eq!((gateway.received().len(), counted(&fabric, 2)), (1, (3, 3)));
+    assert_eq!(refused(&two, &[answer(Kind::Reply, 9)]), Refusal::NotOwner);
+    let sent = edges.map(|(from, to)| (fabric.edge(from, to).descriptors, fabric.edge(from, to).batches));
+    assert_eq!(sent, [(4, 2), (3, 2), (4, 3), (0, 0)]);
+    assert_eq!(counted(&fabric, 0), (0, 0), "the gateway is no function");
+}
+
+/// The time in the transport counts, too: the receiver may be busy with something else.
+pub(crate) fn the_time_before_a_message_is_received_counts(mut fabric: Fabric) {
+    fabric.allow(2, 0);
+    let (one, mut two) = pair(&mut fabric);
+    let gateway = fabric.join(0);
+    own(&fabric, &one, [5]);
+    assert!(two.received().is_empty());
+    let before_ns = clock::now_ns();
+    one.sender.send(&[request(2, 5)]).expect("sent");
+    let sent_ns = clock::now_ns();
+    let waited = Duration::from_millis(20);
+    while clock::now_ns() < sent_ns + waited.as_nanos() as u64 {
+        std::thread::yield_now();
+    }
+    assert_eq!(two.received().len(), 1);
+    let reply = PacketDescriptor { kind: Kind::Reply as u8, ..request(0, 5) };
+    two.sender.send(&[reply.to_instance(gateway.id)]).expect("answered");
+    let flow = fabric.flow(2);
+    let spent = Duration::from_nanos(flow.spent_ns(clock::now_ns()));
+    let most = Duration::from_nanos(clock::now_ns() - before_ns);
+    assert!((waited..=most).contains(&spent), "{spent:?} of {most:?}");
 }
 
 pub(crate) fn a_named_instance_gets_the_message(mut fabric: Fabric) {

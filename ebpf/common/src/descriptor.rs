@@ -75,6 +75,18 @@ impl Kind {
         )
     }
 
+    /// Whether it gives the destination work, which counts among what that holds until it is done with.
+    #[must_use]
+    pub const fn gives_work(self) -> bool {
+        matches!(self, Self::Request | Self::Call)
+    }
+
+    /// Whether it ends the sender's work on what it was given, unless [`FLAG_MORE`] says that the work goes on.
+    #[must_use]
+    pub const fn ends_work(self) -> bool {
+        matches!(self, Self::Request | Self::Reply | Self::Failed | Self::Forward | Self::Chunk)
+    }
+
     /// Whether only the gateway may send this kind.
     #[must_use]
     pub const fn gateway_only(self) -> bool {
@@ -174,7 +186,7 @@ pub struct PacketDescriptor {
     pub slot: SlotIndex,
     /// The slot's generation.
     pub generation: Generation,
-    /// What `kind` says.
+    /// What `kind` says. In a lane, of a `Request` or `Call`: when it was sent; the receiving transport clears it.
     pub aux: u32,
     /// The request or call, as its waiter counts.
     pub request: RequestId,
@@ -234,6 +246,18 @@ impl PacketDescriptor {
             return None;
         }
         Kind::from_u8(self.kind)
+    }
+
+    /// Whether this gives the destination work.
+    #[must_use]
+    pub const fn gives_work(&self) -> bool {
+        matches!(Kind::from_u8(self.kind), Some(kind) if kind.gives_work())
+    }
+
+    /// Whether this ends the sender's work on what it was given.
+    #[must_use]
+    pub const fn ends_work(&self) -> bool {
+        matches!(Kind::from_u8(self.kind), Some(kind) if kind.ends_work()) && self.flags & FLAG_MORE == 0
     }
 
     /// Whether sending this hands the slot over. Only a `Return` can speak of a slot that was lent.

@@ -44,10 +44,9 @@ const MOVES_SLOT: u32 = kinds!(|kind| kind.moves_slot());
 const GATEWAY_ONLY: u32 = kinds!(|kind| kind.gateway_only());
 const TO_GATEWAY_ONLY: u32 = kinds!(|kind| kind.to_gateway_only());
 /// Kinds that give the destination work.
-const LOADS: u32 = kinds!(|kind| matches!(kind, Kind::Request | Kind::Call));
+const LOADS: u32 = kinds!(|kind| kind.gives_work());
 /// Kinds that end a function's work on what it was given, unless [`FLAG_MORE`] says that the work goes on.
-const RELEASES: u32 =
-    kinds!(|kind| matches!(kind, Kind::Request | Kind::Reply | Kind::Failed | Kind::Forward | Kind::Chunk));
+const RELEASES: u32 = kinds!(|kind| kind.ends_work());
 /// The only kind that may carry [`FLAG_LENT`]: with it on another one, a message could travel without its slot.
 const MAY_BE_LENT: u32 = kinds!(|kind| matches!(kind, Kind::Return));
 

@@ -20,7 +20,7 @@ pub enum ToGateway {
     /// The first word.
     Settings(Box<Settings>),
     /// Starts worker `index` (they come in order). Descriptors for `skmsg`: the TCP socket, the unix socket, and the
-    /// `INSTANCES` map to read refusals from; none for the lane transports.
+    /// `INSTANCES` map to read refusals from; for the lane transports the meter that the worker counts in.
     Worker {
         /// Counts up from 0.
         index: u32,
@@ -271,6 +271,10 @@ pub struct Figures {
     pub held: u64,
     /// The time that all of them spent there, waiting and in service.
     pub spent: Duration,
+    /// Requests that the gateway has sent there.
+    pub asked: u64,
+    /// Answers that have come from there.
+    pub answered: u64,
 }
 
 /// How an instance that serves HTTP by itself is.

@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToInstance {
     /// The instance's place. Descriptors: the pool; then for `skmsg` the TCP socket and the unix socket, for the lane
-    /// transports the ledger.
+    /// transports the ledger with the loads, and the meter that the instance counts in.
     Join(Box<Join>),
     /// A lane to or from a peer. Descriptors: the lane's end.
     Link(Link),

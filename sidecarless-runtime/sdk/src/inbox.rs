@@ -57,7 +57,6 @@ struct Floor {
     pace: Pace,
     /// Counts whatever happens.
     turns: u64,
-    shown_load: u32,
     watch: Watch,
     recess: Recess,
     /// Where an event loop serves instead of threads.
@@ -112,7 +111,6 @@ impl Inbox {
             blocked: Vec::with_capacity(seats),
             pace: Pace::unknown(),
             turns: 0,
-            shown_load: 0,
             watch: Watch::default(),
             recess: Recess::default(),
             event_loop: None,
@@ -151,17 +149,6 @@ impl Floor {
         if is_needed { self.idle.pop() } else { None }
     }
 
-    fn publish_load(&mut self, instance: &Instance) {
-        let load = (self.desk.queued() + self.desk.served()) as u32;
-        if load != self.shown_load
-            && let Some(links) = &instance.links
-        {
-            self.shown_load = load;
-            // Under the lock: a late lower number after an earlier higher one would close the door for good.
-            links.publish_load(load);
-        }
-    }
-
     fn close(&mut self) {
         self.desk.close();
         self.idle.drain(..).for_each(|idle| idle.nudge());
@@ -190,7 +177,6 @@ impl Instance {
             floor.desk.finish(seat);
             floor.pace.took(took);
             floor.turns += 1;
-            floor.publish_load(self);
         }
         loop {
             if floor.desk.is_closed() {
@@ -285,7 +271,6 @@ impl Instance {
         if !batch.is_empty() {
             floor.turns += 1;
             batch.drain(..).for_each(|descriptor| floor.desk.take(descriptor));
-            floor.publish_load(self);
             if std::mem::take(&mut floor.watch.asleep) {
                 self.ring();
             }

@@ -14,7 +14,7 @@ use ramet_control::socket::{ControlError, ControlSocket};
 use ramet_dataplane::transport::lanes::{self, Member};
 use ramet_dataplane::transport::patience::Patience;
 use ramet_dataplane::transport::skmsg;
-use ramet_dataplane::{Endpoint, Ledger, Pool, TransportKind};
+use ramet_dataplane::{Endpoint, Ledger, Meter, Pool, TransportKind};
 
 use crate::inbox::Inbox;
 use crate::instance::{Instance, Refusals};
@@ -123,10 +123,12 @@ impl Place {
                 Ok(Self { pool: attach(&pool)?, ledger: None, endpoint })
             }
             kind @ (TransportKind::Ring | TransportKind::Socket) => {
-                let [pool, ledger] = exactly(kind, fds)?;
-                let ledger = Ledger::map(ledger.as_fd(), 0, join.layout.slots()).map_err(unusable)?;
+                let [pool, ledger, meter] = exactly(kind, fds)?;
+                let ledger = Ledger::map_shared(ledger.as_fd(), join.layout.slots()).map_err(unusable)?;
+                let meter = Meter::map(meter.as_fd()).map_err(unusable)?;
                 let me = Member { instance: join.instance, owner: join.instance };
-                let endpoint = lanes::endpoint(kind, me, Arc::new(ledger.clone()), Patience::of(join.busy_poll))?;
+                let (ledgers, patience) = (Arc::new(ledger.clone()), Patience::of(join.busy_poll));
+                let endpoint = lanes::endpoint(kind, me, ledgers, patience, Some(meter))?;
                 Ok(Self { pool: attach(&pool)?, ledger: Some(ledger), endpoint })
             }
         }

@@ -1,6 +1,5 @@
 //! How busy the instances of functions are whose number follows the load. A node without such functions does not look.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use ramet_common::{DomainId, FunctionId, InstanceId};
@@ -35,12 +34,11 @@ impl Node {
         if elastic.is_empty() || !self.is_running() {
             return;
         }
-        let mut ledgers: BTreeMap<DomainId, BTreeMap<InstanceId, u32>> = BTreeMap::new();
         let mut is_at_rest = true;
         for (id, domain) in elastic {
             let Some(function) = self.functions.get(&id) else { continue };
             let instances: Vec<_> = function.instances().collect();
-            let of_it = instances.into_iter().map(|instance| self.held_by(instance, domain, &mut ledgers)).sum();
+            let of_it = instances.into_iter().map(|instance| self.held_by(instance, domain)).sum();
             let Some(function) = self.functions.get_mut(&id) else { continue };
             let spec = &function.manifest.spec;
             let load = Load { held: of_it, concurrency: spec.concurrency };
@@ -60,20 +58,12 @@ impl Node {
 
 impl Node {
     /// How many messages an instance has, by whoever counts them: the gateway for one that serves HTTP by itself, the
-    /// kernel in S mode, the ledger of its domain otherwise, which is read once.
-    pub(super) fn held_by(
-        &self,
-        id: InstanceId,
-        domain: DomainId,
-        ledgers: &mut BTreeMap<DomainId, BTreeMap<InstanceId, u32>>,
-    ) -> u32 {
+    /// kernel in S mode, its senders and itself otherwise.
+    pub(super) fn held_by(&self, id: InstanceId, domain: DomainId) -> u32 {
         match self.instances.get(&id) {
             None => 0,
             Some(instance) if instance.speaks == Speaks::Http => instance.held,
-            Some(_) => self.plane.held(id).unwrap_or_else(|| {
-                let read = || self.domains.get(&domain).map(crate::domain::Domain::held).unwrap_or_default();
-                ledgers.entry(domain).or_insert_with(read).get(&id).copied().unwrap_or_default()
-            }),
+            Some(_) => self.plane.held(id).or_else(|| Some(self.domains.get(&domain)?.held_by(id))).unwrap_or_default(),
         }
     }
 }

@@ -1,9 +1,9 @@
 //! What the node says about itself: to operators, to probes and to whoever measures.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use ramet_common::FunctionId;
+use ramet_common::map::EdgeCount;
 use ramet_control::admin::{self, Status};
 use ramet_control::gateway::{Figures, ToGateway};
 use ramet_manifest::{self as manifest, Kind, QualifiedName};
@@ -184,25 +184,28 @@ impl Node {
         }
     }
 
-    /// What came to each function, by whoever counts it. In the lane transports nobody does but for functions that
-    /// serve HTTP; what the others hold is in the ledger.
+    /// What came to each function: by the gateway's count for those that serve HTTP by themselves, by the kernel's or
+    /// their own for the others.
     fn measure_functions(&self, metrics: &mut Metrics, servers: &[(FunctionId, Figures)]) {
         let now_ns = ramet_dataplane::clock::now_ns();
-        let mut ledgers = BTreeMap::new();
         for function in self.functions.values() {
             let name = function.name().to_string();
             let by_gateway = servers.iter().find(|(id, _)| *id == function.id).map(|(_, figures)| *figures);
-            let by_kernel = || {
+            let by_data_plane = || {
                 let flow = self.plane.flow(function.id)?;
                 let spent = Duration::from_nanos(flow.spent_ns(now_ns));
-                Some(Figures { done: flow.left, held: flow.held(), spent })
+                // What waits in a lane is held already, though its receiver has yet to count it.
+                let held = function.instances().map(|id| u64::from(self.held_by(id, function.domain))).sum();
+                Some(Figures { done: flow.left, held, spent, ..Figures::default() })
             };
-            match by_gateway.or_else(by_kernel) {
-                Some(figures) => metrics.flow(name, figures),
-                None => {
-                    let held = function.instances().map(|id| self.held_by(id, function.domain, &mut ledgers));
-                    metrics.held(name, held.map(u64::from).sum());
-                }
+            if let Some(Figures { asked, answered, .. }) = by_gateway {
+                // Both are sends of one message each, and nothing else is an edge to or from it.
+                let one_each = |count| EdgeCount { descriptors: count, batches: count };
+                metrics.edge(None, Some(name.clone()), one_each(asked));
+                metrics.edge(Some(name.clone()), None, one_each(answered));
+            }
+            if let Some(figures) = by_gateway.or_else(by_data_plane) {
+                metrics.flow(name, figures);
             }
         }
     }

@@ -133,10 +133,10 @@ impl Node {
         let mut fds = vec![copy(&domain.memory.pool)?];
         let member =
             Member { instance: id, function: function.id, domain: function.domain, capacity: function.capacity() };
-        fds.extend(self.plane.join(member)?);
         if self.plane.lanes().is_some() {
             fds.push(copy(&domain.memory.ledger)?);
         }
+        fds.extend(self.plane.join(member)?);
         let mut routes = self.routes_through(function.id);
         let later = routes.split_off(within(&routes, JOIN_ROUTES_BYTES));
         let join = Join {

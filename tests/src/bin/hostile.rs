@@ -53,9 +53,10 @@ fn enter(join: &Join, mut fds: Vec<OwnedFd>) -> (Hands, Endpoint) {
             (Hands { pool, ledger: None }, skmsg::endpoint(tcp, unix, None))
         }
         kind => {
-            let ledger = Ledger::map(rest[0].as_fd(), 0, join.layout.slots()).expect("ledger");
+            let ledger = Ledger::map_shared(rest[0].as_fd(), join.layout.slots()).expect("ledger");
             let me = Member { instance: join.instance, owner: join.instance };
-            let endpoint = lanes::endpoint(kind, me, Arc::new(ledger.clone()), Patience::none()).expect("endpoint");
+            let endpoint = lanes::endpoint(kind, me, Arc::new(ledger.clone()), Patience::none(), None);
+            let endpoint = endpoint.expect("endpoint");
             (Hands { pool, ledger: Some(ledger) }, endpoint)
         }
     }

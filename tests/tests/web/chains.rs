@@ -111,12 +111,18 @@ fn what_passes_is_counted_for_each_function() {
         assert_eq!(of("ramet_function_messages_total", "web"), 20.0, "{transport}");
         assert!(of("ramet_function_seconds_total", "web") > 0.0, "{transport}");
         assert_eq!((of("ramet_function_held", "web"), of("ramet_function_held", "a")), (0.0, 0.0), "{transport}");
-        if transport == "skmsg" {
-            assert_eq!(of("ramet_function_messages_total", "a"), 20.0);
-            let before = of("ramet_function_seconds_total", "a");
-            assert_eq!(node.request("POST", "/slow", &[("x-do", "pause:300")], b"x").status, 200);
-            let spent = of("ramet_function_seconds_total", "a") - before;
-            assert!((0.3..20.0).contains(&spent), "{spent} s for a request of 0.3 s");
+        assert_eq!(of("ramet_function_messages_total", "a"), 20.0, "{transport}");
+        let edge = |from: &str, to: &str| {
+            let labels = format!("from=\"{from}\",to=\"{to}\"");
+            (node.metric("ramet_sproxy_descriptors_total", &labels), node.metric("ramet_sproxy_sends_total", &labels))
+        };
+        for function in ["default/a", "default/web"] {
+            let both = (edge("gateway", function), edge(function, "gateway"));
+            assert_eq!(both, ((20.0, 20.0), (20.0, 20.0)), "{transport}: {function}");
         }
+        let before = of("ramet_function_seconds_total", "a");
+        assert_eq!(node.request("POST", "/slow", &[("x-do", "pause:300")], b"x").status, 200);
+        let spent = of("ramet_function_seconds_total", "a") - before;
+        assert!((0.3..20.0).contains(&spent), "{transport}: {spent} s for a request of 0.3 s");
     }
 }

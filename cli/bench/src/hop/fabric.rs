@@ -76,7 +76,7 @@ fn around<T>(hops: Vec<(T, T)>) -> Vec<(T, T)> {
 }
 
 fn lanes(processes: u32, transport: TransportKind, patient: Patient) -> anyhow::Result<Fabric> {
-    let ledger = create_sealed("ramet-bench-ledger", Ledger::bytes_for(SLOTS))?;
+    let ledger = create_sealed("ramet-bench-ledger", Ledger::shared_bytes_for(SLOTS))?;
     let link = || if transport == TransportKind::Ring { ring::link() } else { socket::link() };
     let hops = (0..processes).map(|_| link()).collect::<Result<Vec<_>, _>>()?;
     let mut parts = Vec::new();

@@ -9,8 +9,10 @@ use crossbeam_queue::SegQueue;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollTimeout};
 use ramet_common::{BATCH_MAX, FunctionId, InstanceId, Kind, PacketDescriptor};
 use ramet_shm::ledger::Ledger;
+use ramet_shm::meter::Meter;
 
-use super::{Change, InLane, Member};
+use super::{Change, InLane, Member, Stamp};
+use crate::clock;
 use crate::endpoint::{ReceiveError, Receiver, TransportKind, Wait};
 use crate::transport::patience::Patience;
 
@@ -71,6 +73,9 @@ pub(super) struct Incoming {
     patience: Patience,
     /// Whether looking at a lane is a system call, so that spinning on it would be pointless.
     polls: bool,
+    meter: Option<Meter>,
+    /// When a look last found every lane empty.
+    empty_ns: u64,
 }
 
 impl Receiver for Incoming {
@@ -104,12 +109,6 @@ impl Receiver for Incoming {
         Ok(!self.anything_ready())
     }
 
-    fn publish_load(&mut self, messages: u32) {
-        for peer in &self.lanes {
-            peer.lane.publish_load(messages);
-        }
-    }
-
     fn rejected(&self) -> u64 {
         self.rejected
     }
@@ -122,9 +121,22 @@ impl Incoming {
         epoll: Arc<Epoll>,
         changes: Arc<SegQueue<Change>>,
         patience: Patience,
+        meter: Option<Meter>,
     ) -> Self {
         let polls = kind == TransportKind::Socket;
-        Self { me, epoll, changes, lanes: Vec::new(), first: 0, rejected: 0, is_woken: false, patience, polls }
+        Self {
+            me,
+            epoll,
+            changes,
+            lanes: Vec::new(),
+            first: 0,
+            rejected: 0,
+            is_woken: false,
+            patience,
+            polls,
+            meter: meter.filter(|_| me.owner != InstanceId::NONE),
+            empty_ns: clock::now_ns(),
+        }
     }
 
     fn adopt_changes(&mut self) {
@@ -150,6 +162,7 @@ impl Incoming {
         }
         let count = self.lanes.len();
         let (mut taken, mut ending) = (0, false);
+        let mut arrivals = Arrivals { empty_ns: self.empty_ns, now_ns: None, messages: 0, times_ns: 0 };
         for turn in 0..count {
             if taken >= BATCH_MAX {
                 break;
@@ -158,11 +171,17 @@ impl Incoming {
             let peer = &mut self.lanes[index];
             let check =
                 Check { owner: self.me.owner, instance: peer.instance, function: peer.function, ledger: &peer.ledger };
-            let rejected = &mut self.rejected;
+            let (rejected, is_counted) = (&mut self.rejected, self.meter.is_some());
             let most = BATCH_MAX - taken;
             let popped = peer.lane.pop(most, &mut |descriptor| match check.admit(descriptor) {
-                Some(descriptor) => {
+                Some(mut descriptor) => {
                     taken += 1;
+                    if descriptor.gives_work() {
+                        if is_counted {
+                            arrivals.add(Stamp::of(&descriptor));
+                        }
+                        descriptor.aux = 0;
+                    }
                     take(descriptor);
                 }
                 None => *rejected += 1,
@@ -176,6 +195,13 @@ impl Incoming {
         self.first = self.first.wrapping_add(1) % count.max(1);
         if ending {
             self.lanes.retain(|peer| peer.state != LaneState::Ended);
+        }
+        if let Some(meter) = &self.meter {
+            if taken == 0 {
+                self.empty_ns = clock::now_ns();
+            } else if arrivals.messages > 0 {
+                meter.count_arrivals(arrivals.messages, arrivals.times_ns);
+            }
         }
         Ok(taken)
     }
@@ -242,6 +268,23 @@ impl Incoming {
 impl AsFd for Incoming {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.0.as_fd()
+    }
+}
+
+/// The messages that one look brought.
+struct Arrivals {
+    empty_ns: u64,
+    /// Asked for once, and only if there are any.
+    now_ns: Option<u64>,
+    messages: u64,
+    times_ns: u64,
+}
+
+impl Arrivals {
+    fn add(&mut self, stamp: Stamp) {
+        let now_ns = *self.now_ns.get_or_insert_with(clock::now_ns);
+        self.messages += 1;
+        self.times_ns = self.times_ns.wrapping_add(stamp.time_ns(self.empty_ns, now_ns));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crossbeam_queue::SegQueue;
@@ -10,9 +10,11 @@ use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::sys::eventfd::EventFd;
 use ramet_common::{BATCH_MAX, FunctionId, InstanceId, PacketDescriptor, Refusal};
 use ramet_shm::ledger::Ledger;
+use ramet_shm::meter::Meter;
 
 use super::incoming::{Bell, InPeer, LaneState};
-use super::{Change, Gauge, Ledgers, Member, OutLane, PushError};
+use super::{Change, Ledgers, Member, OutLane, PushError, Stamp};
+use crate::clock;
 use crate::endpoint::{LinkEnd, Links, SendError, Sender, TransportKind};
 use crate::transport::{ring, socket};
 
@@ -24,6 +26,23 @@ struct OutPeer {
     is_retiring: bool,
     ledger: Ledger,
     lane: Box<dyn OutLane>,
+    /// The load that was seen last, and what was sent since.
+    at_most: AtomicU32,
+}
+
+impl OutPeer {
+    /// How many more messages it may be given; zero or less when its queue is full.
+    fn residual(&self) -> i64 {
+        let load = self.ledger.load(self.instance);
+        self.at_most.store(load, Ordering::Relaxed);
+        i64::from(self.capacity) - i64::from(load)
+    }
+
+    /// Whether it may be given more. Looking costs the lines of all who count there, so as long as what was sent since
+    /// the last look is less than half of what it may have, it is not looked again: then others gave it more at most.
+    fn has_room(&self) -> bool {
+        self.at_most.load(Ordering::Relaxed) < self.capacity / 2 || self.residual() > 0
+    }
 }
 
 #[derive(Debug)]
@@ -32,13 +51,12 @@ pub(super) struct Outgoing {
     me: Member,
     ledgers: Arc<dyn Ledgers>,
     lanes: RwLock<HashMap<FunctionId, Vec<OutPeer>>>,
-    /// One for each lane that comes in.
-    gauges: RwLock<Vec<(InstanceId, Box<dyn Gauge>)>>,
     turn: AtomicUsize,
     changes: Arc<SegQueue<Change>>,
     epoll: Arc<Epoll>,
     /// Ends the wait of whoever receives.
     alarm: EventFd,
+    meter: Option<Meter>,
 }
 
 impl Sender for Outgoing {
@@ -53,7 +71,7 @@ impl Sender for Outgoing {
         let lanes = self.lanes.read().unwrap_or_else(PoisonError::into_inner);
         let peers = lanes.get(&first.function).ok_or(SendError::Refused(Refusal::EdgeDenied))?;
         if first.peer == InstanceId::NONE {
-            return self.send_to_least_loaded(peers, batch);
+            return self.send_to_any(peers, batch);
         }
         let named = peers.iter().find(|peer| peer.instance == first.peer);
         self.send_to(named.ok_or(SendError::Refused(Refusal::NoReplica))?, batch)
@@ -68,21 +86,22 @@ impl Outgoing {
         changes: Arc<SegQueue<Change>>,
         epoll: Arc<Epoll>,
         alarm: EventFd,
+        meter: Option<Meter>,
     ) -> Self {
-        let (lanes, gauges) = (RwLock::default(), RwLock::default());
-        Self { kind, me, ledgers, lanes, gauges, turn: AtomicUsize::new(0), changes, epoll, alarm }
+        Self { kind, me, ledgers, lanes: RwLock::default(), turn: AtomicUsize::new(0), changes, epoll, alarm, meter }
     }
 
-    /// Sends to the replica with the least to do; those of equal load take turns.
-    fn send_to_least_loaded(&self, peers: &[OutPeer], batch: &[PacketDescriptor]) -> Result<(), SendError> {
+    /// Sends to the replica with the most residual capacity; equals take turns.
+    fn send_to_any(&self, peers: &[OutPeer], batch: &[PacketDescriptor]) -> Result<(), SendError> {
         let first = if peers.len() > 1 { self.turn.fetch_add(1, Ordering::Relaxed) % peers.len() } else { 0 };
         let in_turn = || peers[first..].iter().chain(&peers[..first]).filter(|peer| !peer.is_retiring);
         let best = match peers {
             [only] if !only.is_retiring => Some(only),
-            _ => in_turn().min_by_key(|peer| peer.lane.load()),
+            // Of equals the first in turn: `min_by_key` keeps the first where `max_by_key` would keep the last.
+            _ => in_turn().map(|peer| (-peer.residual(), peer)).min_by_key(|(load, _)| *load).map(|(_, peer)| peer),
         };
         let best = best.ok_or(SendError::Refused(Refusal::NoReplica))?;
-        if !best.lane.has_room(best.capacity.into()) {
+        if !best.has_room() {
             return Err(SendError::Refused(Refusal::Full));
         }
         match self.send_to(best, batch) {
@@ -110,13 +129,35 @@ impl Outgoing {
                 return Err(SendError::Refused(Refusal::NotOwner));
             }
         }
-        peer.lane.push(batch).map_err(|error| {
+        let now_ns = clock::now_ns();
+        peer.lane.push(batch, Stamp::at(now_ns)).map_err(|error| {
             self.undo(peer, batch, to);
             SendError::Refused(match error {
                 PushError::Full => Refusal::Full,
                 PushError::Broken => Refusal::Unreachable,
             })
-        })
+        })?;
+        self.count(peer, to, batch, now_ns);
+        Ok(())
+    }
+
+    /// Books what a send did: as SPROXY does, but each in its own meter.
+    fn count(&self, peer: &OutPeer, to: InstanceId, batch: &[PacketDescriptor], now_ns: u64) {
+        let given = batch.iter().filter(|descriptor| descriptor.gives_work()).count();
+        if given > 0 {
+            peer.ledger.give_load(to, self.me.instance, given as u32);
+            peer.at_most.fetch_add(given as u32, Ordering::Relaxed);
+        }
+        let is_function = self.me.owner != InstanceId::NONE;
+        let ended = batch.iter().filter(|descriptor| is_function && descriptor.ends_work()).count();
+        if ended > 0 {
+            peer.ledger.ease_load(self.me.owner, ended as u32);
+        }
+        let (Some(meter), Some(first)) = (&self.meter, batch.first()) else { return };
+        meter.count_sent(first.function, batch.len() as u64);
+        if ended > 0 {
+            meter.count_departures(ended as u64, now_ns);
+        }
     }
 
     fn undo(&self, peer: &OutPeer, sent: &[PacketDescriptor], to: InstanceId) {
@@ -139,7 +180,7 @@ impl Links for Outgoing {
         let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
         let peers = lanes.entry(function).or_default();
         peers.retain(|known| known.instance != peer);
-        peers.push(OutPeer { instance: peer, capacity, is_retiring: false, ledger, lane });
+        peers.push(OutPeer { instance: peer, capacity, is_retiring: false, ledger, lane, at_most: AtomicU32::new(0) });
         Ok(())
     }
 
@@ -159,11 +200,6 @@ impl Links for Outgoing {
         let bell = Bell::hang(bell, &self.epoll, EpollEvent::new(flags, u64::from(peer.0)))?;
         // From now on the first push rings, also while the receiver waits without knowing of this lane.
         lane.announce_wait();
-        if let Some(gauge) = lane.gauge() {
-            let mut gauges = self.gauges.write().unwrap_or_else(PoisonError::into_inner);
-            gauges.retain(|(known, _)| *known != peer);
-            gauges.push((peer, gauge));
-        }
         self.changes.push(Change::Joined(InPeer {
             instance: peer,
             function,
@@ -188,14 +224,7 @@ impl Links for Outgoing {
 
     fn remove(&self, peer: InstanceId) {
         self.close(peer);
-        self.gauges.write().unwrap_or_else(PoisonError::into_inner).retain(|(known, _)| *known != peer);
         self.changes.push(Change::Left(peer));
-    }
-
-    fn publish_load(&self, messages: u32) {
-        for (_, gauge) in self.gauges.read().unwrap_or_else(PoisonError::into_inner).iter() {
-            gauge.show(messages);
-        }
     }
 
     fn wake(&self) {

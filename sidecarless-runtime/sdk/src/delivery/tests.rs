@@ -11,7 +11,7 @@ use ramet_control::instance::{FromInstance, Join, ToInstance};
 use ramet_control::socket::ControlSocket;
 use ramet_dataplane::message::Envelope;
 use ramet_dataplane::transport::patience::BusyPoll;
-use ramet_dataplane::{Ledger, Pool, PoolLayout, Sender, TransportKind};
+use ramet_dataplane::{Ledger, Meter, Pool, PoolLayout, Sender, TransportKind};
 
 use super::*;
 use crate::outbox::Parcel;
@@ -46,8 +46,9 @@ impl Sender for Moody {
 fn instance(answers: Vec<Answer>) -> (Instance, Arc<Moody>, ControlSocket) {
     let layout = PoolLayout { counts: [4, 0, 0, 0, 0] };
     let pool = Pool::create("pool", &layout).expect("pool");
-    let ledger = Pool::create("ledger", &PoolLayout { counts: [1, 0, 0, 0, 0] }).expect("ledger");
-    assert_eq!(Ledger::bytes_for(layout.slots()), 4096);
+    let ledger_pages = (Ledger::shared_bytes_for(layout.slots()) / 4096) as u32;
+    let ledger = Pool::create("ledger", &PoolLayout { counts: [ledger_pages, 0, 0, 0, 0] }).expect("ledger");
+    let meter = Meter::create().expect("meter");
     let (supervisor, ours) = ControlSocket::pair().expect("pair");
     let join = Join {
         instance: InstanceId(7),
@@ -62,7 +63,7 @@ fn instance(answers: Vec<Answer>) -> (Instance, Arc<Moody>, ControlSocket) {
         routes: vec![],
     };
     let message = ToInstance::Join(Box::new(join));
-    supervisor.send(&Numbered { sequence: 1, message }, &[pool.as_fd(), ledger.as_fd()]).expect("said");
+    supervisor.send(&Numbered { sequence: 1, message }, &[pool.as_fd(), ledger.as_fd(), meter.as_fd()]).expect("said");
     crate::join::greet(&ours).expect("said");
     let joined = crate::join::join(ours).expect("joined");
     assert!(matches!(supervisor.receive::<FromInstance>().expect("heard").0, FromInstance::Hello { .. }));

@@ -82,6 +82,5 @@ impl Instance {
         let mut floor = self.inbox.lock();
         floor.desk.finish(seat);
         floor.turns += 1;
-        floor.publish_load(self);
     }
 }

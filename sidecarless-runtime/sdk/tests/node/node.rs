@@ -22,7 +22,9 @@ use ramet_dataplane::route::{Next, Step, Target, Work};
 use ramet_dataplane::transport::lanes::{self, Member};
 use ramet_dataplane::transport::patience::{BusyPoll, Patience};
 use ramet_dataplane::transport::{ring, socket};
-use ramet_dataplane::{Endpoint, Ledger, Pool, PoolLayout, Route, SlotAllocator, SlotRef, TransportKind, Wait, clock};
+use ramet_dataplane::{
+    Endpoint, Ledger, Meter, Pool, PoolLayout, Route, SlotAllocator, SlotRef, TransportKind, Wait, clock,
+};
 use ramet_sdk::ServeError;
 #[allow(unused_imports, reason = "each test binary uses its own part of it")]
 pub(crate) use started::{Plan, Started, function};
@@ -73,16 +75,16 @@ pub(crate) struct Outcome {
 impl Node {
     pub(crate) fn new(transport: TransportKind) -> Self {
         let pool_fd = Pool::create("pool", &LAYOUT).expect("pool");
-        let ledger_bytes = Ledger::bytes_for(LAYOUT.slots());
+        let ledger_bytes = Ledger::shared_bytes_for(LAYOUT.slots());
         let ledger_fd =
             Pool::create("ledger", &PoolLayout { counts: [(ledger_bytes / 4096) as u32, 0, 0, 0, 0] }).expect("ledger");
         let pool = Pool::attach(pool_fd.as_fd(), LAYOUT).expect("mapped");
-        let ledger = Ledger::map(ledger_fd.as_fd(), 0, LAYOUT.slots()).expect("mapped");
+        let ledger = Ledger::map_shared(ledger_fd.as_fd(), LAYOUT.slots()).expect("mapped");
         let wire = match transport {
             TransportKind::SkMsg => Wire::Switch(Arc::new(Switch::new(ledger.clone(), GATEWAY))),
             lanes => {
                 let me = Member { instance: GATEWAY, owner: InstanceId::NONE };
-                let endpoint = lanes::endpoint(lanes, me, Arc::new(ledger.clone()), Patience::none());
+                let endpoint = lanes::endpoint(lanes, me, Arc::new(ledger.clone()), Patience::none(), None);
                 Wire::Lanes(endpoint.expect("endpoint"))
             }
         };
@@ -150,7 +152,10 @@ impl Node {
                 let (tcp, unix) = switch.plug(id, function);
                 started.say(join, &[self.pool_fd.as_fd(), tcp.as_fd(), unix.as_fd()]);
             }
-            Wire::Lanes(_) => started.say(join, &[self.pool_fd.as_fd(), self.ledger_fd.as_fd()]),
+            Wire::Lanes(_) => {
+                let meter = Meter::create().expect("meter");
+                started.say(join, &[self.pool_fd.as_fd(), self.ledger_fd.as_fd(), meter.as_fd()]);
+            }
         }
         started.heard_applied();
         assert_eq!(started.hear(), FromInstance::Ready);

@@ -145,9 +145,9 @@ fn attach(join: &Join, fds: Vec<OwnedFd>) -> (Endpoint, Pool) {
     let endpoint = match join.transport {
         TransportKind::SkMsg => skmsg::endpoint(next(), next(), None),
         kind => {
-            let ledger = Ledger::map(next().as_fd(), 0, join.layout.slots()).expect("a ledger");
+            let ledger = Ledger::map_shared(next().as_fd(), join.layout.slots()).expect("a ledger");
             let me = Member { instance: join.instance, owner: join.instance };
-            lanes::endpoint(kind, me, Arc::new(ledger), Patience::none()).expect("an endpoint")
+            lanes::endpoint(kind, me, Arc::new(ledger), Patience::none(), None).expect("an endpoint")
         }
     };
     (endpoint, pool)

@@ -145,7 +145,7 @@ impl Gateway {
             }
             kind => {
                 let me = Member { instance, owner: InstanceId::NONE };
-                lanes::endpoint(kind, me, self.peers.clone(), Patience::none()).expect("an endpoint")
+                lanes::endpoint(kind, me, self.peers.clone(), Patience::none(), None).expect("an endpoint")
             }
         };
         Worker { links: endpoint.links.clone(), endpoint: Some(endpoint) }
@@ -154,7 +154,12 @@ impl Gateway {
     fn add_domain(&self, state: &mut State, domain: &Domain, fds: Vec<OwnedFd>) {
         let [pool, ledger] = <[OwnedFd; 2]>::try_from(fds).expect("two descriptors");
         let pool = Pool::attach(pool.as_fd(), domain.layout).expect("a pool");
-        let ledger = Ledger::map(ledger.as_fd(), domain.ledger_base, domain.layout.slots()).expect("a ledger");
+        let (fd, slots) = (ledger.as_fd(), domain.layout.slots());
+        let ledger = match state.settings.as_ref().map(|settings| settings.transport) {
+            Some(TransportKind::Ring | TransportKind::Socket) => Ledger::map_shared(fd, slots),
+            _ => Ledger::map(fd, domain.ledger_base, slots),
+        };
+        let ledger = ledger.expect("a ledger");
         self.peers.0.lock().unwrap().1.insert(domain.domain, ledger.clone());
         state.domains.insert(domain.domain, (pool, SlotAllocator::new(domain.layout, ledger)));
     }

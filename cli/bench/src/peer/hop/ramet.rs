@@ -9,7 +9,7 @@ use ramet_dataplane::endpoint::{LinkEnd, Receiver, Sender, Wait};
 use ramet_dataplane::transport::lanes::{self, Member};
 use ramet_dataplane::transport::patience::Patience;
 use ramet_dataplane::transport::skmsg;
-use ramet_dataplane::{Endpoint, Ledger, TransportKind};
+use ramet_dataplane::{Endpoint, Ledger, Meter, TransportKind};
 
 use super::orders::{Part, Patient};
 use super::{Carrier, END, Token};
@@ -50,7 +50,8 @@ pub(super) fn over_lanes(
 ) -> anyhow::Result<Ramet> {
     let mut fds = fds.into_iter();
     let ledger = fds.next().context("the ledger is missing")?;
-    let ledger = Ledger::map(ledger.as_fd(), 0, SLOTS)?;
+    let ledger = Ledger::map_shared(ledger.as_fd(), SLOTS)?;
+    let meter = Meter::map(Meter::create()?.as_fd())?;
     let mut ends: Vec<OwnedFd> = fds.collect();
     let out = ends.split_off(ends.len() / 2);
     let owner = if part.is_driver() { InstanceId::NONE } else { instance(part.number) };
@@ -59,7 +60,7 @@ pub(super) fn over_lanes(
         Patient::Looking => Patience::adaptive(),
         Patient::Sleeping => Patience::none(),
     };
-    let endpoint = lanes::endpoint(transport, me, Arc::new(ledger), patience)?;
+    let endpoint = lanes::endpoint(transport, me, Arc::new(ledger), patience, Some(meter))?;
     let links = endpoint.links.as_ref().context("lanes have links")?;
     let before = (part.number + part.functions) % part.processes();
     links.add_incoming(instance(before), function(before), LinkEnd(ends))?;
