@@ -140,6 +140,26 @@ impl Step {
     pub fn is_supervised(&self) -> bool {
         self.timeout.is_some() || self.retries > 0 || matches!(self.work, Work::Parallel(_))
     }
+
+    /// The functions that it runs.
+    #[must_use]
+    pub fn functions(&self) -> Vec<FunctionId> {
+        match &self.work {
+            Work::Function(function) => vec![*function],
+            Work::Parallel(branches) => branches.iter().map(|branch| branch.function).collect(),
+        }
+    }
+
+    /// Where its outcome may go.
+    fn targets(&self) -> Vec<Target> {
+        match &self.next {
+            Next::To(target) => vec![*target],
+            Next::ByHeader { cases, otherwise, .. } => {
+                cases.iter().map(|(_, target)| *target).chain([*otherwise]).collect()
+            }
+            Next::Choice { choices, otherwise } => choices.iter().copied().chain([*otherwise]).collect(),
+        }
+    }
 }
 
 impl Route {
@@ -181,14 +201,7 @@ impl Route {
 
     /// The functions that a plain, unsupervised outcome of `step` can go to: the edges that policy must allow.
     pub fn successors(&self, step: &Step) -> Vec<FunctionId> {
-        let targets: Vec<Target> = match &step.next {
-            Next::To(target) => vec![*target],
-            Next::ByHeader { cases, otherwise, .. } => {
-                cases.iter().map(|(_, target)| *target).chain([*otherwise]).collect()
-            }
-            Next::Choice { choices, otherwise } => choices.iter().copied().chain([*otherwise]).collect(),
-        };
-        let hops = targets.into_iter().filter_map(|target| self.hop(step, target).ok());
+        let hops = step.targets().into_iter().filter_map(|target| self.hop(step, target).ok());
         hops.filter_map(|hop| match hop {
             Hop::Function { function, .. } => Some(function),
             Hop::Reply | Hop::Gateway { .. } => None,
@@ -196,17 +209,32 @@ impl Route {
         .collect()
     }
 
+    /// The other functions that a message may be at before it comes to `function`.
+    #[must_use]
+    pub fn before(&self, function: FunctionId) -> Vec<FunctionId> {
+        let runs: Vec<bool> = self.steps.iter().map(|step| step.functions().contains(&function)).collect();
+        let mut leads = vec![false; self.steps.len()];
+        let leads_there = |leads: &[bool], target: Target| match target {
+            Target::Reply => false,
+            Target::Step(step) => [leads, &runs].iter().any(|known| known.get(usize::from(step)) == Some(&true)),
+        };
+        // The graph has no cycles, so each round but the last finds a step more.
+        while let Some(at) = (0..leads.len())
+            .find(|&at| !leads[at] && self.steps[at].targets().into_iter().any(|target| leads_there(&leads, target)))
+        {
+            leads[at] = true;
+        }
+        let before = self.steps.iter().zip(leads).filter(|(_, leads)| *leads).flat_map(|(step, _)| step.functions());
+        let mut before: Vec<_> = before.filter(|other| *other != function).collect();
+        before.sort_unstable();
+        before.dedup();
+        before
+    }
+
     /// All functions that the chain runs.
     #[must_use]
     pub fn functions(&self) -> Vec<FunctionId> {
-        let mut functions: Vec<_> = self
-            .steps
-            .iter()
-            .flat_map(|step| match &step.work {
-                Work::Function(function) => vec![*function],
-                Work::Parallel(branches) => branches.iter().map(|branch| branch.function).collect(),
-            })
-            .collect();
+        let mut functions: Vec<_> = self.steps.iter().flat_map(Step::functions).collect();
         functions.sort_unstable();
         functions.dedup();
         functions
@@ -313,6 +341,15 @@ mod tests {
         assert_eq!(route.successors(&route.steps[0]), vec![FunctionId(2)], "there is no edge to it");
         route.http.insert(FunctionId(2));
         assert!(route.successors(&route.steps[1]).is_empty(), "nor from it");
+    }
+
+    #[test]
+    fn what_may_come_to_a_function_is_at_any_step_that_leads_there() {
+        let route = route();
+        let before = |function| route.before(FunctionId(function));
+        assert_eq!((before(1), before(2)), (vec![], vec![FunctionId(1)]));
+        assert_eq!(before(3), vec![FunctionId(1), FunctionId(2)], "over one step or two");
+        assert_eq!(before(99), vec![], "the chain does not run it");
     }
 
     #[test]

@@ -2,13 +2,24 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use ramet_common::RouteId;
 use ramet_control::gateway::{self, Match};
 
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout_at};
+
 use crate::metrics::ChainCounters;
+use crate::room::{Gate, Out, Traffic, Unsent, are_open};
+
+/// How long a request waits for room, if its deadline allows.
+const ROOM_WAIT: Duration = Duration::from_secs(1);
+
+/// How often the first of those who wait looks for room without having heard that another one has come back.
+const ROOM_RETRY: Duration = Duration::from_millis(5);
 
 /// A chain version with what all workers count of it.
 #[derive(Debug)]
@@ -17,11 +28,26 @@ pub(crate) struct Chain {
     pub(crate) counters: ChainCounters,
     in_flight: AtomicU32,
     retired: AtomicBool,
+    pub(crate) traffic: Arc<Traffic>,
+    /// One for each of its functions.
+    gates: RwLock<Arc<[Arc<Gate>]>>,
+    waiting: AtomicU32,
+    /// Whose turn it is to look for room.
+    line: Mutex<()>,
 }
 
 impl Chain {
     pub(crate) fn new(settings: gateway::Chain, counters: ChainCounters) -> Self {
-        Self { settings, counters, in_flight: AtomicU32::new(0), retired: AtomicBool::new(false) }
+        Self {
+            settings,
+            counters,
+            in_flight: AtomicU32::new(0),
+            retired: AtomicBool::new(false),
+            traffic: Arc::default(),
+            gates: RwLock::default(),
+            waiting: AtomicU32::new(0),
+            line: Mutex::default(),
+        }
     }
 
     pub(crate) fn route_id(&self) -> RouteId {
@@ -39,10 +65,71 @@ impl Chain {
         self.in_flight.load(Ordering::Relaxed)
     }
 
+    /// How many requests wait for room.
+    pub(crate) fn waiting(&self) -> u32 {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// What its requests have to pass from now on.
+    pub(crate) fn set_gates(&self, gates: Vec<Arc<Gate>>) {
+        *self.gates.write().unwrap_or_else(PoisonError::into_inner) = gates.into();
+    }
+
+    /// Waits until there is room for a request that is to be taken in, behind those that wait already. False: there is
+    /// none yet.
+    pub(crate) async fn room(&self, deadline: Instant) -> bool {
+        self.waiting() == 0 && self.has_room() || self.wait_for_room(deadline).await
+    }
+
+    /// Sends a request out as soon as there is room. `None`: there is none yet.
+    pub(crate) async fn set_out(&self, deadline: Instant) -> Option<(Out, Unsent)> {
+        let has_room = self.has_room() || self.wait_for_room(deadline).await;
+        has_room.then(|| Out::begin(&self.traffic))
+    }
+
+    fn has_room(&self) -> bool {
+        let gates = Arc::clone(&self.gates.read().unwrap_or_else(PoisonError::into_inner));
+        are_open(&gates)
+    }
+
+    async fn wait_for_room(&self, deadline: Instant) -> bool {
+        let _waiting = Waiting::begin(&self.waiting);
+        let until = deadline.min(Instant::now() + ROOM_WAIT);
+        // Only the first in line looks, however many there are.
+        let Ok(_turn) = timeout_at(until, self.line.lock()).await else { return false };
+        loop {
+            if self.has_room() {
+                return true;
+            }
+            let now = Instant::now();
+            if now >= until {
+                return false;
+            }
+            // A function may have room again although nothing of this chain has come back, so both end the wait.
+            let _ = timeout_at(until.min(now + ROOM_RETRY), self.traffic.returned()).await;
+        }
+    }
+
     /// No worker starts requests on this version any more. True: none runs either.
     pub(crate) fn retire(&self) -> bool {
         self.retired.store(true, Ordering::SeqCst);
         self.in_flight.load(Ordering::SeqCst) == 0
+    }
+}
+
+/// A request that waits for room.
+struct Waiting<'c>(&'c AtomicU32);
+
+impl<'c> Waiting<'c> {
+    fn begin(count: &'c AtomicU32) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -163,7 +250,6 @@ mod tests {
     use super::*;
     use ramet_common::DomainId;
     use ramet_dataplane::Route;
-    use std::time::Duration;
 
     fn chain(id: u32, matches: &[(Option<&str>, &str, &[&str])]) -> Arc<Chain> {
         let matches = matches

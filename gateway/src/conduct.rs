@@ -2,6 +2,7 @@
 //! once and receives once. Supervised steps (timeout, retries, parallel) are each sent and received here, with the
 //! input kept.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::chains::Chain;
 use crate::exchange::Holdings;
 use crate::flight::Outcome;
 use crate::problem::Problem;
+use crate::room::{Out, Unsent};
 use crate::servers::{ClientBody, Rest};
 use crate::visit::Then;
 use crate::worker::{Departed, Worker};
@@ -40,6 +42,8 @@ pub(crate) struct Journey {
     pub(crate) chain: Arc<Chain>,
     pub(crate) holdings: Arc<Holdings>,
     pub(crate) deadline: Instant,
+    /// From when it sets out until its first message is sent.
+    pub(crate) unsent: Cell<Option<Unsent>>,
 }
 
 /// A message that has come back.
@@ -81,16 +85,34 @@ impl Arrived {
 impl Journey {
     /// Runs the chain on the message in `head`, to the answer.
     pub(crate) async fn run(&self, head: SlotRef, envelope: Envelope) -> Result<Arrived, Problem> {
+        let _out = self.set_out().await?;
         self.run_from(head, envelope, 0).await
     }
 
     /// The same for a request whose first step reads the body while the client sends it.
     pub(crate) async fn run_streaming(&self, outset: Outset, body: ClientBody) -> Result<Arrived, Problem> {
+        let _out = self.set_out().await?;
         let arrived = self.visit_first(outset, body).await?;
         match (arrived.head, arrived.next) {
             (Some(head), Some(next)) => self.run_from(head, arrived.message.envelope, next).await,
             _ => Ok(arrived),
         }
+    }
+
+    /// Waits until there is room for the request at all functions of the chain, before it gets a slot.
+    pub(crate) async fn room(&self) -> Result<(), Problem> {
+        if self.chain.room(self.deadline).await { Ok(()) } else { Err(self.crowded()) }
+    }
+
+    /// The same at last, when it is about to be sent.
+    pub(crate) async fn set_out(&self) -> Result<Out, Problem> {
+        let (out, unsent) = self.chain.set_out(self.deadline).await.ok_or_else(|| self.crowded())?;
+        self.unsent.set(Some(unsent));
+        Ok(out)
+    }
+
+    fn crowded(&self) -> Problem {
+        if Instant::now() >= self.deadline { self.late() } else { Problem::Overloaded }
     }
 
     /// The function of the first step, if it can be given the body while it comes: it serves HTTP by itself, and nobody
@@ -162,18 +184,19 @@ impl Journey {
         let mut patience_ends = None;
         loop {
             let slot = self.holdings.slot(head.slot).ok_or(Problem::BadAnswer("its slot is not in the pool"))?;
-            let departed = self.worker.depart(&self.holdings, head, function, self.deadline, |id| {
-                let envelope = Envelope {
-                    request: id,
-                    step: at,
-                    generation: head.generation,
-                    reply_function: FunctionId::GATEWAY,
-                    reply_instance: self.worker.instance,
-                    gateway: self.worker.instance,
-                    ..envelope
-                };
-                message::rewrite_envelope(&slot, &envelope).map_err(|error| bad_message(&error))
-            })?;
+            let departed =
+                self.worker.depart(&self.holdings, head, (function, self.unsent.take()), self.deadline, |id| {
+                    let envelope = Envelope {
+                        request: id,
+                        step: at,
+                        generation: head.generation,
+                        reply_function: FunctionId::GATEWAY,
+                        reply_instance: self.worker.instance,
+                        gateway: self.worker.instance,
+                        ..envelope
+                    };
+                    message::rewrite_envelope(&slot, &envelope).map_err(|error| bad_message(&error))
+                })?;
             match departed.outcome().await {
                 Outcome::Reply { more } => {
                     let message = self.answer(head)?;

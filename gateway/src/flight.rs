@@ -18,6 +18,7 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use crate::exchange::Holdings;
+use crate::room::Unsent;
 
 /// What became of a flight.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +68,8 @@ pub(crate) struct Flight {
     pub(crate) streaming: Option<InstanceId>,
     /// What the streaming instance has asked for, to be answered when the client has read on.
     pub(crate) withheld: VecDeque<PacketDescriptor>,
+    /// Until the head has been sent, where it is a request's first.
+    pub(crate) unsent: Option<Unsent>,
     /// When the waiter is told that it is late, unless the head is back before.
     deadline: Instant,
     mailbox: Rc<RefCell<Mailbox>>,
@@ -101,7 +104,13 @@ pub(crate) struct Flights {
 
 impl Flights {
     /// Starts a flight; the ticket is what its task waits with.
-    pub(crate) fn depart(&mut self, holdings: Arc<Holdings>, head: SlotRef, deadline: Instant) -> Ticket {
+    pub(crate) fn depart(
+        &mut self,
+        holdings: Arc<Holdings>,
+        head: SlotRef,
+        deadline: Instant,
+        unsent: Option<Unsent>,
+    ) -> Ticket {
         self.count = self.count.wrapping_add(1);
         let mailbox = Rc::new(RefCell::new(Mailbox::default()));
         let flight = Flight {
@@ -111,6 +120,7 @@ impl Flights {
             abandoned: false,
             streaming: None,
             withheld: VecDeque::new(),
+            unsent,
             deadline,
             mailbox: Rc::clone(&mailbox),
         };
@@ -265,9 +275,9 @@ mod tests {
         let mut flights = Flights::default();
         let head = SlotRef { slot: SlotIndex(0), generation: Generation(0) };
         let deadline = Instant::now();
-        let first = flights.depart(Holdings::new(domain()), head, deadline);
+        let first = flights.depart(Holdings::new(domain()), head, deadline, None);
         flights.land(first.id, Outcome::Died);
-        let second = flights.depart(Holdings::new(domain()), head, deadline);
+        let second = flights.depart(Holdings::new(domain()), head, deadline, None);
         assert_eq!(place_of(first.id), place_of(second.id), "the place is reused");
         assert!(flights.get_mut(first.id).is_none());
         flights.land(first.id, Outcome::Reply { more: false });
@@ -280,7 +290,7 @@ mod tests {
         let mut flights = Flights::default();
         let holdings = Holdings::new(Arc::clone(&domain));
         let head = holdings.allocate_bytes(100).expect("free");
-        let ticket = flights.depart(Arc::clone(&holdings), head, Instant::now());
+        let ticket = flights.depart(Arc::clone(&holdings), head, Instant::now(), None);
         drop(holdings);
         assert_eq!(domain.slots.free()[0], 3, "the flight still holds it");
         flights.land(ticket.id, Outcome::Died);
@@ -296,7 +306,7 @@ mod tests {
         let mut depart = |after_ms| {
             let deadline = now + Duration::from_millis(after_ms);
             flights.expect(deadline);
-            flights.depart(Holdings::new(Arc::clone(&domain)), head, deadline)
+            flights.depart(Holdings::new(Arc::clone(&domain)), head, deadline, None)
         };
         let (late, next, last) = (depart(10), depart(20), depart(30));
         let outcome = |ticket: &Ticket| ticket.mailbox.borrow().outcome.clone();

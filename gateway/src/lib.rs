@@ -21,6 +21,7 @@ mod lending;
 mod metrics;
 mod problem;
 mod process;
+mod room;
 mod servers;
 mod tls;
 mod visit;

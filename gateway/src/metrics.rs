@@ -100,6 +100,10 @@ impl Metrics {
         for chain in chains.chains() {
             let _ = writeln!(text, "ramet_in_flight{{chain=\"{}\"}} {}", chain.settings.route.chain, chain.in_flight());
         }
+        text.push_str("# HELP ramet_waiting Requests that wait for room at a function.\n# TYPE ramet_waiting gauge\n");
+        for chain in chains.chains() {
+            let _ = writeln!(text, "ramet_waiting{{chain=\"{}\"}} {}", chain.settings.route.chain, chain.waiting());
+        }
         text.push_str("# HELP ramet_free_slots Free slots of a domain's pool.\n# TYPE ramet_free_slots gauge\n");
         for domain in domains {
             for (bytes, free) in domain.free_slots() {

@@ -24,6 +24,7 @@ use crate::chains::{Chain, ChainTable, OnIdle};
 use crate::crew::Crew;
 use crate::domain::Domain;
 use crate::metrics::Metrics;
+use crate::room::{Itinerary, Load, Rooms, gates_of};
 use crate::servers::Servers;
 use crate::tls;
 use crate::worker::{self, Update, Worker, WorkerHandle};
@@ -89,6 +90,7 @@ pub(crate) struct Shared {
     pub(crate) on_idle: OnIdle,
     /// Functions that serve HTTP by themselves.
     pub(crate) servers: Servers,
+    rooms: Rooms,
     control: Arc<ControlSocket>,
     peers: Arc<PeerLedgers>,
     domains: RwLock<HashMap<DomainId, Arc<Domain>>>,
@@ -115,6 +117,7 @@ impl Shared {
         Ok(Self {
             settings,
             servers,
+            rooms: Rooms::default(),
             tls,
             metrics: Metrics::new(),
             on_idle,
@@ -215,10 +218,14 @@ impl Gateway {
                 let mut peers = self.shared.peers.domain_of.write().unwrap_or_else(PoisonError::into_inner);
                 peers.insert(info.instance, info.domain);
                 drop(peers);
+                if let Some(load) = self.load_of(info.domain) {
+                    self.shared.rooms.add(info.function, info.instance, info.capacity, load);
+                }
                 self.update_all(|| Update::Instance(Box::new(info.clone())));
             }
             ToGateway::InstanceGone { instance } => {
                 self.shared.servers.remove(instance);
+                self.shared.rooms.remove(instance);
                 self.update_all(|| Update::InstanceGone(instance));
                 self.shared.peers.domain_of.write().unwrap_or_else(PoisonError::into_inner).remove(&instance);
             }
@@ -248,9 +255,18 @@ impl Gateway {
     /// An instance that serves HTTP by itself. The first worker watches it; all ask it.
     fn add_server(&self, info: gateway::Instance) -> Result<(), String> {
         let http = info.http.clone().ok_or("it does not serve HTTP")?;
+        let (function, instance, capacity) = (info.function, info.instance, info.capacity);
         let server = self.shared.servers.add(info, http);
+        self.shared.rooms.add(function, instance, capacity, Load::Server(Arc::clone(&server)));
         Self::update_one(self.worker(0)?, Update::Watch(server));
         Ok(())
+    }
+
+    /// Where the loads of a domain's instances are counted.
+    fn load_of(&self, domain: DomainId) -> Option<Load> {
+        let kernel = self.shared.rooms.kernel.get().cloned().map(Load::Kernel);
+        let ledgers = || self.shared.peers.ledgers.read().unwrap_or_else(PoisonError::into_inner);
+        kernel.or_else(|| ledgers().get(&domain).cloned().map(Load::Ledger))
     }
 
     fn worker(&self, index: u32) -> Result<&WorkerHandle, String> {
@@ -290,6 +306,8 @@ impl Gateway {
                 let [tcp, unix, instances] = <[OwnedFd; 3]>::try_from(fds)
                     .map_err(|fds| format!("an S-mode worker comes with 3 descriptors, not {}", fds.len()))?;
                 let reasons = Reasons::map(instances.as_fd(), instance).map_err(|error| error.to_string())?;
+                // Any worker's will do.
+                let _ = self.shared.rooms.kernel.set(reasons.clone());
                 Ok(skmsg::endpoint(tcp, unix, Some(reasons)))
             }
             kind @ (TransportKind::Ring | TransportKind::Socket) => {
@@ -347,12 +365,32 @@ impl Gateway {
             now.insert(settings.route.id, chain);
         }
         let retired = std::mem::replace(&mut self.chains, now);
+        self.set_gates();
         let table = Arc::new(ChainTable::new(self.chains.values().cloned().collect()));
         self.update_all(|| Update::Chains(Arc::clone(&table)));
         for (route, chain) in retired {
             if chain.retire() {
                 (self.shared.on_idle)(route);
             }
+        }
+    }
+}
+
+impl Gateway {
+    /// Tells each chain what its requests have to pass.
+    fn set_gates(&self) {
+        let domains = self.shared.domains.read().unwrap_or_else(PoisonError::into_inner);
+        let slots = |domain| domains.get(&domain).map_or(u32::MAX, |domain| domain.pool.layout().slots());
+        let chains: Vec<_> = self.chains.values().collect();
+        let itineraries: Vec<_> = chains
+            .iter()
+            .map(|chain| {
+                let route = &chain.settings.route;
+                Itinerary { route, traffic: &chain.traffic, slots: slots(route.domain) }
+            })
+            .collect();
+        for (chain, gates) in chains.iter().zip(gates_of(&self.shared.rooms, &itineraries)) {
+            chain.set_gates(gates);
         }
     }
 }

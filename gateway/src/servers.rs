@@ -261,6 +261,16 @@ impl Server {
         self.state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, may).is_ok_and(|before| before != to as u8)
     }
 
+    /// Whether it is given requests.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.state() == State::Ready
+    }
+
+    /// How many requests it has or wait for it.
+    pub(crate) fn held(&self) -> u32 {
+        self.held.load(Ordering::Relaxed)
+    }
+
     fn is_over(&self) -> bool {
         self.state() as u8 >= State::Relieved as u8
     }
@@ -401,6 +411,7 @@ mod tests {
             name: "default/web".to_owned(),
             domain: DomainId(1),
             hang_grace: Duration::from_secs(1),
+            capacity: 2,
             http: Some(http.clone()),
         };
         servers.add(info, http)

@@ -73,6 +73,7 @@ impl Journey {
         block: &HeadBlock,
         protocol: &HeaderValue,
     ) -> Result<Answered, Problem> {
+        let _out = self.set_out().await?;
         let mut make = || {
             let mut request = request(block, Outgoing::whole(Default::default()))?;
             request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -139,6 +140,8 @@ impl Journey {
             Ok(held) => held,
             Err(refusal) => return Ok(Err(refusal)),
         };
+        // From here on it counts among what the instance has.
+        drop(self.unsent.take());
         let turn = timeout_at(self.deadline, held.turn()).await.map_err(|_| self.late())?;
         // Without one the instance is gone, and another one may be there.
         Ok(turn.ok_or(Refusal::NoReplica))

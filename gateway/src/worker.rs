@@ -26,6 +26,7 @@ use crate::flight::{Flight, Flights, Outcome, Piece, Ticket};
 use crate::ingress::{self, Connections, Listening};
 use crate::lending::Loans;
 use crate::process::Shared;
+use crate::room::Unsent;
 use crate::servers::{self, Server};
 
 pub(crate) use inbox::slot_ref;
@@ -251,7 +252,7 @@ impl Worker {
         self: &Rc<Self>,
         holdings: &Arc<Holdings>,
         head: SlotRef,
-        function: FunctionId,
+        (function, unsent): (FunctionId, Option<Unsent>),
         deadline: Instant,
         prepare: impl FnOnce(RequestId) -> Result<(), E>,
     ) -> Result<Departed, E> {
@@ -260,7 +261,7 @@ impl Worker {
             if flights.expect(deadline) {
                 self.earlier.notify_one();
             }
-            flights.depart(Arc::clone(holdings), head, deadline)
+            flights.depart(Arc::clone(holdings), head, deadline, unsent)
         };
         if let Err(error) = prepare(ticket.id) {
             self.flights.borrow_mut().remove(ticket.id);

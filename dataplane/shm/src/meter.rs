@@ -13,7 +13,7 @@ use crate::segment::{Access, Mapping, SegmentError, check_sealed, create_sealed}
 /// How often figures that are being counted are read again for two equal looks.
 const LOOKS_MAX: usize = 16;
 
-/// A number of messages and the sum of when: a cache line, because threads that receive and threads that send meet here.
+/// A number of messages and the sum of when: a cache line, because who receives and who sends may be two threads.
 #[repr(C, align(64))]
 #[derive(Debug)]
 struct Sum {
@@ -140,7 +140,7 @@ impl MeterReader {
 
     fn memory(&self) -> Option<&MeterMemory> {
         let pointer = self.0.typed_to_read::<MeterMemory>(0).ok()?;
-        // SAFETY: S1, S2, S3, S4: the mapping holds a whole meter, a meter is made of atomics, and they are only loaded.
+        // SAFETY: S1, S2, S3, S4: the mapping holds a whole meter, and its atomics are only loaded.
         Some(unsafe { pointer.as_ref() })
     }
 }

@@ -68,8 +68,8 @@ pub struct Member {
 
 /// Makes the endpoint of an instance; links come later.
 ///
-/// `ledgers` gives the ledger that a peer's slots are in: a function knows one, a gateway worker one per domain. Without
-/// a meter nothing is counted.
+/// `ledgers` gives the ledger that a peer's slots are in: a function knows one, a gateway worker one per domain.
+/// Without a meter nothing is counted.
 ///
 /// # Errors
 /// `epoll_create`'s error.

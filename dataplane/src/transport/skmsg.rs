@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv, send};
-use ramet_common::map::InstanceState;
+use ramet_common::map::{INSTANCES_MAX, InstanceState};
 use ramet_common::{BATCH_MAX, DESCRIPTOR_BYTES, InstanceId, PacketDescriptor, Refusal};
 use ramet_shm::segment::{Access, Mapping, SegmentError, number};
 use zerocopy::{FromBytes, IntoBytes};
@@ -32,7 +32,7 @@ pub fn endpoint(tcp: OwnedFd, unix: OwnedFd, reasons: Option<Reasons>) -> Endpoi
     }
 }
 
-/// Read access to SPROXY's instance table, which says why a send was refused.
+/// Read access to SPROXY's instance table, which says why a send was refused and how many messages instances have.
 #[derive(Clone, Debug)]
 pub struct Reasons {
     table: Arc<Mapping>,
@@ -45,16 +45,30 @@ impl Reasons {
     /// # Errors
     /// `mmap`'s error.
     pub fn map(instances: BorrowedFd<'_>, instance: InstanceId) -> Result<Self, SegmentError> {
-        let bytes = (instance.index() as usize + 1) * size_of::<InstanceState>();
-        let table = Mapping::new(instances, 0, bytes.next_multiple_of(4096), Access::ReadOnly)?;
+        let bytes = INSTANCES_MAX as usize * size_of::<InstanceState>();
+        let table = Mapping::new(instances, 0, bytes, Access::ReadOnly)?;
         Ok(Self { table, instance })
     }
 
+    /// How many messages an instance has; zero for one that is not there.
+    #[must_use]
+    pub fn load(&self, instance: InstanceId) -> u32 {
+        let living = self.number(instance, offset_of!(InstanceState, instance));
+        let load = self.number(instance, offset_of!(InstanceState, load));
+        // A replaced predecessor's late answer may take it below zero, which means idle.
+        load.filter(|_| living == Some(instance.0)).map_or(0, |load| load.cast_signed().max(0).cast_unsigned())
+    }
+
     fn last(&self) -> Option<Refusal> {
+        Refusal::from_u32(self.number(self.instance, offset_of!(InstanceState, last_refusal))?)
+    }
+
+    /// A word of an instance's entry.
+    fn number(&self, instance: InstanceId, offset: usize) -> Option<u32> {
         let mut number = [0; 4];
-        let entry = self.instance.index() as usize * size_of::<InstanceState>();
-        self.table.copy_out(entry + offset_of!(InstanceState, last_refusal), &mut number).ok()?;
-        Refusal::from_u32(u32::from_ne_bytes(number))
+        let entry = instance.index() as usize * size_of::<InstanceState>();
+        self.table.copy_out(entry + offset, &mut number).ok()?;
+        Some(u32::from_ne_bytes(number))
     }
 }
 

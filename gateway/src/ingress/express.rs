@@ -253,6 +253,12 @@ impl Lane<'_> {
         body_bytes: u64,
         ends: Ends,
     ) -> io::Result<Result<StatusCode, (Problem, Ends)>> {
+        if let Err(problem) = self.unless_gone(accepted.journey.room()).await? {
+            // The next request begins behind a body that is here; else who knows where.
+            let is_here = body_bytes <= self.unread().len() as u64;
+            self.consume(if is_here { body_bytes as usize } else { 0 });
+            return Ok(Err((problem, if is_here { ends } else { Ends::Connection })));
+        }
         let mut source = SocketBody { lane: self, left: body_bytes };
         let (head, envelope) = match accepted.take_in(&mut source, Some(body_bytes)).await {
             Ok(taken_in) => taken_in,

@@ -1,5 +1,6 @@
 //! What a request asks for, whichever parser has read it: its chain, its limits, and its head as functions see it.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -85,7 +86,8 @@ impl Head<'_> {
             ..self.trace_context()
         };
         let holdings = Holdings::new(domain);
-        let journey = Journey { worker: Rc::clone(worker), chain: Arc::clone(chain), holdings, deadline };
+        let (worker, chain) = (Rc::clone(worker), Arc::clone(chain));
+        let journey = Journey { worker, chain, holdings, deadline, unsent: Cell::default() };
         Ok(Accepted { journey, admission, block, envelope, limits })
     }
 

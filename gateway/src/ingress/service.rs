@@ -67,6 +67,7 @@ async fn through_chain(accepted: Accepted, request: Request<Incoming>) -> Result
     if let Some(outset) = accepted.outset() {
         return through_server(accepted, outset, request, &method).await;
     }
+    accepted.journey.room().await?;
     let awaits_continue = request.headers().contains_key(EXPECT);
     let body = request.into_body();
     let exact = body.size_hint().exact();

@@ -72,21 +72,32 @@ impl Outbox {
         if descriptors.is_empty() {
             return;
         }
-        let Err(error) = self.sender.send(descriptors) else { return };
+        let Err(error) = self.sender.send(descriptors) else { return worker.sent(descriptors) };
         if descriptors.len() == 1 {
             worker.not_sent(&descriptors[0], &error);
             return;
         }
         // One bad descriptor refuses the whole batch; the others shall not suffer.
         for descriptor in descriptors {
-            if let Err(error) = self.sender.send(std::slice::from_ref(descriptor)) {
-                worker.not_sent(descriptor, &error);
+            match self.sender.send(std::slice::from_ref(descriptor)) {
+                Ok(()) => worker.sent(std::slice::from_ref(descriptor)),
+                Err(error) => worker.not_sent(descriptor, &error),
             }
         }
     }
 }
 
 impl Worker {
+    /// Requests that were sent count among what their receivers have.
+    fn sent(&self, descriptors: &[PacketDescriptor]) {
+        let mut flights = self.flights.borrow_mut();
+        for request in descriptors.iter().filter(|descriptor| descriptor.gives_work()) {
+            if let Some(flight) = flights.get_mut(request.request) {
+                flight.unsent = None;
+            }
+        }
+    }
+
     /// What a refused send means for whoever waits.
     fn not_sent(self: &Rc<Self>, descriptor: &PacketDescriptor, error: &SendError) {
         let refusal = match error {

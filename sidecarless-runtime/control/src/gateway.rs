@@ -214,6 +214,8 @@ pub struct Instance {
     pub domain: DomainId,
     /// How long it may hold an expired request.
     pub hang_grace: Duration,
+    /// How many messages it may have, in service and waiting.
+    pub capacity: u32,
     /// How it is reached, if it serves HTTP by itself and is on no data plane.
     pub http: Option<Http>,
 }

@@ -32,6 +32,7 @@ impl Node {
             name: function.name().to_string(),
             domain: function.domain,
             hang_grace: spec.hang_grace,
+            capacity: function.capacity(),
             http: Some(gateway::Http {
                 address: way.address(),
                 concurrency: spec.concurrency,

@@ -157,6 +157,7 @@ impl Node {
             name: join.name.clone(),
             domain: function.domain,
             hang_grace: function.manifest.spec.hang_grace,
+            capacity: function.capacity(),
             http: None,
         };
         let told: BTreeSet<_> = join.routes.iter().chain(&later).map(|route| route.id).collect();

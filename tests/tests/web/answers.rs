@@ -114,9 +114,9 @@ fn limits_are_the_chains_and_the_functions() {
     assert_eq!(client.answer(false).expect("an answer").status, 413, "too long, as it turns out");
     assert_eq!(node.request("GET", "/hasty/sleep?1", &[], b"").status, 504);
     assert_eq!(node.post("/web/upper", b"x").status, 200, "the late one is over");
-    // One is served and one waits; there is no room for a third.
+    // One is served and one waits; there is no room for a third as long as that may wait for it.
     let statuses: Vec<u16> = std::thread::scope(|scope| {
-        let ask = || scope.spawn(|| node.request("GET", "/web/sleep?0.7", &[], b"").status);
+        let ask = || scope.spawn(|| node.request("GET", "/web/sleep?2.5", &[], b"").status);
         let asked: Vec<_> = (0..4).map(|_| ask()).collect();
         asked.into_iter().map(|asked| asked.join().expect("a client")).collect()
     });
