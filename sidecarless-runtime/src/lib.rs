@@ -4,13 +4,14 @@
 //! node, one task that owns everything below and is told of everything by an `event`. `plan` says what a change needs;
 //! `domain`, `function`, `instance` and `gateway_process` are what there is and `scale` how much of it; `program` and
 //! `process` start it or `brood` forks it, `conversation` speaks to it, `server` is the way to one that
-//! serves HTTP, and `shortcut` a shorter one. `transport` chooses the `dataplane`, whose
+//! serves HTTP, and `shortcut` a shorter one; `placement` says on which cores its `threads` run. `transport` chooses the `dataplane`, whose
 //! lanes `links` keeps track of; `route` translates chains. `logs`, `metrics` and `admin` are for people, and so is
 //! [`mod@keeper`], which forks any process; both it and broods `reach` seeds, and an instance is on `loan` to who forks
 //! it; `ids`, `timers`, `listeners` and `socket_file` are small tools.
 //!
-//! What is absent: locks, and periodic timers but one: loads are looked at where a function's number of instances
-//! follows them. A node without such functions, to which nothing happens, does nothing.
+//! What is absent: locks, and periodic timers but two: loads are looked at where a function's number of instances
+//! follows them, and threads while there are requests. A node without such functions, to which nothing happens, does
+//! nothing.
 #![forbid(unsafe_code)]
 
 pub mod check;
@@ -31,6 +32,7 @@ mod instance;
 mod links;
 mod listeners;
 mod loan;
+mod placement;
 mod plan;
 mod process;
 mod program;
@@ -40,6 +42,7 @@ mod scale;
 mod server;
 mod shortcut;
 mod socket_file;
+mod threads;
 mod timers;
 mod transport;
 
@@ -58,6 +61,7 @@ pub mod errors {
     pub use crate::ids::NoRoom;
     pub use crate::listeners::ListenError;
     pub use crate::node::{EpochError, Interrupted};
+    pub use crate::placement::PlacementError;
     pub use crate::process::StartError;
     pub use crate::shortcut::ShortcutError;
     pub use crate::socket_file::SocketError;

@@ -38,6 +38,7 @@ mod instances;
 mod lanes;
 mod load;
 mod loans;
+mod placement;
 mod report;
 mod retire;
 mod servers;
@@ -46,6 +47,7 @@ mod stop;
 
 use births::Birth;
 use loans::Loan;
+use placement::Placing;
 
 pub(crate) use change::{Change, What};
 pub use epoch::EpochError;
@@ -123,6 +125,8 @@ pub(crate) struct Node {
     loans: BTreeMap<InstanceId, Loan>,
     /// Whether a timer is set to look at loads.
     is_looking: bool,
+    /// What is known of where threads are.
+    placing: Placing,
     /// How instances were started, and how long it took.
     starts: Starts,
     /// Those to which something has happened that may take them to another stage.
@@ -203,6 +207,7 @@ impl Node {
             last_brood: 0,
             loans: BTreeMap::new(),
             is_looking: false,
+            placing: Placing::default(),
             starts: Starts::default(),
             touched: BTreeSet::new(),
             introductions: BTreeMap::new(),

@@ -25,6 +25,8 @@ pub(crate) enum Timer {
     Seek(FunctionId),
     /// It is time to look at the loads of functions.
     Look,
+    /// It is time to look at what threads do.
+    Place,
     /// No request can run on this retired route any more.
     RouteOverdue(RouteId),
 }

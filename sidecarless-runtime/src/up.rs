@@ -17,8 +17,10 @@ use crate::keeper::{Keeper, KeeperError, KeeperSettings};
 use crate::listeners::{ListenError, Listeners};
 use crate::logs::Logs;
 use crate::node::{EpochError, Node, Parts};
+use crate::placement::{self, PlacementError};
 use crate::shortcut::{Shortcut, ShortcutError};
 use crate::socket_file::{SocketError, SocketFile};
+use crate::threads;
 use crate::transport::{self, Findings, TransportError};
 
 /// How long the last answers on the admin socket may take to be read.
@@ -36,6 +38,9 @@ pub enum UpError {
     /// The short-cut that was asked for does not work.
     #[error(transparent)]
     Shortcut(#[from] ShortcutError),
+    /// The cores that were asked for are not the node's.
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
     /// The admin socket cannot be made.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -62,6 +67,9 @@ pub enum UpError {
 pub fn up(settings: NodeSettings, sources: Vec<Source>) -> Result<(), UpError> {
     let desired = Desired::default().apply(&sources)?;
     raise_open_files();
+    if let Some(own) = threads::numbers(&threads::own_cores()?) {
+        placement::check(&settings.placement, &own)?;
+    }
     let (socket, listener) = SocketFile::bind(&settings.socket, SocketType::STREAM)?;
     let keeper = Keeper::start(&KeeperSettings::of(&settings))?;
     let listeners = Listeners::bind(settings.listen, settings.gateway.workers, settings.admin)?;

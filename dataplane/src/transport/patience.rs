@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 /// Whether a reader of rings looks at them before it sleeps.
@@ -60,6 +62,13 @@ impl Patience {
         self.longest == Duration::MAX
     }
 
+    /// Whether to go on looking is pointless here: this thread may run on one core only. Whoever is to send probably
+    /// shares that core, and gets on soonest when it is left to them. A system call, so not for the first look.
+    #[must_use]
+    pub fn is_pointless_here(&self) -> bool {
+        !self.never_sleeps() && has_one_core()
+    }
+
     /// How long to look now. Waits that are typically longer than four times the limit are not worth a look.
     #[must_use]
     pub fn budget(&self) -> Duration {
@@ -76,8 +85,15 @@ impl Patience {
     }
 }
 
+fn has_one_core() -> bool {
+    let Ok(cores) = sched_getaffinity(Pid::from_raw(0)) else { return false };
+    (0..CpuSet::count()).filter(|core| cores.is_set(*core) == Ok(true)).take(2).count() == 1
+}
+
 #[cfg(test)]
 mod tests {
+    use nix::sched::sched_setaffinity;
+
     use super::*;
 
     #[test]
@@ -104,5 +120,19 @@ mod tests {
         }
         assert_eq!(never.budget(), Duration::ZERO);
         assert_eq!(always.budget(), Duration::MAX);
+    }
+
+    #[test]
+    fn on_a_single_core_only_who_never_sleeps_goes_on_looking() {
+        let all = sched_getaffinity(Pid::from_raw(0)).expect("where this thread may run");
+        let first = (0..CpuSet::count()).find(|core| all.is_set(*core) == Ok(true)).expect("a core");
+        let mut one = CpuSet::new();
+        one.set(first).expect("it is one");
+        sched_setaffinity(Pid::from_raw(0), &one).expect("this thread may run there");
+        assert!(Patience::adaptive().is_pointless_here());
+        assert!(!Patience::of(BusyPoll::Always).is_pointless_here());
+        sched_setaffinity(Pid::from_raw(0), &all).expect("it may run everywhere again");
+        let cores = (0..CpuSet::count()).filter(|core| all.is_set(*core) == Ok(true)).count();
+        assert_eq!(Patience::adaptive().is_pointless_here(), cores == 1);
     }
 }

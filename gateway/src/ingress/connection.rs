@@ -151,6 +151,9 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let streams = Rc::<full::Streams>::default();
-    let answer = |request| service::answer(Rc::clone(worker), Rc::clone(&client), streams.begin(), request);
+    let answer = |request| {
+        worker.is_at_work();
+        service::answer(Rc::clone(worker), Rc::clone(&client), streams.begin(), request)
+    };
     full::serve(worker, io, unread, &streams, answer, open.drains()).await;
 }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
+use ramet_control::gateway::FromGateway;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
@@ -18,6 +19,9 @@ const TICK: Duration = Duration::from_millis(100);
 /// How many connections of a tick may be passed on as they come: a client with a connection for each request must not
 /// pay for two workers.
 const PASSED_ON_MAX: u32 = 32;
+
+/// How often the supervisor hears that there is work.
+const WORD_PERIOD: Duration = Duration::from_secs(1);
 
 /// A worker's part in the balance.
 #[derive(Debug, Default)]
@@ -49,6 +53,15 @@ impl Worker {
         Some(place)
     }
 
+    /// Tells the supervisor that there is work, unless it has heard so a moment ago.
+    fn say_at_work(&self, said: &mut Option<Instant>) {
+        let now = Instant::now();
+        if said.is_none_or(|said| now - said >= WORD_PERIOD) {
+            *said = Some(now);
+            self.shared.say(&FromGateway::AtWork);
+        }
+    }
+
     /// Where a connection between two requests should go, if not here.
     pub(crate) fn place_for_old(&self) -> Option<usize> {
         let Move { to, connections } = self.balance.plan.get()?;
@@ -57,18 +70,20 @@ impl Worker {
     }
 }
 
-/// Watches how busy the worker is while it has anything to do, unless there is nobody to share with.
+/// Watches how busy the worker is while it has anything to do.
 pub(super) async fn balance_always(worker: Rc<Worker>) {
     let Balance { is_active, active, plan, passed_on } = &worker.balance;
+    let mut said = None;
     loop {
         worker.shared.crew.used(worker.place, 0);
         active.notified().await;
-        if worker.shared.crew.is_alone() {
-            return;
-        }
         let (mut start, mut used, mut idle) = (Instant::now(), thread_time(), None);
         while is_active.replace(false) {
             sleep(TICK).await;
+            worker.say_at_work(&mut said);
+            if worker.shared.crew.is_alone() {
+                continue;
+            }
             let (now, used_now) = (Instant::now(), thread_time());
             let usage = thousandths(used_now.saturating_sub(used), now - start);
             worker.shared.crew.used(worker.place, usage);

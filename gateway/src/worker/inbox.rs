@@ -68,12 +68,16 @@ async fn spin(
     patience: &Patience,
     start: Instant,
 ) -> Result<bool, ReceiveError> {
+    let mut is_first = true;
     // Where nothing is in flight nothing comes, so only who never sleeps looks.
     while (worker.flights_now() > 0 || patience.never_sleeps()) && start.elapsed() < patience.budget() {
         for _ in 0..Patience::LOOKS {
             if receive(worker, receiver, batch)? > 0 {
                 return Ok(true);
             }
+        }
+        if std::mem::take(&mut is_first) && patience.is_pointless_here() {
+            return Ok(false);
         }
         std::thread::yield_now();
         tokio::task::yield_now().await;

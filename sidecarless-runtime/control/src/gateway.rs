@@ -132,6 +132,8 @@ pub enum FromGateway {
         /// The instance.
         instance: InstanceId,
     },
+    /// Requests have come. Said once a second at most, and a moment later, so that no request waits for it.
+    AtWork,
     /// Somebody reads `/metrics`.
     WantMetrics {
         /// What the gateway itself has counted of functions that serve HTTP by themselves.

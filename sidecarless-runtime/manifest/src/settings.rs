@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::errors::Errors;
+use crate::placement::Placement;
 use crate::pool::PoolSizes;
 use crate::quantity::{ByteCount, DurationText, serialize_duration};
 use crate::source::Source;
@@ -65,6 +66,9 @@ pub struct NodeSettings {
     /// Whether readers of rings look at them before they sleep. Without rings it changes nothing.
     #[schemars(default)]
     pub busy_poll: BusyPoll,
+    /// Which cores the instances of functions run on. One whose author has said so runs where that is.
+    #[schemars(default)]
+    pub placement: Placement,
     /// Whether what the gateway and a function that serves HTTP by itself say to each other goes past TCP.
     #[schemars(default)]
     pub shortcut: Shortcut,
@@ -271,6 +275,7 @@ impl NodeSettings {
             socket: default::socket(surroundings),
             transport: Transport::default(),
             busy_poll: BusyPoll::default(),
+            placement: Placement::default(),
             shortcut: Shortcut::default(),
             tls: None,
             gateway: GatewaySettings {

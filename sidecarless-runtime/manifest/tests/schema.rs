@@ -205,6 +205,8 @@ fn settings_have_a_schema() {
         "listen = \"localhost\"",
         "socket = \"\"",
         "transport = \"tcp\"",
+        "placement = \"pinned:\"",
+        "placement = 1",
         "uid_base = 0",
         "uidBase = 5000",
         "[tls]\nkey = \"k\"",

@@ -336,6 +336,7 @@ impl Node {
         let Some((child, kin)) = newborn.adopt() else { return Err(BroodError::Gone) };
         let process =
             Process::adopt(child, control, self.events.clone(), move |word| crate::event::Event::Instance(id, word))?;
+        self.pin(process.pid);
         let name = function.name();
         tracing::info!(function = %name, instance = %id, pid = process.pid, after = ?begun.elapsed(), "forked");
         let origin = match function.manifest.spec.start {

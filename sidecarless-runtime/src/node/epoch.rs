@@ -6,6 +6,7 @@ use ramet_common::map::Edge;
 use ramet_common::{DomainId, FunctionId};
 use ramet_control::gateway::{Protocol, Tls, ToGateway};
 
+use super::placement::Placing;
 use super::{Interrupted, Mode, Node};
 use crate::dataplane::{DataPlaneError, Member, copy};
 use crate::gateway_process::{self, Gateway, GatewayStage, TlsError};
@@ -106,6 +107,7 @@ impl Node {
         self.links = LinkTable::default();
         self.timers.clear();
         self.is_looking = false;
+        self.placing = Placing::default();
         self.routes.clear();
         self.chains.clear();
         for edge in std::mem::take(&mut self.edges) {

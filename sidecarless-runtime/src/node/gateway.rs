@@ -82,7 +82,7 @@ impl Node {
 
     fn hear_gateway_say(&mut self, message: FromGateway) {
         let Some(gateway) = &mut self.gateway else { return };
-        self.is_readiness_stale |= !matches!(message, FromGateway::Applied { .. });
+        self.is_readiness_stale |= !matches!(message, FromGateway::Applied { .. } | FromGateway::AtWork);
         match message {
             FromGateway::Hello { abi } if abi == ABI => gateway.stage = gateway.stage.max(GatewayStage::Greeted),
             FromGateway::Hello { abi } => {
@@ -104,6 +104,7 @@ impl Node {
             FromGateway::Probed { instance, health } => self.hear_probed(instance, health),
             FromGateway::Loads(loads) => self.hear_loads(loads),
             FromGateway::Relieved { instance } => self.hear_relieved(instance),
+            FromGateway::AtWork => self.hear_at_work(),
             FromGateway::WantMetrics { servers } => {
                 let text = self.metrics(&servers);
                 self.tell_gateway(ToGateway::Metrics { text }, Vec::new());

@@ -333,6 +333,7 @@ impl Node {
             Timer::Freeze(parent) => self.check_freezing(parent),
             Timer::Seek(function) => self.seek_again(function),
             Timer::Look => self.look(),
+            Timer::Place => self.place(),
             Timer::RouteOverdue(route) => self.route_is_overdue(route),
         }
     }

@@ -21,6 +21,7 @@ use crate::metrics::StartPhase;
 use crate::process::{Process, StartError, Started, Stdin};
 use crate::program::{self, Launch, NotFound};
 use crate::server::{self, FolderError};
+use crate::threads::Visit;
 use crate::timers::Timer;
 
 /// How many bytes of routes a `Join` carries; more follow in messages of their own.
@@ -37,6 +38,8 @@ pub(super) enum LaunchError {
     Start(#[from] StartError),
     #[error("cannot make its sockets and pipes: {0}; is the supervisor's limit of open files reached?")]
     Descriptors(#[from] std::io::Error),
+    #[error("cannot start it on the cores that `placement` names: {0}")]
+    Cores(#[source] std::io::Error),
     #[error(transparent)]
     Folder(#[from] FolderError),
     #[error(transparent)]
@@ -92,8 +95,10 @@ impl Node {
         let program = |stdin| launch.with_stdin(stdin);
         let event = move |word| Event::Instance(id, word);
         let habitat = self.habitat_for(function);
+        let there = self.fixed_cores().map(|cores| Visit::to(&cores)).transpose().map_err(LaunchError::Cores)?;
         let Started { process, captured, sockets } =
             Process::start(program, stdin, &sandbox, habitat, self.events.clone(), event)?;
+        drop(there);
         let name = function.name();
         for (part, errno) in process.report.refused() {
             tracing::debug!(function = %name, instance = %id, "the sandbox goes without its {part}: {errno}");

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::io::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ramet_sdk::{Call, Context, Error, ExitCode, Request, Response, Result};
 
@@ -90,6 +90,13 @@ fn handle(request: Request, context: &Context) -> Result<Response> {
             let pause = Duration::from_millis(argument.parse()?);
             // tidy: the test asks for a slow function
             std::thread::sleep(pause);
+            Ok(Response::ok(request.into_body()))
+        }
+        "burn" => {
+            let until = Instant::now() + Duration::from_millis(argument.parse()?);
+            while Instant::now() < until {
+                std::hint::spin_loop();
+            }
             Ok(Response::ok(request.into_body()))
         }
         "status" => Ok(Response::new(argument.parse()?).body("as told")),

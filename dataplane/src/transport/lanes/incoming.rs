@@ -234,16 +234,32 @@ impl Incoming {
     fn spin(&self, start: Instant, deadline: Option<Instant>) -> bool {
         let until = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(start));
         let budget = self.patience.budget().min(until);
+        if budget.is_zero() {
+            return false;
+        }
+        if self.look_a_while() {
+            return true;
+        }
+        if self.patience.is_pointless_here() {
+            return false;
+        }
         while start.elapsed() < budget {
-            for _ in 0..Patience::LOOKS {
-                if self.anything_ready() {
-                    return true;
-                }
-                std::hint::spin_loop();
-            }
             std::thread::yield_now();
+            if self.look_a_while() {
+                return true;
+            }
         }
         false
+    }
+
+    fn look_a_while(&self) -> bool {
+        (0..Patience::LOOKS).any(|_| {
+            let is_ready = self.anything_ready();
+            if !is_ready {
+                std::hint::spin_loop();
+            }
+            is_ready
+        })
     }
 
     fn announce_wait(&self) {

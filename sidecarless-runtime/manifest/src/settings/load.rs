@@ -11,6 +11,7 @@ use super::{
 };
 use crate::decode::{self, At, Fields, pool, scalar};
 use crate::errors::Errors;
+use crate::placement::Placement;
 use crate::pool::POOL_FIELDS;
 use crate::source::{Place, Source, SourceText};
 use crate::tree::{Node, Path, Report, Value, toml};
@@ -93,6 +94,7 @@ fn node(
         busy_poll: fields
             .get("busy_poll", report, |at, report| scalar::keyword(at, report, &busy_polls))
             .unwrap_or_default(),
+        placement: fields.get("placement", report, placement).unwrap_or_default(),
         shortcut: fields
             .get("shortcut", report, |at, report| scalar::keyword(at, report, &shortcuts))
             .unwrap_or_default(),
@@ -193,6 +195,15 @@ fn log(at: At<'_>, report: &mut Report) -> Option<LogSettings> {
     let format = fields.get("format", report, |at, report| scalar::keyword(at, report, &formats));
     fields.end(report);
     Some(LogSettings { level: level.unwrap_or_default(), format: format.unwrap_or_default() })
+}
+
+fn placement(at: At<'_>, report: &mut Report) -> Option<Placement> {
+    let expected = "\"adaptive\", \"spread\", or \"pinned:\" and cores, such as \"pinned:0,2-3\"";
+    let placement = Placement::from_text(scalar::text(at, report, expected)?);
+    if placement.is_none() {
+        at.expected(report, expected);
+    }
+    placement
 }
 
 fn address(at: At<'_>, report: &mut Report) -> Option<SocketAddr> {
