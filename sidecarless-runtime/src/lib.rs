@@ -3,11 +3,11 @@
 //! Reading order: [`mod@up`] puts a node together and [`mod@check`] says whether one could be; `node` is the running
 //! node, one task that owns everything below and is told of everything by an `event`. `plan` says what a change needs;
 //! `domain`, `function`, `instance` and `gateway_process` are what there is and `scale` how much of it; `program` and
-//! `process` start it or `brood` forks it, `conversation` speaks to it, `server` is the way to one that
-//! serves HTTP, and `shortcut` a shorter one; `placement` says on which cores its `threads` run. `transport` chooses the `dataplane`, whose
-//! lanes `links` keeps track of; `route` translates chains. `logs`, `metrics` and `admin` are for people, and so is
-//! [`mod@keeper`], which forks any process; both it and broods `reach` seeds, and an instance is on `loan` to who forks
-//! it; `ids`, `timers`, `listeners` and `socket_file` are small tools.
+//! `process` start it or `brood` forks it, `conversation` speaks to it, `server` is the way to one that serves HTTP,
+//! and `shortcut` a shorter one; `placement` says on which cores its `threads` run. `transport` chooses the
+//! `dataplane`, whose lanes `links` keeps track of; `route` translates chains. `logs`, `metrics` and `admin` are for
+//! people, and so is [`mod@keeper`], which forks any process; both it and broods `reach` seeds, and an instance is on
+//! `loan` to who forks it; `ids`, `timers`, `listeners` and `socket_file` are small tools.
 //!
 //! What is absent: locks, and periodic timers but two: loads are looked at where a function's number of instances
 //! follows them, and threads while there are requests. A node without such functions, to which nothing happens, does

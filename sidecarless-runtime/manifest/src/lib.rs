@@ -2,10 +2,10 @@
 //!
 //! Nothing here touches a file system, a process or another crate of ramet, so the same checks run in the command line,
 //! the supervisor and an editor. Reading order: [`name`] and [`quantity`] are the words; [`function`], [`chain`],
-//! [`pool`], [`placement`] and [`settings`] are what can be asked for; [`object`] wraps functions and chains as a file writes them;
-//! [`desired`] is the validated whole; [`errors`] is what comes out instead. Below them, private: `source` knows lines
-//! and columns, `tree` is text with places, `decode` turns trees into types. [`mod@schema`] says the same to editors,
-//! and [`yaml`] prints.
+//! [`pool`], [`placement`] and [`settings`] are what can be asked for; [`object`] wraps functions and chains as a file
+//! writes them; [`desired`] is the validated whole; [`errors`] is what comes out instead. Below them, private: `source`
+//! knows lines and columns, `tree` is text with places, `decode` turns trees into types. [`mod@schema`] says the same
+//! to editors, and [`yaml`] prints.
 #![forbid(unsafe_code)]
 
 pub mod chain;

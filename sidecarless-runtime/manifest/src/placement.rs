@@ -118,8 +118,8 @@ impl JsonSchema for Placement {
         json_schema!({
             "type": "string",
             "description": "Which cores the instances of functions run on. `adaptive`: on the core of the gateway's \
-                thread that serves them, while that core has room; on all that the node may use otherwise. `spread`: on \
-                all that the node may use. `pinned:` and a list of cores, such as `pinned:0,2-3`: on these.",
+                thread that serves them, while that core has room; on all that the node may use otherwise. `spread`: \
+                on all that the node may use. `pinned:` and a list of cores, such as `pinned:0,2-3`: on these.",
             "pattern": "^(adaptive|spread|pinned:[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*)$",
         })
     }
