@@ -26,7 +26,7 @@ spec: {command: ['{actor}', b]}
 apiVersion: ramet.dev/v1alpha1
 kind: Function
 metadata: {name: c}
-spec: {command: ['taskset', '-c', '{core}', '{actor}', c]}
+spec: {command: ['{actor}', c, '--on-core', '{core}']}
 ---
 apiVersion: ramet.dev/v1alpha1
 kind: Function

@@ -57,6 +57,19 @@ struct Entry {
     turn: AtomicU64,
 }
 
+impl Entry {
+    /// Whether what comes at a place is there.
+    fn state(&self, place: u64) -> Result<bool, LaneError> {
+        let next = place + 1;
+        // SYNC: entries published; pairs with the store of the first `turn` in `push_with`.
+        match self.turn.load(Ordering::Acquire) {
+            turn if turn == next => Ok(true),
+            turn if turn == next.saturating_sub(LANE_ENTRIES) => Ok(false),
+            _ => Err(LaneError::Corrupt),
+        }
+    }
+}
+
 /// The memory that both sides map. All atomics, so any bit pattern is valid.
 #[repr(C)]
 #[derive(Debug)]
@@ -154,15 +167,20 @@ impl<M: Deref<Target = LaneMemory>> Producer<M> {
                 return Err(LaneError::Full);
             }
         }
+        let memory = &*self.memory;
         for (place, descriptor) in (self.tail..).zip(batch) {
-            let words: [u64; WORDS] = transmute!(stamp(*descriptor));
-            for (into, word) in self.memory.entry(place).words.iter().zip(words) {
+            let (entry, words): (_, [u64; WORDS]) = (memory.entry(place), transmute!(stamp(*descriptor)));
+            for (into, word) in entry.words.iter().zip(words) {
                 into.store(word, Ordering::Relaxed);
             }
+            // Nobody sees it before the first one's.
+            if place != self.tail {
+                entry.turn.store(place + 1, Ordering::Relaxed);
+            }
         }
-        for place in (self.tail..self.tail + count).rev() {
-            // SYNC: entries published, the first one last; pairs with the load of `turn` in `is_there`.
-            self.memory.entry(place).turn.store(place + 1, Ordering::Release);
+        if count > 0 {
+            // SYNC: entries published; pairs with the load of `turn` in `state`.
+            memory.entry(self.tail).turn.store(self.tail + 1, Ordering::Release);
         }
         self.tail += count;
         // SYNC: publish, then look for the announcement; pairs with the fence in `prepare_to_wait`.
@@ -205,27 +223,30 @@ impl<M: Deref<Target = LaneMemory>> Consumer<M> {
     /// # Errors
     /// [`LaneError::Corrupt`] from a hostile writer.
     pub fn pop(&mut self, most: usize, mut take: impl FnMut(PacketDescriptor)) -> Result<usize, LaneError> {
-        let start = self.head;
-        while self.head - start < most as u64 {
-            match self.is_there() {
+        let (memory, start) = (&*self.memory, self.head);
+        let mut head = start;
+        while head - start < most as u64 {
+            let entry = memory.entry(head);
+            match entry.state(head) {
                 Ok(true) => {}
                 Ok(false) => break,
-                Err(error) if self.head == start => return Err(error),
+                Err(error) if head == start => return Err(error),
                 // The next look finds it again.
                 Err(_) => break,
             }
             let mut words = [0u64; WORDS];
-            for (into, word) in words.iter_mut().zip(&self.memory.entry(self.head).words) {
+            for (into, word) in words.iter_mut().zip(&entry.words) {
                 *into = word.load(Ordering::Relaxed);
             }
-            self.head += 1;
+            head += 1;
             take(transmute!(words));
         }
-        if self.head != start {
+        if head != start {
+            self.head = head;
             // SYNC: entries free again; pairs with the load of `head` in `look`.
-            self.memory.consumer.head.store(self.head, Ordering::Release);
+            memory.consumer.head.store(head, Ordering::Release);
         }
-        Ok((self.head - start) as usize)
+        Ok((head - start) as usize)
     }
 
     /// Whether there is a descriptor to take.
@@ -233,14 +254,7 @@ impl<M: Deref<Target = LaneMemory>> Consumer<M> {
     /// # Errors
     /// [`LaneError::Corrupt`] from a hostile writer.
     pub fn is_there(&self) -> Result<bool, LaneError> {
-        // SYNC: entries published; pairs with the store of `turn` in `push`.
-        let turn = self.memory.entry(self.head).turn.load(Ordering::Acquire);
-        let (next, last) = (self.head + 1, (self.head + 1).saturating_sub(LANE_ENTRIES));
-        match turn {
-            turn if turn == next => Ok(true),
-            turn if turn == last => Ok(false),
-            _ => Err(LaneError::Corrupt),
-        }
+        self.memory.entry(self.head).state(self.head)
     }
 
     /// Announces that the reader is about to wait. The caller then looks at [`Consumer::is_there`] of every lane

@@ -158,9 +158,11 @@ impl PrepareError {
     }
 
     /// Whether it may be over in a moment.
-    fn may_pass(&self) -> bool {
+    fn may_pass(&self, child: Option<&resume::Watch>) -> bool {
         match self {
             Self::TooEarly(_) | Self::Executing(_) => true,
+            // What a child waits for in the kernel is likely to be a page that is on its way from another host.
+            Self::Unstoppable { .. } => child.is_some(),
             // While a thread executes a program it takes the number of the first one, which is nobody's meanwhile.
             Self::NoProcess(pid) => is_there(*pid),
             Self::Proc { source, .. } => source.raw_os_error() == Some(libc::ESRCH),
@@ -214,7 +216,7 @@ pub(crate) fn prepare_with(
     loop {
         match attempt(pid, child.as_ref(), look, unforked) {
             Err(PrepareError::Changed(_)) if look == Look::Before => look = Look::Meanwhile,
-            Err(error) if error.may_pass() && Instant::now() < deadline => thread::sleep(BEGINNING_STEP),
+            Err(error) if error.may_pass(child.as_ref()) && Instant::now() < deadline => thread::sleep(BEGINNING_STEP),
             attempted => return attempted,
         }
     }

@@ -8,6 +8,8 @@ use std::io::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 use ramet_sdk::{Call, Context, Error, ExitCode, Request, Response, Result};
 
 /// What an actor remembers from one request to the next, and a copy of it from the other one's.
@@ -34,12 +36,22 @@ impl Memory {
     }
 }
 
+/// As the author of a function may want it.
+fn stay_on(core: usize) {
+    let mut cores = CpuSet::new();
+    cores.set(core).expect("a core that there may be");
+    sched_setaffinity(Pid::from_raw(0), &cores).expect("a core that there is");
+}
+
 fn memory() -> MutexGuard<'static, Memory> {
     MEMORY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn main() -> ExitCode {
     println!("actor {} starts", name());
+    if let Some(core) = std::env::args().skip_while(|argument| argument != "--on-core").nth(1) {
+        stay_on(core.parse().expect("a core's number"));
+    }
     // What is there before it serves is in every copy.
     memory().kept = (0..4 << 20).map(|at: u32| (at % 251) as u8).collect();
     if std::env::args().any(|argument| argument == "--barren") {
