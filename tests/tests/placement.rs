@@ -108,35 +108,6 @@ fn a_node_starts_on_no_core_that_it_may_not_use() {
     assert!(said.contains(&expected), "{said}");
 }
 
-#[test]
-fn a_reader_of_rings_does_not_look_for_what_its_own_core_has_to_send() {
-    const REQUESTS: u64 = 500;
-    let Some(all) = several_cores() else { return };
-    let start = Start::new("ring", MANIFEST_OF_ONE).with("RAMET_PLACEMENT", format!("pinned:{}", first(&all)));
-    let node = Node::start(&start).expect("ring runs everywhere");
-    let function = node.instances("actor")[0];
-    let mut client = node.client();
-    let before = sleeps(function);
-    for _ in 0..REQUESTS {
-        assert_eq!(client.request("POST", "/one", &[], b"x").expect("an answer").status, 200);
-    }
-    let slept = sleeps(function) - before;
-    // On a busy core some have come when it looks. One that looks for longer hardly ever sleeps.
-    assert!(slept * 2 > REQUESTS, "it slept {slept} times for {REQUESTS} requests");
-}
-
-const MANIFEST_OF_ONE: &str = "
-apiVersion: ramet.dev/v1alpha1
-kind: Function
-metadata: {name: a}
-spec: {command: ['{actor}', a]}
----
-apiVersion: ramet.dev/v1alpha1
-kind: Chain
-metadata: {name: one}
-spec: {steps: [{function: a}]}
-";
-
 fn node(transport: &str, placement: &str, all: &BTreeSet<usize>) -> Option<Node> {
     let manifest = MANIFEST.replace("{core}", &first(all).to_string());
     let start = Start::new(transport, &manifest).with("RAMET_PLACEMENT", placement).with("RAMET_LOG__LEVEL", "debug");
@@ -184,14 +155,4 @@ fn threads(process: Pid) -> Vec<Pid> {
     let Ok(entries) = fs::read_dir(format!("/proc/{process}/task")) else { return Vec::new() };
     let number = |entry: std::io::Result<fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
     entries.filter_map(number).map(Pid::from_raw).collect()
-}
-
-/// How often the threads of a process have waited.
-fn sleeps(process: Pid) -> u64 {
-    let of_thread = |thread: Pid| {
-        let status = fs::read_to_string(format!("/proc/{process}/task/{thread}/status")).expect("its status");
-        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-        line.and_then(|number| number.trim().parse::<u64>().ok()).expect("a number")
-    };
-    threads(process).into_iter().map(of_thread).sum()
 }
