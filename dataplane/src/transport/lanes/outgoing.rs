@@ -96,12 +96,15 @@ impl Outgoing {
         let first = if peers.len() > 1 { self.turn.fetch_add(1, Ordering::Relaxed) % peers.len() } else { 0 };
         let in_turn = || peers[first..].iter().chain(&peers[..first]).filter(|peer| !peer.is_retiring);
         let best = match peers {
-            [only] if !only.is_retiring => Some(only),
+            [only] if !only.is_retiring => Some((only, only.has_room())),
             // Of equals the first in turn: `min_by_key` keeps the first where `max_by_key` would keep the last.
-            _ => in_turn().map(|peer| (-peer.residual(), peer)).min_by_key(|(load, _)| *load).map(|(_, peer)| peer),
+            _ => in_turn()
+                .map(|peer| (-peer.residual(), peer))
+                .min_by_key(|(load, _)| *load)
+                .map(|(load, peer)| (peer, load < 0)),
         };
-        let best = best.ok_or(SendError::Refused(Refusal::NoReplica))?;
-        if !best.has_room() {
+        let (best, has_room) = best.ok_or(SendError::Refused(Refusal::NoReplica))?;
+        if !has_room {
             return Err(SendError::Refused(Refusal::Full));
         }
         match self.send_to(best, batch) {
