@@ -4,6 +4,7 @@
 
 use std::cell::Cell;
 use std::future::Future;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,7 +93,7 @@ impl Journey {
     /// The same for a request whose first step reads the body while the client sends it.
     pub(crate) async fn run_streaming(&self, outset: Outset, body: ClientBody) -> Result<Arrived, Problem> {
         let _out = self.set_out().await?;
-        let arrived = self.visit_first(outset, body).await?;
+        let arrived = Box::pin(self.visit_first(outset, body)).await?;
         match (arrived.head, arrived.next) {
             (Some(head), Some(next)) => self.run_from(head, arrived.message.envelope, next).await,
             _ => Ok(arrived),
@@ -137,27 +138,12 @@ impl Journey {
         for _ in 0..=self.route().steps.len() {
             let step = self.step(at)?;
             let arrived = match &step.work {
-                Work::Function(function) if self.route().serves_http(*function) && !step.is_supervised() => {
-                    let input = self.read(head)?;
-                    self.visit(&input, head, at, *function, Then::Onward).await?
-                }
-                Work::Function(function) if !step.is_supervised() => {
+                Work::Function(function) if !step.is_supervised() && !self.route().serves_http(*function) => {
                     envelope.flags = 0;
                     self.fly(head, envelope, at, *function).await?
                 }
-                Work::Function(function) => {
-                    let input = self.read(head)?;
-                    self.attempts(&input, head, step, at, *function, Then::Onward).await?
-                }
-                Work::Parallel(branches) => {
-                    let input = self.read(head)?;
-                    let all = branches
-                        .iter()
-                        .map(|branch| self.attempts(&input, head, step, at, branch.function, Then::Join));
-                    let arrived = try_join_all(all).await?;
-                    let named: Vec<_> = branches.iter().map(|branch| branch.name.as_str()).zip(arrived).collect();
-                    self.fan_in(&input, &named, at)?
-                }
+                // On the heap, or every request would be as large as the few that need this.
+                _ => Box::pin(self.take_step(head, step, at)).await?,
             };
             match (arrived.head, arrived.next) {
                 (Some(next_head), Some(next)) => (head, envelope, at) = (next_head, arrived.message.envelope, next),
@@ -165,6 +151,24 @@ impl Journey {
             }
         }
         Err(Problem::BadAnswer("it sent the request round in circles"))
+    }
+
+    /// A step that takes more than one message out and one back.
+    async fn take_step(&self, head: SlotRef, step: &Step, at: u16) -> Result<Arrived, Problem> {
+        let input = self.read(head)?;
+        match &step.work {
+            Work::Function(function) if !step.is_supervised() => {
+                self.visit(&input, head, at, *function, Then::Onward).await
+            }
+            Work::Function(function) => self.attempts(&input, head, step, at, *function, Then::Onward).await,
+            Work::Parallel(branches) => {
+                let all =
+                    branches.iter().map(|branch| self.attempts(&input, head, step, at, branch.function, Then::Join));
+                let arrived = try_join_all(all).await?;
+                let named: Vec<_> = branches.iter().map(|branch| branch.name.as_str()).zip(arrived).collect();
+                self.fan_in(&input, &named, at)
+            }
+        }
     }
 
     pub(crate) fn late(&self) -> Problem {
@@ -264,7 +268,7 @@ impl Journey {
                 let envelope = Envelope { flags: FLAG_SHARED | FLAG_SUPERVISED, ..envelope };
                 self.fly(head, envelope, at, function).await
             };
-            match within(step.timeout, attempt).await {
+            match within(step.timeout, pin!(attempt)).await {
                 Ok(arrived) => return Ok(arrived),
                 Err(problem) if left == 0 || !may_be_retried(&problem) => return Err(problem),
                 Err(problem) if Instant::now() >= self.deadline => return Err(problem),

@@ -52,7 +52,7 @@ struct Body<'a> {
     r#type: &'a str,
     title: &'a str,
     status: u16,
-    detail: String,
+    detail: &'a str,
 }
 
 impl Problem {
@@ -74,24 +74,26 @@ impl Problem {
         }
     }
 
-    fn detail(&self) -> String {
+    fn detail(&self) -> Cow<'static, str> {
         match self {
-            Self::BadHost => "a request names exactly one host, as a name or address with or without a port".to_owned(),
-            Self::NotImplemented(what) => format!("this gateway does not take {what}"),
-            Self::NoChain => "no chain is routed at this host and path".to_owned(),
-            Self::MethodNotAllowed(allowed) => format!("this path takes {}", allowed.join(", ")),
-            Self::BodyTooLarge(limit) => format!("the body is longer than the {limit} bytes that this chain accepts"),
-            Self::HeadTooLarge => "request line and headers do not fit".to_owned(),
-            Self::BodyTimeout => "the body came too slowly".to_owned(),
-            Self::BadBody => "the body broke off or was framed wrongly".to_owned(),
-            Self::TooManyRequests => "as many requests of this chain run as it allows; try again later".to_owned(),
-            Self::PoolExhausted => "the memory for requests is used up at the moment; try again later".to_owned(),
-            Self::NoInstance => "no instance of a function is ready at the moment; try again later".to_owned(),
-            Self::Overloaded => "every instance of a function is busy; try again later".to_owned(),
-            Self::FunctionDied => "the function instance that had the request died".to_owned(),
-            Self::FunctionFailed(what) => format!("a function {what}"),
-            Self::BadAnswer(what) => format!("a function's answer was unusable: {what}"),
-            Self::DeadlineExceeded(limit) => format!("the chain did not answer within {limit:?}"),
+            Self::BadHost => "a request names exactly one host, as a name or address with or without a port".into(),
+            Self::NotImplemented(what) => format!("this gateway does not take {what}").into(),
+            Self::NoChain => "no chain is routed at this host and path".into(),
+            Self::MethodNotAllowed(allowed) => format!("this path takes {}", allowed.join(", ")).into(),
+            Self::BodyTooLarge(limit) => {
+                format!("the body is longer than the {limit} bytes that this chain accepts").into()
+            }
+            Self::HeadTooLarge => "request line and headers do not fit".into(),
+            Self::BodyTimeout => "the body came too slowly".into(),
+            Self::BadBody => "the body broke off or was framed wrongly".into(),
+            Self::TooManyRequests => "as many requests of this chain run as it allows; try again later".into(),
+            Self::PoolExhausted => "the memory for requests is used up at the moment; try again later".into(),
+            Self::NoInstance => "no instance of a function is ready at the moment; try again later".into(),
+            Self::Overloaded => "every instance of a function is busy; try again later".into(),
+            Self::FunctionDied => "the function instance that had the request died".into(),
+            Self::FunctionFailed(what) => format!("a function {what}").into(),
+            Self::BadAnswer(what) => format!("a function's answer was unusable: {what}").into(),
+            Self::DeadlineExceeded(limit) => format!("the chain did not answer within {limit:?}").into(),
         }
     }
 
@@ -107,7 +109,7 @@ impl Problem {
     pub(crate) fn body(&self) -> Vec<u8> {
         let status = self.status();
         let title = status.canonical_reason().unwrap_or_default();
-        let body = Body { r#type: "about:blank", title, status: status.as_u16(), detail: self.detail() };
+        let body = Body { r#type: "about:blank", title, status: status.as_u16(), detail: &self.detail() };
         // Strings and a number always serialise.
         serde_json::to_vec(&body).unwrap_or_default()
     }

@@ -195,7 +195,7 @@ impl Journey {
             (None, Then::Onward) => Ok(Self::for_client(envelope, block, rest)),
             (next, _) => {
                 let block = if next.is_some() { next_block(input.block, &block)? } else { block };
-                let head = self.keep(envelope, &block, rest).await?;
+                let head = Box::pin(self.keep(envelope, &block, rest)).await?;
                 Ok(Arrived { head: Some(head), message: self.read(head)?, stream: None, next })
             }
         }

@@ -129,10 +129,10 @@ async fn pass_on(worker: &Worker, stream: TcpStream, peer: SocketAddr, place: us
 async fn plain(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, open: Open) {
     // Answers are small and must not wait for an acknowledgement.
     let _ = stream.set_nodelay(true);
-    let client = Rc::new(Client::new(peer, "http"));
+    let client = Client::new(peer, "http");
     match express::serve(&worker, stream, &client, &open).await {
         Left::Closed => {}
-        Left::ForHyper(stream, unread) => in_full(&worker, stream, unread, client, &open).await,
+        Left::ForHyper(stream, unread) => Box::pin(in_full(&worker, stream, unread, &client, &open)).await,
         Left::ForWorker(stream, place) => pass_on(&worker, stream, peer, place, open).await,
     }
 }
@@ -141,19 +141,19 @@ async fn encrypted(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, ope
     let _ = stream.set_nodelay(true);
     let Some(tls) = &worker.shared.tls else { return };
     if let Ok(Ok(stream)) = timeout(worker.shared.settings.header_timeout, tls.accept(stream)).await {
-        let client = Rc::new(Client::new(peer, "https"));
-        in_full(worker, stream, BytesMut::new(), client, open).await;
+        let client = Client::new(peer, "https");
+        Box::pin(in_full(worker, stream, BytesMut::new(), &client, open)).await;
     }
 }
 
-async fn in_full<I>(worker: &Rc<Worker>, io: I, unread: BytesMut, client: Rc<Client>, open: &Open)
+async fn in_full<I>(worker: &Rc<Worker>, io: I, unread: BytesMut, client: &Client, open: &Open)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let streams = Rc::<full::Streams>::default();
     let answer = |request| {
         worker.is_at_work();
-        service::answer(Rc::clone(worker), Rc::clone(&client), streams.begin(), request)
+        service::answer(worker, client, streams.begin(), request)
     };
     full::serve(worker, io, unread, &streams, answer, open.drains()).await;
 }

@@ -350,7 +350,7 @@ impl Lane<'_> {
         self.write_all(&out).await?;
         self.worker.express.give_back(out);
         if ends == Ends::Connection {
-            self.linger().await;
+            Box::pin(self.linger()).await;
         }
         Ok(())
     }

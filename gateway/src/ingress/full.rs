@@ -7,6 +7,7 @@ use std::future::Future;
 use std::pin::{Pin, pin};
 
 use bytes::BytesMut;
+use futures_util::FutureExt;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -48,10 +49,7 @@ pub(super) async fn serve<I, F>(
     let ends = pin!(ends);
     let Some(is_http2) = speaks_http2(&mut io, &mut unread, Instant::now() + patience).await else { return };
     let io = PatientIo::with_unread(TokioIo::new(io), unread.freeze(), settings.body_timeout);
-    let service = service_fn(|request| {
-        let answered = answer(request);
-        async move { Ok::<_, Infallible>(answered.await) }
-    });
+    let service = service_fn(|request| answer(request).map(Ok::<_, Infallible>));
     if is_http2 {
         let mut builder = http2::Builder::new(OnThisThread);
         builder

@@ -1,9 +1,12 @@
 //! A request that hyper has read, from its head to its answer.
 
+use std::future::{Future, ready};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use futures_util::future::Either;
 use http::header::{EXPECT, HOST, TRANSFER_ENCODING};
 use http::{Method, Request, Response, Version};
 use http_body::Body;
@@ -18,22 +21,22 @@ use super::answer::{AnswerBody, respond};
 use super::intake::{BodyLimits, Source};
 use super::request::{Accepted, Client, Head, is_host};
 use super::{full, tunnel};
+use crate::chains::Chain;
 use crate::conduct::Outset;
 use crate::problem::Problem;
 use crate::servers::ClientBody;
 use crate::worker::Worker;
 
 /// Answers a request. Every accepted request gets exactly one answer.
-pub(super) async fn answer(
-    worker: Rc<Worker>,
-    client: Rc<Client>,
+///
+/// What is refused at once is answered at once, and the rest is on the heap: hyper moves what is returned here around
+/// once more for each request, whether it ever runs or not.
+pub(super) fn answer(
+    worker: &Rc<Worker>,
+    client: &Client,
     stream: full::Stream,
     request: Request<Incoming>,
-) -> Response<AnswerBody> {
-    answer_unwatched(&worker, &client, request).await.map(|body| body.on(stream))
-}
-
-async fn answer_unwatched(worker: &Rc<Worker>, client: &Client, request: Request<Incoming>) -> Response<AnswerBody> {
+) -> impl Future<Output = Response<AnswerBody>> + use<> {
     let start = Instant::now();
     let table = worker.chains();
     let routed = {
@@ -41,17 +44,32 @@ async fn answer_unwatched(worker: &Rc<Worker>, client: &Client, request: Request
         let head = head_of(&request, &headers);
         check(&request, head.host)
             .and_then(|()| head.chain(&table))
-            .map(|chain| (chain, head.accept(worker, client, chain, start)))
+            .map(|chain| (Arc::clone(chain), head.accept(worker, client, chain, start)))
     };
-    let (chain, accepted) = match routed {
-        Ok(found) => found,
+    let on_stream = |body: AnswerBody| body.on(stream);
+    match routed {
+        Ok((chain, accepted)) => {
+            let answered = answer_routed(chain, accepted, request, start);
+            Either::Left(Box::pin(async { answered.await.map(on_stream) }))
+        }
         Err(problem) => {
             worker.shared.metrics.unrouted(problem.status());
-            return problem.response();
+            Either::Right(ready(problem.response().map(on_stream)))
         }
-    };
+    }
+}
+
+async fn answer_routed(
+    chain: Arc<Chain>,
+    accepted: Result<Accepted, Problem>,
+    request: Request<Incoming>,
+    start: Instant,
+) -> Response<AnswerBody> {
     let answered = match accepted {
-        Ok(accepted) => through_chain(accepted, request).await,
+        Ok(accepted) => match accepted.outset() {
+            Some(outset) => Box::pin(through_server(accepted, outset, request)).await,
+            None => through_chain(accepted, request).await,
+        },
         Err(problem) => Err(problem),
     };
     let response = answered.unwrap_or_else(|problem| {
@@ -64,12 +82,9 @@ async fn answer_unwatched(worker: &Rc<Worker>, client: &Client, request: Request
 
 async fn through_chain(accepted: Accepted, request: Request<Incoming>) -> Result<Response<AnswerBody>, Problem> {
     let method = request.method().clone();
-    if let Some(outset) = accepted.outset() {
-        return through_server(accepted, outset, request, &method).await;
-    }
-    accepted.journey.room().await?;
     let awaits_continue = request.headers().contains_key(EXPECT);
     let body = request.into_body();
+    accepted.journey.room().await?;
     let exact = body.size_hint().exact();
     let mut source = HyperBody { body, rest: Bytes::new() };
     let taken_in = accepted.take_in(&mut source, exact).await;
@@ -86,12 +101,11 @@ async fn through_server(
     accepted: Accepted,
     outset: Outset,
     request: Request<Incoming>,
-    method: &Method,
 ) -> Result<Response<AnswerBody>, Problem> {
     if let Some(protocol) = tunnel::wanted(&request)
         && let Some(function) = accepted.journey.tunnels_to()
     {
-        return tunnel::open(accepted, &outset.block, function, protocol, request).await;
+        return Box::pin(tunnel::open(accepted, &outset.block, function, protocol, request)).await;
     }
     let bytes_max = accepted.body_bytes_max();
     if request.body().size_hint().lower() > bytes_max {
@@ -100,9 +114,10 @@ async fn through_server(
         }
         return Err(Problem::BodyTooLarge(bytes_max));
     }
+    let method = request.method().clone();
     let body = ClientBody::new(request.into_body(), bytes_max, accepted.pause_max());
     let arrived = accepted.journey.run_streaming(outset, body).await?;
-    respond(arrived, &accepted.journey.holdings, accepted.admission, method)
+    respond(arrived, &accepted.journey.holdings, accepted.admission, &method)
 }
 
 fn headers_of(request: &Request<Incoming>) -> Vec<Header<'_>> {
@@ -184,4 +199,19 @@ async fn discard(mut body: Incoming) {
     };
     // Whoever sends for longer is cut off.
     let _ = timeout(TIME_MAX, read).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes_of<A, B, F>(_: impl Fn(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_request_that_needs_nothing_special_takes_little_memory() {
+        let bytes = bytes_of(through_chain);
+        assert!(bytes <= 4096, "it takes {bytes} bytes: what few requests need belongs on the heap");
+    }
 }
