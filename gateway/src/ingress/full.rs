@@ -1,10 +1,12 @@
 //! All of HTTP/1.1 and HTTP/2, by hyper, with every limit set.
 
+mod gathering;
 mod streams;
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::{Pin, pin};
+use std::task::{Context, Waker};
 
 use bytes::BytesMut;
 use futures_util::FutureExt;
@@ -17,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout_at};
 
+use self::gathering::{Flushing, Gathering};
 use self::streams::Verdict;
 pub(super) use self::streams::{Stream, Streams};
 use super::answer::AnswerBody;
@@ -59,9 +62,12 @@ pub(super) async fn serve<I, F>(
             .max_header_list_size(u32::try_from(settings.header_bytes_max).unwrap_or(u32::MAX))
             .keep_alive_interval(settings.idle_timeout)
             .keep_alive_timeout(settings.header_timeout);
-        let served = pin!(builder.serve_connection(io, service));
+        let served = pin!(Gathering::new(io).flushing(|io| builder.serve_connection(io, service)));
+        let end = |mut served: Pin<&mut Flushing<_, _>>| {
+            http2::Connection::graceful_shutdown(Pin::new(served.connection()));
+        };
         let watch = || streams.watch(settings.idle_timeout, settings.body_timeout);
-        until_ended(served, http2::Connection::graceful_shutdown, ends, watch).await;
+        until_ended(served, end, ends, watch).await;
     } else {
         let mut builder = http1::Builder::new();
         builder
@@ -93,7 +99,7 @@ async fn speaks_http2(io: &mut (impl AsyncRead + Unpin), unread: &mut BytesMut, 
 /// Drives a connection. `end` lets what runs on it finish.
 async fn until_ended<C, E, W>(
     mut served: Pin<&mut C>,
-    end: fn(Pin<&mut C>),
+    end: impl Fn(Pin<&mut C>),
     mut ends: Pin<&mut impl Future<Output = ()>>,
     watch: impl Fn() -> W,
 ) where
@@ -135,6 +141,11 @@ struct OnThisThread;
 
 impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for OnThisThread {
     fn execute(&self, task: F) {
-        spawn_local(task);
+        let mut task = Box::pin(task);
+        // What can be answered at once costs no task, and one that waits registers itself when it runs for the first
+        // time.
+        if task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            spawn_local(task);
+        }
     }
 }

@@ -52,6 +52,31 @@ fn a_hundred_streams_at_once_are_all_answered_right() {
 }
 
 #[test]
+fn streams_that_the_gateway_answers_by_itself_and_streams_that_wait_for_a_function_get_their_own_answers() {
+    const STREAMS: usize = 200;
+    let node = node();
+    let runtime = runtime();
+    let speaker = runtime.block_on(Speaker::h2c(node.listen));
+    let streams: Vec<_> = (0..STREAMS)
+        .map(|stream| {
+            let mut speaker = speaker.beside();
+            runtime.spawn(async move {
+                let is_routed = stream % 3 == 0;
+                let path = if is_routed { "/one" } else { "/nowhere" };
+                let answer = speaker.ask("POST", path, &[], stream.to_string()).await;
+                let expected = if is_routed { (200, format!("{stream}+a")) } else { (404, answer.text()) };
+                assert_eq!((answer.status, answer.text()), expected);
+                assert_eq!(answer.text().contains("no chain is routed"), !is_routed, "{}", answer.text());
+            })
+        })
+        .collect();
+    for stream in streams {
+        runtime.block_on(stream).expect("a right answer");
+    }
+    node.wait_all_slots_free();
+}
+
+#[test]
 fn head_has_a_length_and_no_body() {
     let node = node();
     let head = runtime()
