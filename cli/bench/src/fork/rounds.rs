@@ -60,10 +60,8 @@ pub(super) fn measure(options: &ForkOptions, interrupted: &AtomicBool) -> anyhow
 
 impl Run<'_> {
     fn round(&mut self, round: u32) -> anyhow::Result<()> {
-        for &system in &ForkSystem::ALL {
-            if !self.options.systems.contains(&system) {
-                continue;
-            }
+        self.pauses()?;
+        for system in self.systems() {
             self.progress.set_message(format!("round {} of {}: {system}", round + 1, self.options.rounds));
             self.progress.tick();
             let outcome = match system {
@@ -88,23 +86,44 @@ impl Run<'_> {
         self.samples.entry((measure, system)).or_default().push(value);
     }
 
-    fn ramet(&mut self, system: ForkSystem, round: u32) -> anyhow::Result<()> {
-        let mut seeds = Vec::new();
+    fn systems(&self) -> Vec<ForkSystem> {
+        ForkSystem::ALL.into_iter().filter(|system| self.options.systems.contains(system)).collect()
+    }
+
+    /// For how long the process stands still, by each system in turns: what it did before and what is in the caches
+    /// counts for as much as the fork.
+    fn pauses(&mut self) -> anyhow::Result<()> {
+        let mut pauses: BTreeMap<ForkSystem, Vec<Duration>> = BTreeMap::new();
+        let mut prepared: BTreeMap<ForkSystem, Vec<Duration>> = BTreeMap::new();
         for _ in 0..SHORT_TIMES {
-            self.expect_wanted()?;
-            let seed = self.sides.prepare(system, &self.target)?;
-            seeds.push((seed.pause(), seed.prepare(), seed.descriptor_bytes()));
-            if seeds.len() < SHORT_TIMES {
-                self.sides.revoke(&seed)?;
-                continue;
+            for system in self.systems() {
+                self.expect_wanted()?;
+                let pause = match system {
+                    ForkSystem::RametLocal | ForkSystem::RametTcp => {
+                        let seed = self.sides.prepare(system, &self.target)?;
+                        self.sides.revoke(&seed)?;
+                        prepared.entry(system).or_default().push(seed.prepare());
+                        seed.pause()
+                    }
+                    ForkSystem::OsFork => self.target.fork()?,
+                    ForkSystem::FreshPython | ForkSystem::SpinningHandler => continue,
+                };
+                pauses.entry(system).or_default().push(pause);
             }
-            self.note(Measure::Pause, system, median_us(seeds.iter().map(|(pause, ..)| *pause)));
-            self.note(Measure::Prepare, system, median_us(seeds.iter().map(|(_, prepare, _)| *prepare)));
-            self.note(Measure::DescriptorBytes, system, seed.descriptor_bytes() as f64);
-            self.children(system, &seed, round)?;
-            self.sides.revoke(&seed)?;
+        }
+        for (measure, durations) in [(Measure::Pause, pauses), (Measure::Prepare, prepared)] {
+            for (system, durations) in durations {
+                self.note(measure, system, median_us(durations));
+            }
         }
         Ok(())
+    }
+
+    fn ramet(&mut self, system: ForkSystem, round: u32) -> anyhow::Result<()> {
+        let seed = self.sides.prepare(system, &self.target)?;
+        self.note(Measure::DescriptorBytes, system, seed.descriptor_bytes() as f64);
+        self.children(system, &seed, round)?;
+        self.sides.revoke(&seed)
     }
 
     fn children(&mut self, system: ForkSystem, seed: &Seed, round: u32) -> anyhow::Result<()> {
@@ -176,14 +195,11 @@ impl Run<'_> {
     }
 
     fn os_fork(&mut self) -> anyhow::Result<()> {
-        let mut pauses = Vec::new();
         let mut answers = Vec::new();
         for _ in 0..SHORT_TIMES {
             self.expect_wanted()?;
-            pauses.push(self.target.fork()?);
             answers.push(self.target.fork_and_answer(&self.stretches.next())?);
         }
-        self.note(Measure::Pause, ForkSystem::OsFork, median_us(pauses));
         self.note(Measure::Cold, ForkSystem::OsFork, median_us(answers));
         Ok(())
     }
