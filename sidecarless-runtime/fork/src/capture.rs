@@ -30,7 +30,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ramet_sys::ptrace::Stop;
-use ramet_sys::{CallError, ProcessMemory, Range};
+use ramet_sys::{CallError, ProcessMemory, Range, latency};
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 
@@ -232,6 +232,7 @@ enum Look {
 }
 
 fn attempt(pid: i32, child: Option<&resume::Watch>, look: Look, unforked: Unforked) -> Result<Prepared, PrepareError> {
+    latency::keep_awake();
     let space = Space::find(pid)?;
     let status = Status::parse(&status::read(pid, "status").map_err(proc_failed(pid))?).unwrap_or_default();
     if status.seccomp == 1 {

@@ -6,8 +6,10 @@
 
 mod ahead;
 mod confinement;
+mod copies;
 mod family;
 mod files;
+mod habit;
 mod identity;
 mod plan;
 mod shared;
@@ -16,11 +18,11 @@ mod watch;
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child as Process, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ramet_sys::{CallError, Pidfd, Range};
@@ -29,6 +31,7 @@ use rustix::net::sockopt::set_socket_passcred;
 use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType};
 use rustix::net::{recvmsg, socketpair};
 
+use self::copies::Copies;
 use self::identity::Rights;
 use crate::capture::this_machine;
 use crate::descriptor::Clocks;
@@ -54,9 +57,7 @@ pub struct Host {
     clock_offsets: Clocks,
     /// How far into the vdso there is a way to make a last system call.
     call_and_return: Option<u64>,
-    zygote: Process,
-    /// An order and its answer belong together.
-    orders: Mutex<OwnedFd>,
+    copies: Copies,
     guard: Arc<OwnedFd>,
 }
 
@@ -217,30 +218,18 @@ impl Host {
             return Err(io::Error::from_raw_os_error(-error));
         }
         let (rights, clock_offsets) = (Rights::own()?, Clocks::offsets("self")?);
-        let (orders, guard) = (Mutex::new(orders), Arc::new(guard));
-        Ok(Self { machine, rights, clock_offsets, call_and_return, zygote, orders, guard })
+        let (copies, guard) = (Copies::start(zygote, orders)?, Arc::new(guard));
+        Ok(Self { machine, rights, clock_offsets, call_and_return, copies, guard })
     }
 
     /// Whether its zygote and its guard are there: nobody but the host ends them, and without them there are no more
     /// children.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        let orders = self.copies.orders();
         let mut ends = [PollFd::new(&*orders, PollFlags::empty()), PollFd::new(&*self.guard, PollFlags::empty())];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         matches!(poll(&mut ends, Some(&now)), Ok(0))
-    }
-
-    /// Lets the zygote copy itself.
-    fn copy(&self, order: &Order, fds: &[impl AsFd]) -> Result<Pidfd, ResumeError> {
-        let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
-        match zygote::order(&*orders, order, fds)? {
-            error @ ..=0 => {
-                let source = io::Error::from_raw_os_error(-error);
-                Err(ResumeError::Step { step: "fork", source })
-            }
-            pid => Ok(Pidfd::of_child(pid.cast_unsigned())?),
-        }
     }
 
     /// A PID namespace for whatever is to be forked: the first process of one cannot be, and here that is another.
@@ -253,14 +242,7 @@ impl Host {
 
     /// Makes a PID namespace.
     fn namespace(&self) -> Result<Namespace, ResumeError> {
-        Ok(Namespace { first: self.copy(&Order::Namespace, &[] as &[OwnedFd])? })
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        let _ = self.zygote.kill();
-        let _ = self.zygote.wait();
+        Ok(Namespace { first: self.copies.make(&Order::Namespace, &[] as &[OwnedFd])? })
     }
 }
 

@@ -291,7 +291,7 @@ impl Seeds {
         let seed = self.verify(handle, key)?;
         let reader = self.open_reader(&seed)?;
         let learned = reader.learned()?;
-        Ok((Arc::clone(&seed.descriptor), LocalSource::granted(reader, learned)))
+        Ok((Arc::clone(&seed.descriptor), LocalSource::granted(reader, learned.as_ref().clone())))
     }
 
     /// Whether somebody with this key may read the seed now.

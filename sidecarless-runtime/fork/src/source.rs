@@ -67,7 +67,7 @@ pub enum SourceError {
 /// Pages that are worth having before they are touched: earlier children touched them first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Learned {
-    /// Where they are, in the order in which they were touched.
+    /// Where they are.
     pub ranges: Vec<Range>,
     /// The bytes of all ranges, one after the other.
     pub pages: Vec<u8>,

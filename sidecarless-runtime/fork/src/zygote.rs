@@ -33,6 +33,8 @@ pub(crate) enum Order {
     Namespace,
     /// What holds the children's faults when the host has ended.
     Guard,
+    /// One that takes one more order of its own, what to become.
+    Spare,
 }
 
 /// How a copy begins its program.
@@ -57,7 +59,7 @@ impl Order {
         match self {
             Self::Program(start) => start.fds as usize,
             Self::Namespace => 0,
-            Self::Guard => 1,
+            Self::Guard | Self::Spare => 1,
         }
     }
 }
@@ -67,11 +69,16 @@ pub(crate) const PROGRAM_FD: usize = 0;
 pub(crate) const CONTROL_FD: usize = 1;
 pub(crate) const OWN_FDS: usize = 2;
 
-/// Sends an order and gives the new process's number.
-pub(crate) fn order(zygote: impl AsFd, order: &Order, fds: &[impl AsFd]) -> io::Result<i32> {
+/// Sends an order.
+pub(crate) fn tell(to: impl AsFd, order: &Order, fds: &[impl AsFd]) -> io::Result<()> {
     let mut bytes = [0; MESSAGE_BYTES_MAX];
     let message = postcard::to_slice(order, &mut bytes).map_err(io::Error::other)?;
-    send(&zygote, message, fds)?;
+    send(to, message, fds)
+}
+
+/// Sends an order to the zygote and gives the new process's number.
+pub(crate) fn order(zygote: impl AsFd, order: &Order, fds: &[impl AsFd]) -> io::Result<i32> {
+    tell(&zygote, order, fds)?;
     let mut answer = [0; 4];
     match rustix::io::read(&zygote, &mut answer)? {
         4 => Ok(i32::from_ne_bytes(answer)),
@@ -110,7 +117,7 @@ pub fn run(orders: OwnedFd) -> io::Result<()> {
     loop {
         let Some((order, fds)) = next_order(&orders)? else { return Ok(()) };
         let numbers = match order {
-            Order::Program(_) | Order::Guard => Numbers::Same,
+            Order::Program(_) | Order::Guard | Order::Spare => Numbers::Same,
             Order::Namespace => Numbers::New,
         };
         let answer = match alone.copy_as_sibling(numbers) {
@@ -120,6 +127,7 @@ pub fn run(orders: OwnedFd) -> io::Result<()> {
                     Order::Program(start) => become_program(start, &fds),
                     Order::Namespace => become_first(&alone),
                     Order::Guard => become_guard(&fds),
+                    Order::Spare => become_spare(fds),
                 }
             }
             Ok(Copied::Old(pid)) => pid,
@@ -171,17 +179,29 @@ fn become_guard(fds: &[OwnedFd]) -> ! {
     std::process::exit(i32::from(ended.is_err()))
 }
 
+/// In the copy: waits to be told what to become. It ends with whoever could tell.
+fn become_spare(fds: Vec<OwnedFd>) -> ! {
+    let Some(orders) = fds.into_iter().next() else { std::process::exit(126) };
+    match next_order(&orders) {
+        Ok(Some((Order::Program(start), fds))) => {
+            drop(orders);
+            become_program(start, &fds)
+        }
+        ended => std::process::exit(i32::from(!matches!(ended, Ok(None)))),
+    }
+}
+
 /// In the copy: puts everything where the program expects it, and runs the program.
 fn become_program(start: Start, fds: &[OwnedFd]) -> ! {
     if let Err(error) = place(start, fds) {
-        tell(&error, fds);
+        tell_failure(&error, fds);
     }
     let control = start.first_fd + CONTROL_FD as RawFd;
     interpreter::enter(start.program, start.operations, start.failure, control)
 }
 
 /// Whoever reads the control socket finds an error instead of a process.
-fn tell(error: &CallError, fds: &[OwnedFd]) -> ! {
+fn tell_failure(error: &CallError, fds: &[OwnedFd]) -> ! {
     let number = error.source.raw_os_error().unwrap_or(libc::EIO);
     let mut failure = [0; interpreter::FAILURE_BYTES];
     failure[8..].copy_from_slice(&i64::from(-number).to_ne_bytes());

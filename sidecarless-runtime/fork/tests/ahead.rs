@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::{Child as Process, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ramet_fork::{Family, Given, Host, LocalSource, prepare};
 use ramet_sys::{End, Pidfd};
+
+/// Held by a test while it counts what this process has.
+static ALONE: Mutex<()> = Mutex::new(());
 
 struct Sleeper(Process);
 
@@ -42,6 +45,11 @@ fn own(name: &str) -> BTreeSet<i32> {
     numbers.filter_map(|name| name.parse().ok()).filter(is_own).collect()
 }
 
+/// The copies of the zygote that wait or keep something for all children: one is made after another was taken.
+fn copies() -> BTreeSet<i32> {
+    own("ramet-fork-zyg")
+}
+
 /// Whether it sleeps: until it waits it has nothing to sleep for.
 fn sleeps(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") S "))
@@ -63,6 +71,7 @@ fn one_more_than(known: &BTreeSet<i32>) -> i32 {
 
 #[test]
 fn who_waits_is_the_next_child_unless_it_was_ended() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let sleeper = Sleeper::start();
     let prepared = prepare(sleeper.pid()).expect("prepared");
     let source = LocalSource::open(prepared.seed.pid()).expect("the seed");
@@ -95,6 +104,40 @@ fn who_waits_is_the_next_child_unless_it_was_ended() {
         drop(child);
     }
     drop(family);
-    let left = own("");
+    let left: BTreeSet<i32> = own("").difference(&copies()).copied().collect();
     assert!(left.is_subset(&all), "{left:?} are there after a family has ended, and {all:?} were before");
+}
+
+#[test]
+fn a_copy_of_the_zygote_that_waits_is_taken_unless_it_was_ended() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let sleeper = Sleeper::start();
+    let prepared = prepare(sleeper.pid()).expect("prepared");
+    let host = Host::start(Command::new(env!("CARGO_BIN_EXE_ramet-fork-zygote"))).expect("a host");
+    let host = Arc::new(host);
+    let begin = |waits: i32| {
+        let source = LocalSource::open(prepared.seed.pid()).expect("the seed");
+        let family = Family::start(Arc::clone(&host), prepared.descriptor.clone(), Box::new(source)).expect("a family");
+        let child = family.child(&Given::own().expect("streams")).expect("a child");
+        assert!(!copies().contains(&waits), "it is the template by now, or was taken away");
+        child.pidfd.signal(End::Kill).expect("killed");
+        child.pidfd.wait().expect("reaped");
+        family
+    };
+    // The newest: what keeps the children's faults is older.
+    let newest = || copies().last().copied().expect("one");
+    let first = newest();
+    let family = begin(first);
+    let template = fs::read_to_string(format!("/proc/{first}/stat")).expect("it has become something else");
+    assert!(template.contains("(sleep)"), "the template of: {template}");
+    drop(family);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while newest() == first || copies().len() < 3 {
+        assert!(Instant::now() < deadline, "no further copy is made: {:?}", copies());
+        // tidy: another process is waited for, with a deadline.
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let second = newest();
+    Pidfd::of_child(second.cast_unsigned()).and_then(|waits| waits.signal(End::Kill)).expect("killed");
+    drop(begin(second));
 }

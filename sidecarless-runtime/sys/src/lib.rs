@@ -6,7 +6,7 @@
 //! `loopback` the part of it about the network, and `namespace` what the parent does for it; [`pidfd`] ends and reaps
 //! it. [`ptrace`] stops threads of other processes, [`memory`] and [`pagemap`] look into them, [`userfault`] gives them
 //! their pages, which an [`arena`] misses here; [`copy`] makes new ones, and [`events`] what tells them of signals and
-//! times; [`call`] is how these fail.
+//! times; [`latency`] has cores ready when they are needed; [`call`] is how these fail.
 //!
 //! # Invariants that SAFETY comments name
 //!
@@ -29,6 +29,7 @@ pub mod arena;
 pub mod call;
 pub mod copy;
 pub mod events;
+pub mod latency;
 pub mod memory;
 pub mod pagemap;
 pub mod pidfd;

@@ -28,6 +28,14 @@ pub struct Pagemap {
 enum Wanted {
     Own,
     OfFiles,
+    Unshared,
+}
+
+/// What a scan looks for: pages that are not any of the first, and are any of the second.
+#[derive(Clone, Copy)]
+struct Categories {
+    inverted: u64,
+    there: u64,
 }
 
 /// `struct pm_scan_arg`.
@@ -88,20 +96,25 @@ impl Pagemap {
         self.pages(ranges, Wanted::OfFiles)
     }
 
+    /// The process's own pages within `ranges`, which ascend, that no other process has: those that it has written to
+    /// since it was forked are among them. Neighbours come as one run.
+    ///
+    /// # Errors
+    /// The call's.
+    pub fn unshared_pages(&self, ranges: &[Range]) -> Result<Vec<OwnPages>, CallError> {
+        self.pages(ranges, Wanted::Unshared)
+    }
+
     fn pages(&self, ranges: &[Range], wanted: Wanted) -> Result<Vec<Range>, CallError> {
-        match self.scan(ranges, wanted) {
+        let Some(categories) = wanted.categories() else { return self.read(ranges, wanted) };
+        match self.scan(ranges, categories) {
             // Linux before 6.7 does not know the call.
             Err(error) if error.source.raw_os_error() == Some(libc::ENOTTY) => self.read(ranges, wanted),
             found => found,
         }
     }
 
-    fn scan(&self, ranges: &[Range], wanted: Wanted) -> Result<Vec<OwnPages>, CallError> {
-        let (inverted, there) = match wanted {
-            // Neither of a file nor the shared page of zeros.
-            Wanted::Own => (IS_FILE | IS_ZERO, IS_PRESENT | IS_SWAPPED),
-            Wanted::OfFiles => (IS_ZERO, IS_PRESENT),
-        };
+    fn scan(&self, ranges: &[Range], Categories { inverted, there }: Categories) -> Result<Vec<OwnPages>, CallError> {
         let mut runs = Vec::new();
         let mut regions = [Region::default(); 512];
         for range in ranges {
@@ -161,13 +174,25 @@ impl Pagemap {
 }
 
 impl Wanted {
+    /// `None`: a scan cannot tell.
+    const fn categories(self) -> Option<Categories> {
+        match self {
+            // Neither of a file nor the shared page of zeros.
+            Self::Own => Some(Categories { inverted: IS_FILE | IS_ZERO, there: IS_PRESENT | IS_SWAPPED }),
+            Self::OfFiles => Some(Categories { inverted: IS_ZERO, there: IS_PRESENT }),
+            Self::Unshared => None,
+        }
+    }
+
     const fn is(self, entry: u64) -> bool {
         const PRESENT: u64 = 1 << 63;
         const SWAPPED: u64 = 1 << 62;
         const FILE: u64 = 1 << 61;
+        const EXCLUSIVE: u64 = 1 << 56;
         match self {
             Self::Own => entry & (PRESENT | SWAPPED) != 0 && entry & FILE == 0,
             Self::OfFiles => entry & PRESENT != 0 && entry & FILE != 0,
+            Self::Unshared => entry & (PRESENT | EXCLUSIVE | FILE) == PRESENT | EXCLUSIVE,
         }
     }
 }
@@ -195,7 +220,7 @@ mod tests {
         let whole = [Range::new(start & !(PAGE_BYTES - 1), start + memory.len() as u64)];
         let pagemap = Pagemap::open(std::process::id().cast_signed()).expect("our own page tables");
         let by_read = pagemap.read(&whole, Wanted::Own).expect("the table");
-        let by_scan = match pagemap.scan(&whole, Wanted::Own) {
+        let by_scan = match pagemap.scan(&whole, Wanted::Own.categories().expect("a scan can tell")) {
             Err(error) if error.source.raw_os_error() == Some(libc::ENOTTY) => {
                 eprintln!("skipped: this kernel has no PAGEMAP_SCAN");
                 by_read.clone()

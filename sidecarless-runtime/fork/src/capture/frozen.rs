@@ -36,6 +36,8 @@ pub(super) struct Watch {
     pipes: Vec<(i32, u64)>,
     /// What lists the timers that send signals, where the kernel has that.
     timers: Option<File>,
+    /// What tells how many pages are mapped.
+    size: File,
     /// Whether there is memory that others may change.
     has_memory: bool,
     /// What the process's own forks do not have, and the copy has.
@@ -73,8 +75,9 @@ impl Watch {
             Unforked::LeftOut => (Vec::new(), marked),
         };
         let timers = File::open(format!("/proc/{pid}/timers")).ok();
+        let size = File::open(format!("/proc/{pid}/statm"))?;
         let (told, epolls, pipes) = (Vec::new(), Vec::new(), Vec::new());
-        let mut watch = Self { told, epolls, pipes, timers, has_memory: false, left_out, hidden };
+        let mut watch = Self { told, epolls, pipes, timers, size, has_memory: false, left_out, hidden };
         // For each pipe, an end to read from and whether there is one to write to.
         let mut ends: HashMap<u64, (Option<i32>, bool)> = HashMap::new();
         for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
@@ -113,23 +116,22 @@ impl Watch {
         let mut frozen = Frozen::default();
         for (fd, file) in &self.told {
             // What has been closed since the copy does not have either.
-            if let Ok(text) = all_of(file) {
+            if let Ok(text) = record(file) {
                 if self.epolls.contains(fd) {
                     frozen.watched.insert(*fd, watched::known(pid, *fd, &text));
                 }
                 frozen.told.insert(*fd, text);
             }
         }
+        let failed = |source| PrepareError::Proc { pid, source };
         let mut left = PIPES_BYTES_MAX;
         for (fd, id) in &self.pipes {
-            let failed = |source| PrepareError::Proc { pid, source };
             let unread = unread(pid, *fd, *id, &mut left).map_err(failed)?;
             let too_much = || PrepareError::unfit(pid, "more waits in its pipes than 1 MiB");
             frozen.unread.insert(*id, unread.ok_or_else(too_much)?);
         }
-        if let Some(mut file) = self.timers.as_ref() {
-            let mut text = String::new();
-            file.read_to_string(&mut text).map_err(|source| PrepareError::Proc { pid, source })?;
+        if let Some(file) = &self.timers {
+            let text = all_of(file).map_err(failed)?;
             let strange = || PrepareError::unfit(pid, "it has a timer of a kind that is not known");
             frozen.timers = timers::parse(&text).ok_or_else(strange)?;
         }
@@ -137,7 +139,7 @@ impl Watch {
             frozen.pieces = pieces::all(pid, |line| self.is_hidden(line))?;
         }
         frozen.hidden.clone_from(&self.hidden);
-        frozen.mapped_pages = mapped_pages(pid).map_err(|source| PrepareError::Proc { pid, source })?;
+        frozen.mapped_pages = record(&self.size).and_then(|text| mapped_pages(&text)).map_err(failed)?;
         Ok(frozen)
     }
 
@@ -147,12 +149,22 @@ impl Watch {
 }
 
 /// What a file of the kernel's has to say, without asking first how much that is: the process waits.
-fn all_of(mut file: &File) -> io::Result<String> {
+fn all_of(file: &File) -> io::Result<String> {
+    read_until(file, |count| count == 0)
+}
+
+/// The same of a file with one record, which comes whole: where less comes than there is room for, that was all.
+fn record(file: &File) -> io::Result<String> {
+    read_until(file, |count| count < PAGE_BYTES as usize)
+}
+
+fn read_until(mut file: &File, is_last: impl Fn(usize) -> bool) -> io::Result<String> {
     let (mut text, mut part) = (Vec::new(), [0; PAGE_BYTES as usize]);
     loop {
-        match file.read(&mut part)? {
-            0 => return String::from_utf8(text).map_err(io::Error::other),
-            count => text.extend_from_slice(&part[..count]),
+        let count = file.read(&mut part)?;
+        text.extend_from_slice(&part[..count]);
+        if is_last(count) {
+            return String::from_utf8(text).map_err(io::Error::other);
         }
     }
 }
@@ -174,7 +186,8 @@ impl Frozen {
     /// Whether a copy has all that it should: more may have come since it was found out what forks do not have.
     pub(super) fn is_all_in(&self, copy: i32) -> io::Result<bool> {
         let lacking: u64 = self.hidden.iter().chain(&self.refused).map(|range| range.bytes / PAGE_BYTES).sum();
-        Ok(mapped_pages(copy)? + lacking == self.mapped_pages)
+        let text = fs::read_to_string(format!("/proc/{copy}/statm"))?;
+        Ok(mapped_pages(&text)? + lacking == self.mapped_pages)
     }
 
     /// What an epoll watches.
@@ -199,10 +212,9 @@ impl Frozen {
     }
 }
 
-/// How many pages a process has mapped, from `/proc/PID/statm`.
-fn mapped_pages(pid: i32) -> io::Result<u64> {
-    let text = status::read(pid, "statm")?;
-    let number = std::str::from_utf8(&text).ok().and_then(|text| text.split(' ').next()?.parse().ok());
+/// How many pages a process has mapped, from the text of `/proc/PID/statm`.
+fn mapped_pages(text: &str) -> io::Result<u64> {
+    let number = text.split(' ').next().and_then(|number| number.parse().ok());
     number.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 

@@ -11,11 +11,10 @@ pub(super) fn number_place(memory: &ProcessMemory, registers: &GeneralRegisters)
     const SELF_OFFSET: u64 = 0x10;
     const TID_OFFSET: u64 = 0x2d0;
     let base = registers.fs_base;
-    let (mut this, mut tid) = ([0; 8], [0; 4]);
-    let is_read = base != 0
-        && memory.read(base.wrapping_add(SELF_OFFSET), &mut this).is_ok()
-        && memory.read(base.wrapping_add(TID_OFFSET), &mut tid).is_ok();
-    (is_read && u64::from_ne_bytes(this) == base).then(|| (base + TID_OFFSET, i32::from_ne_bytes(tid)))
+    let mut between = [0; (TID_OFFSET + 4 - SELF_OFFSET) as usize];
+    let is_read = base != 0 && memory.read(base.wrapping_add(SELF_OFFSET), &mut between).is_ok();
+    let (this, tid) = (between.first_chunk()?, between.last_chunk()?);
+    (is_read && u64::from_ne_bytes(*this) == base).then(|| (base + TID_OFFSET, i32::from_ne_bytes(*tid)))
 }
 
 impl Seed {

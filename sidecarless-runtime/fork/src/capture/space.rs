@@ -15,6 +15,7 @@ const RANDOM_BYTES: usize = 16;
 /// What was found in an address space while the process may have been running.
 #[derive(Debug)]
 pub(super) struct Space {
+    pub(super) memory: ProcessMemory,
     /// Where there is an instruction `syscall`.
     pub(super) instruction: u64,
     /// Where the random bytes are, and which.
@@ -40,18 +41,19 @@ impl Space {
         }
         let offset = vdso::syscall_offset(&vdso_page);
         let offset = offset.ok_or_else(|| PrepareError::unfit(pid, "its vdso makes no system call"))?;
-        Ok(Self { instruction: vdso_start + offset, random_at, random })
+        Ok(Self { memory, instruction: vdso_start + offset, random_at, random })
     }
 
-    /// Opens the memory of the process, which has stopped: if it is in this address space it stays there.
-    pub(super) fn enter(&self, pid: i32) -> Result<ProcessMemory, PrepareError> {
-        let memory = ProcessMemory::open(pid)?;
+    /// Whether the process, which has stopped, is in this address space: then it stays there.
+    pub(super) fn expect(&self, pid: i32) -> Result<(), PrepareError> {
         let random = Range { start: self.random_at, bytes: RANDOM_BYTES as u64 };
         let instruction = Range { start: self.instruction, bytes: SYSCALL_INSTRUCTION.len() as u64 };
         let mut found = [0; RANDOM_BYTES + SYSCALL_INSTRUCTION.len()];
-        let is_read = memory.read_ranges(&[random, instruction], &mut found).is_ok();
+        // A process may not let itself read all of that.
+        let is_read = self.memory.read_now([random, instruction], &mut found)
+            || ProcessMemory::open(pid)?.read_ranges(&[random, instruction], &mut found).is_ok();
         let is_same = found[..RANDOM_BYTES] == self.random && found[RANDOM_BYTES..] == SYSCALL_INSTRUCTION;
-        if is_read && is_same { Ok(memory) } else { Err(PrepareError::Executing(pid)) }
+        if is_read && is_same { Ok(()) } else { Err(PrepareError::Executing(pid)) }
     }
 }
 

@@ -6,6 +6,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use libc::{SYS_clone, SYS_madvise, SYS_prctl, SYS_sigaltstack};
@@ -92,8 +93,8 @@ pub(super) fn stop_and_copy(
     attach_all(pid, space, &mut held)?;
     let start = Instant::now();
     let mut stopped = stop_all(pid, space, &mut held, start + STOP_TIMEOUT)?;
-    let memory = space.enter(pid)?;
-    let instruction = space.instruction;
+    space.expect(pid)?;
+    let (memory, instruction) = (&space.memory, space.instruction);
     if stopped.iter().any(|thread| thread.registers.cs != USER_CS) {
         return Err(PrepareError::unfit(pid, "one of its threads runs 32-bit code"));
     }
@@ -101,24 +102,30 @@ pub(super) fn stop_and_copy(
         return Err(PrepareError::TooEarly(pid));
     }
     let filters = suspend_filters(pid, &held.0)?;
-    ask_threads(&memory, instruction, &held.0, &mut stopped)?;
+    ask_threads(memory, instruction, &held.0, &mut stopped)?;
     let watch = match watch {
         Some(watch) => watch,
         None => Watch::begin(pid, &status::read(pid, "smaps").map_err(failed)?, unforked).map_err(failed)?,
     };
     let mut frozen = watch.freeze(pid)?;
     let queued = held.0[0].queued_signals(Queue::Process)?;
-    let first = (&held.0[0], &stopped[0].registers);
-    let timers = timers::ask(first, &memory, instruction, std::mem::take(&mut frozen.timers))?;
-    frozen.left_out = advise(first, instruction, libc::MADV_DOFORK, watch.left_out.clone())?;
-    frozen.refused = watch.left_out.into_iter().filter(|range| !frozen.left_out.contains(range)).collect();
+    let registers = stopped[0].registers;
+    let first = Injection::begin(&held.0[0], registers, instruction)?;
+    let room = registers.rsp & !(PAGE_BYTES - 1);
+    let timers = timers::ask(&first, memory, room, std::mem::take(&mut frozen.timers))?;
+    let advised = advise(&first, libc::MADV_DOFORK, &watch.left_out);
     let clocks = Clocks::now();
-    let seed = copy(pid, first.0, first.1, instruction);
+    let copied = advised.and_then(|left_out| Ok((copy(pid, &first)?, left_out)));
     // Its own forks go on without.
-    advise(first, instruction, libc::MADV_DONTFORK, frozen.left_out.clone())?;
-    let seed = seed?;
+    advise(&first, libc::MADV_DONTFORK, &watch.left_out)?;
+    first.end()?;
+    let (seed, left_out) = copied?;
     drop(held);
     let pause = start.elapsed();
+    // It goes on where it was, and this thread is there, too.
+    thread::yield_now();
+    frozen.refused = watch.left_out.into_iter().filter(|range| !left_out.contains(range)).collect();
+    frozen.left_out = left_out;
     let seed = Tracee::inherited(parentage.sibling(seed).map_err(failed)?);
     let queued_signals = queued.iter().map(|information| information.to_vec()).collect();
     let threads = stopped.into_iter().map(|thread| thread.state).collect();
@@ -157,7 +164,7 @@ fn attach_all(pid: i32, space: &Space, Held(attached): &mut Held) -> Result<(), 
                 Err(error) if error.is_gone() => return Err(PrepareError::NoProcess(pid)),
                 Err(source) => {
                     // The number may just be taken by another thread, which executes a program.
-                    space.enter(pid)?;
+                    space.expect(pid)?;
                     return Err(PrepareError::NotAllowed { pid, source });
                 }
             }
@@ -234,7 +241,7 @@ fn stop_further(
                 let _ = ended.wait_until_asked_or(Instant::now() + STOP_TURN);
             }
             Err(error) if error.source.raw_os_error() == Some(libc::ETIMEDOUT) => {
-                space.enter(pid)?;
+                space.expect(pid)?;
                 if Instant::now() >= deadline {
                     return Err(PrepareError::Unstoppable { tid: tracee.tid() });
                 }
@@ -350,42 +357,24 @@ fn ask_some(
     asked
 }
 
-/// The first of the stopped threads says of ranges of its memory whether forks have them. Gives those of which that can
-/// be said: of memory of a device it cannot.
-fn advise(
-    (tracee, registers): (&Tracee, &Registers),
-    instruction: u64,
-    advice: libc::c_int,
-    mut ranges: Vec<Range>,
-) -> Result<Vec<Range>, PrepareError> {
-    if ranges.is_empty() {
-        return Ok(ranges);
-    }
-    let injection = Injection::begin(tracee, *registers, instruction)?;
-    let mut failed = Ok(());
-    ranges.retain(|range| {
-        let advised = injection.call(SYS_madvise, [range.start, range.bytes, advice as u64, 0, 0, 0]);
-        match advised {
-            Ok(result) => result == 0,
-            Err(error) => {
-                failed = Err(error);
-                false
-            }
+/// The thread says of ranges of its memory whether forks have them. Gives those of which that can be said: of memory of
+/// a device it cannot.
+fn advise(thread: &Injection<'_>, advice: libc::c_int, ranges: &[Range]) -> Result<Vec<Range>, PrepareError> {
+    let mut advised = Vec::with_capacity(ranges.len());
+    for &range in ranges {
+        if thread.call(SYS_madvise, [range.start, range.bytes, advice as u64, 0, 0, 0])? == 0 {
+            advised.push(range);
         }
-    });
-    injection.end()?;
-    failed.map(|()| ranges)
+    }
+    Ok(advised)
 }
 
-/// The first of the stopped threads forks. Gives the number that the process knows the copy by.
-fn copy(pid: i32, tracee: &Tracee, registers: &Registers, instruction: u64) -> Result<i32, PrepareError> {
-    let injection = Injection::begin(tracee, *registers, instruction)?;
+/// The thread forks. Gives the number that its process knows the copy by.
+fn copy(pid: i32, thread: &Injection<'_>) -> Result<i32, PrepareError> {
     // A sibling, so that the process is told nothing of a child that it does not know; traced from the beginning.
     // Should nobody trace it any more, it has no stack to go on with, and blocks the signal that it gets for that.
     let flags = libc::CLONE_PARENT | libc::CLONE_PTRACE | libc::SIGCHLD;
-    let made = injection.call_without_stack(SYS_clone, [flags as u64, 0, 0, 0, 0, 0]);
-    injection.end()?;
-    match made? {
+    match thread.call_without_stack(SYS_clone, [flags as u64, 0, 0, 0, 0, 0])? {
         error @ ..0 => {
             let source = io::Error::from_raw_os_error(-error as i32);
             Err(PrepareError::Injected { pid, call: "clone", source })

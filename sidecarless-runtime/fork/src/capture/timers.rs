@@ -3,8 +3,6 @@
 
 use libc::{SYS_getitimer, SYS_timer_gettime};
 use ramet_sys::ProcessMemory;
-use ramet_sys::pagemap::PAGE_BYTES;
-use ramet_sys::ptrace::{Registers, Tracee};
 
 use super::PrepareError;
 use super::inject::Injection;
@@ -34,16 +32,14 @@ pub(super) struct Asked {
     made: Vec<(Listed, Expiry)>,
 }
 
-/// Has the first of the stopped threads ask for how long its process's timers will still run.
+/// Has a thread of a process that was stopped ask for how long its timers will still run. The answers go to `room`,
+/// where nobody can see them before it is as it was.
 pub(super) fn ask(
-    (tracee, registers): (&Tracee, &Registers),
+    injection: &Injection<'_>,
     memory: &ProcessMemory,
-    instruction: u64,
+    room: u64,
     listed: Vec<Listed>,
 ) -> Result<Asked, PrepareError> {
-    let injection = Injection::begin(tracee, *registers, instruction)?;
-    // The answers go to a page that there certainly is. Nobody can see it before it is as it was.
-    let room = registers.rsp & !(PAGE_BYTES - 1);
     let mut before = [0; ANSWER_BYTES];
     memory.read(room, &mut before)?;
     let asked = ask_each(listed, |number, timer, nanoseconds| {
@@ -57,7 +53,6 @@ pub(super) fn ask(
         Ok(Expiry { interval: time(0), next: time(2) })
     });
     memory.write(room, &before)?;
-    injection.end()?;
     asked
 }
 

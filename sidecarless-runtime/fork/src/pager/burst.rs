@@ -10,6 +10,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ramet_sys::latency;
+
 use crate::beside::Beside;
 
 /// For so long after a fault the next is expected.
@@ -66,6 +68,7 @@ impl Burst {
             let now = Instant::now();
             self.rests_until = self.rests_until.filter(|until| now < *until);
             self.until = self.rests_until.is_none().then_some(now + EXPECTED);
+            latency::keep_awake();
             return self.until.is_some();
         }
         let goes_on = self.until.is_some_and(|until| Instant::now() < until);

@@ -81,6 +81,11 @@ impl Unborn {
         }
     }
 
+    /// Its number, once it waits.
+    pub(super) fn pid(&self) -> Option<i32> {
+        self.pidfd.as_ref().map(Pidfd::pid)
+    }
+
     /// What ends and reaps it, which is the caller's from now on.
     pub(super) const fn take_pidfd(&mut self) -> Option<Pidfd> {
         self.pidfd.take()

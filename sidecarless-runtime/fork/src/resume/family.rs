@@ -10,10 +10,11 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use ramet_sys::pagemap::PAGE_BYTES;
-use ramet_sys::{Pidfd, ProcessMemory, Range};
+use ramet_sys::{Pidfd, ProcessMemory, Range, latency};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::ahead::{Ahead, Unborn};
+use super::habit::Habit;
 use super::shared::Contents;
 use super::template::{Begun, Belongings, Expected, Template};
 use super::{Child, Given, Host, Phases, ResumeError, TemplatePhases};
@@ -95,6 +96,8 @@ struct State {
     ahead: Option<Waiting>,
     /// Begun for the first child.
     template: Stage,
+    /// Seen at the template's second child: the first has other pages than its forks.
+    habit: Option<Habit>,
 }
 
 /// What is to be a child.
@@ -118,6 +121,7 @@ impl Family {
         mut source: Box<dyn PageSource>,
     ) -> Result<Self, ResumeError> {
         host.machine.can_take(&descriptor.machine)?;
+        latency::keep_awake();
         let lineage = source.lineage();
         if lineage.len() <= descriptor.ancestors.len() && !descriptor.ancestors.is_empty() {
             return Err(ResumeError::Unfit("it has pages in other seeds, too, which its source does not read"));
@@ -139,7 +143,7 @@ impl Family {
             }
         };
         let pager = thread::Builder::new().name("ramet-pager".to_owned()).spawn(serve)?;
-        let state = Mutex::new(State { ahead: None, template: Stage::Begun(begun) });
+        let state = Mutex::new(State { ahead: None, template: Stage::Begun(begun), habit: None });
         let nest = Arc::new(Nest { host, descriptor, state, space_next: AtomicU64::new(0), told, news });
         Ok(Self { ahead: OnceLock::new(), nest, lineage, warm, lost, independent, pager: Some(pager) })
     }
@@ -149,6 +153,7 @@ impl Family {
     /// # Errors
     /// Why not. No process is left behind.
     pub fn child(&self, given: &Given) -> Result<Child, ResumeError> {
+        latency::keep_awake();
         let nest = &*self.nest;
         let belongings = Belongings::open(&nest.host, &nest.descriptor, &self.warm, given)?;
         // Whoever waits may have been ended meanwhile.
@@ -160,6 +165,7 @@ impl Family {
         let mut child = template.let_go(unborn, &belongings)?;
         child.phases = Phases { template: made, fork, ..child.phases };
         if made.is_none() {
+            nest.observe(child.pid, template.pid());
             self.want_another();
         } else if let Ok(shown) = Shown::open(child.pid, template.pid(), &nest.descriptor) {
             nest.tell(News::Show(Box::new(shown)))?;
@@ -261,6 +267,11 @@ impl Nest {
         Ok(Waiting { unborn, template, made, fork: start.elapsed() - before })
     }
 
+    /// Sees at this child what the next ones will write to.
+    fn observe(&self, child: i32, template: i32) {
+        self.state().habit = Habit::of(child, template, &self.descriptor).ok();
+    }
+
     /// Forks one that nobody has asked for yet, unless there is one.
     fn fork_ahead(&self) {
         let is_wanted = |state: &State| state.ahead.is_none() && matches!(state.template, Stage::Made(_));
@@ -276,7 +287,13 @@ impl Nest {
         let template = Arc::clone(template);
         let forked = expected.and_then(|expected| self.fork_of(&template, expected, Order::Further));
         match forked.and_then(Unborn::arrived) {
-            Ok(unborn) => state.ahead = Some(Waiting { unborn, template, made: None, fork: Duration::ZERO }),
+            Ok(unborn) => {
+                // It is no worse than slower without.
+                if let (Some(habit), Some(pid)) = (&mut state.habit, unborn.pid()) {
+                    let _ = habit.take_on(pid);
+                }
+                state.ahead = Some(Waiting { unborn, template, made: None, fork: Duration::ZERO });
+            }
             Err(error) => {
                 // Whoever asks for the next child is told why there is none.
                 tracing::debug!(%error, "no child is forked ahead");
@@ -301,7 +318,7 @@ impl Drop for Family {
     fn drop(&mut self) {
         self.ahead.take();
         // Who was forked ahead ends before the pager.
-        *self.nest.state() = State { ahead: None, template: Stage::Gone };
+        *self.nest.state() = State { ahead: None, template: Stage::Gone, habit: None };
         if self.nest.tell(News::End).is_ok()
             && let Some(pager) = self.pager.take()
         {

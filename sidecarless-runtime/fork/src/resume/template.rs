@@ -7,7 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ramet_sys::userfault::{Event, Userfault};
+use ramet_sys::pagemap::PAGE_BYTES;
+use ramet_sys::userfault::{Event, Placed, Userfault};
 use ramet_sys::{End, Pidfd, Range};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -106,7 +107,7 @@ impl Template {
         let planned = start.elapsed();
 
         let order = Order::Program(Start { fds: fds.len() as u32, ..plan.start });
-        let process = Process(host.copy(&order, &fds)?);
+        let process = Process(host.copies.make(&order, &fds)?);
         Ok(Begun { control, process, plan, planned, copied: start.elapsed() - planned })
     }
 }
@@ -260,11 +261,30 @@ fn push(userfault: &Userfault, missing: &Missing, warm: &Learned) {
     for range in &warm.ranges {
         let Some((these, rest)) = pages.split_at_checked(range.bytes as usize) else { return };
         pages = rest;
-        // A peer says where they belong.
-        let (origin, bytes) = missing.origin(range.start);
-        if origin == Origin::Seed(range.start) && bytes >= range.bytes {
-            let _ = userfault.copy(range.start, these);
+        // A peer says where they belong. Neighbours may be in several mappings.
+        for (part, origin) in missing.pieces(*range) {
+            if origin == Origin::Seed(part.start) {
+                let at = (part.start - range.start) as usize;
+                push_part(userfault, part.start, &these[at..at + part.bytes as usize]);
+            }
         }
+    }
+}
+
+fn push_part(userfault: &Userfault, to: u64, pages: &[u8]) {
+    let (mut at, mut most) = (0, pages.len());
+    while at < pages.len() {
+        let end = at.saturating_add(most).min(pages.len());
+        at = match userfault.copy(to + at as u64, &pages[at..end]) {
+            Ok(Placed::All) => end,
+            Ok(Placed::Exists(done)) => at + (done + PAGE_BYTES) as usize,
+            // One copy goes into one mapping, and these may be two.
+            Ok(Placed::NoRange(0)) if end - at > PAGE_BYTES as usize => {
+                most = PAGE_BYTES as usize;
+                at
+            }
+            _ => return,
+        };
     }
 }
 

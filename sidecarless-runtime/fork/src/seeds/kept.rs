@@ -1,6 +1,6 @@
 //! One seed that is kept: who may read it, for how long, and what was learned about it.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -64,11 +64,12 @@ struct Life {
     ended: Option<Ending>,
 }
 
-/// Pages in the order in which they were touched.
-#[derive(Debug, Default)]
+/// Pages that were touched first.
+#[derive(Debug)]
 struct Touched {
-    order: Vec<u64>,
-    known: HashSet<u64>,
+    pages: BTreeSet<u64>,
+    /// Their bytes, once they were read: a seed's do not change.
+    read: Option<Arc<Learned>>,
 }
 
 /// The right to read a seed, for as long as it lives.
@@ -227,6 +228,11 @@ impl Kept {
         self.ended.as_fd()
     }
 
+    fn note_read(&self) {
+        let after = self.prepared.elapsed().as_millis();
+        self.last_read_ms.store(u64::try_from(after).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
     /// Remembers what was touched first, as far as it is the seed's and there is room.
     pub(crate) fn learn(&self, ranges: &[Range]) -> Result<(), Refusal> {
         self.check()?;
@@ -236,36 +242,35 @@ impl Kept {
         let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
         for range in ranges {
             for page in (range.start..range.end()).step_by(PAGE_BYTES as usize) {
-                if learned.order.len() == LEARNED_PAGES_MAX {
+                if learned.pages.len() == LEARNED_PAGES_MAX {
                     return Ok(());
                 }
-                if learned.known.insert(page) {
-                    learned.order.push(page);
+                if learned.pages.insert(page) {
+                    learned.read = None;
                 }
             }
         }
         Ok(())
-    }
-
-    /// What was learned, neighbours that were touched one after the other as one range.
-    pub(crate) fn learned_ranges(&self) -> Vec<Range> {
-        let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut ranges: Vec<Range> = Vec::new();
-        for &start in &learned.order {
-            match ranges.last_mut() {
-                Some(last) if last.end() == start => last.bytes += PAGE_BYTES,
-                _ => ranges.push(Range { start, bytes: PAGE_BYTES }),
-            }
-        }
-        ranges
     }
 }
 
 impl Touched {
     /// Where every child begins.
     fn beginning(descriptor: &ForkDescriptor) -> Self {
-        let order: Vec<u64> = first_pages(descriptor).iter().map(|page| page.start).take(LEARNED_PAGES_MAX).collect();
-        Self { known: order.iter().copied().collect(), order }
+        let first = first_pages(descriptor);
+        Self { pages: first.iter().map(|page| page.start).take(LEARNED_PAGES_MAX).collect(), read: None }
+    }
+
+    /// Neighbours as one range.
+    fn ranges(&self) -> Vec<Range> {
+        let mut ranges: Vec<Range> = Vec::new();
+        for &start in &self.pages {
+            match ranges.last_mut() {
+                Some(last) if last.end() == start => last.bytes += PAGE_BYTES,
+                _ => ranges.push(Range { start, bytes: PAGE_BYTES }),
+            }
+        }
+        ranges
     }
 }
 
@@ -288,18 +293,23 @@ impl Reader {
             return Err(Refusal::OutOfBounds);
         }
         seed.memory.read_ranges(ranges, into).map_err(|_| Refusal::Unreadable)?;
-        let after = seed.prepared.elapsed().as_millis();
-        seed.last_read_ms.store(u64::try_from(after).unwrap_or(u64::MAX), Ordering::Relaxed);
+        seed.note_read();
         Ok(())
     }
 
     /// What was learned, with its bytes.
-    pub(crate) fn learned(&self) -> Result<Learned, Refusal> {
-        let ranges = self.0.learned_ranges();
+    pub(crate) fn learned(&self) -> Result<Arc<Learned>, Refusal> {
+        let mut learned = self.0.learned.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(read) = &learned.read {
+            self.0.check()?;
+            self.0.note_read();
+            return Ok(Arc::clone(read));
+        }
+        let ranges = learned.ranges();
         let bytes: u64 = ranges.iter().map(|range| range.bytes).sum();
         let mut pages = vec![0; bytes as usize];
         self.read(&ranges, &mut pages)?;
-        Ok(Learned { ranges, pages })
+        Ok(Arc::clone(learned.read.insert(Arc::new(Learned { ranges, pages }))))
     }
 
     pub(crate) fn seed(&self) -> &Kept {

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ramet_sys::Range;
+use ramet_sys::{Range, latency};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::door::refuse;
@@ -130,6 +130,7 @@ impl Session {
             match inbox.fill(&mut &self.stream)? {
                 Filled::End => return Ok(()),
                 Filled::Some => {
+                    latency::keep_awake();
                     while let Some(frame) = inbox.next()? {
                         self.answer(frame)?;
                     }
