@@ -82,16 +82,6 @@ pub(crate) fn all_since(before: &Threads, now: &Threads) -> Spent {
     })
 }
 
-/// A thread's name, and the core that it ran on last.
-pub(crate) fn name_and_core(tid: i32) -> Option<(String, usize)> {
-    // The name is in parentheses and may have any character in it; the core is the 39th field (proc_pid_stat(5)).
-    const FIELDS_AFTER_NAME: usize = 36;
-    let text = fs::read_to_string(format!("/proc/{tid}/stat")).ok()?;
-    let (name, fields) = text.split_once('(')?.1.rsplit_once(')')?;
-    let core = fields.split_ascii_whitespace().nth(FIELDS_AFTER_NAME)?.parse().ok()?;
-    (core < CpuSet::MAX_CPU).then(|| (name.to_owned(), core))
-}
-
 /// How long these cores have been idle, all together (proc_stat(5)). Zero: it does not say.
 pub(crate) fn idle(cores: &CpuSet) -> Duration {
     /// `USER_HZ`, which is the same on every Linux of today.

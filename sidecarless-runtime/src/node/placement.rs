@@ -146,7 +146,7 @@ impl Node {
         let before = std::mem::replace(&mut gateway.threads, threads);
         let spent = gateway.threads.iter().map(|(tid, now)| (*tid, threads::since(before.get(tid), now)));
         let (tid, worker) = spent.max_by_key(|(_, spent)| spent.ran)?;
-        let (name, core) = threads::name_and_core(tid)?;
+        let (name, core) = ramet_sys::thread::name_and_core(tid)?;
         let idle = threads::idle(all);
         let last = placing.last.replace(Last { at: now, idle })?;
         placing.worker = Some(tid).filter(|_| name.starts_with(WORKER_NAME) && all.is_set(core));

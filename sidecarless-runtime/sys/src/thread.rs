@@ -1,5 +1,7 @@
 //! Single threads and processes that are not our children.
 
+use std::fs;
+
 use libc::{SYS_get_robust_list, SYS_kcmp, SYS_sched_getattr, pid_t};
 
 use crate::call::CallError;
@@ -11,6 +13,23 @@ pub fn robust_list(tid: i32) -> Option<(u64, u64)> {
     // SAFETY: O1, both are written during the call.
     let result = unsafe { libc::syscall(SYS_get_robust_list, tid, &raw mut head, &raw mut bytes) };
     (result == 0).then_some((head, bytes))
+}
+
+/// A thread's name, and the core that it ran on last, which a set of cores has room for. `None`: it has ended, or nobody
+/// may know.
+#[must_use]
+pub fn name_and_core(tid: i32) -> Option<(String, usize)> {
+    of_stat(&fs::read(format!("/proc/{tid}/stat")).ok()?)
+}
+
+/// From the text of `/proc/PID/stat` (proc_pid_stat(5)): the second field, in parentheses, of which any character may be
+/// in it, and the 39th.
+fn of_stat(text: &[u8]) -> Option<(String, usize)> {
+    const FIELDS_AFTER_NAME: usize = 36;
+    let text = String::from_utf8_lossy(text);
+    let (name, fields) = text.split_once('(')?.1.rsplit_once(')')?;
+    let core = fields.split_ascii_whitespace().nth(FIELDS_AFTER_NAME)?.parse().ok()?;
+    (core < libc::CPU_SETSIZE as usize).then(|| (name.to_owned(), core))
 }
 
 /// When a thread may run (`struct sched_attr` of sched_setattr(2)).
@@ -87,4 +106,18 @@ pub fn is_watched(pid: pid_t, slot: EpollSlot, fd: i32) -> Result<bool, CallErro
 pub fn kill(pid: pid_t) {
     // SAFETY: O1, the call takes no memory.
     let _ = unsafe { libc::kill(pid, libc::SIGKILL) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_may_have_any_character() {
+        let text =
+            b"7 (a) b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 \
+                     34 35 1 41 42\n";
+        assert_eq!(of_stat(text), Some(("a) b".to_owned(), 1)));
+        assert_eq!(of_stat(b"7 (a"), None);
+    }
 }
