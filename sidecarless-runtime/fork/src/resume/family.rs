@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -29,6 +29,9 @@ use crate::source::{self, Learned, PageSource};
 
 /// How far below its stack pointer the frame is written from which a thread goes on.
 const FRAME_BYTES: u64 = 2 * PAGE_BYTES;
+
+/// So many pages are copied for a child that waits before it is looked whether somebody asks for it.
+const PAGES_AT_ONCE: usize = 8;
 
 /// How much of a command line is put into a template: few are longer.
 const ARGUMENT_PAGES_MAX: usize = 8;
@@ -86,9 +89,14 @@ struct Nest {
     state: Mutex<State>,
     /// What the next child's space is known by.
     space_next: AtomicU64,
+    /// How many ask for a child just now.
+    asked: AtomicU32,
     told: Sender<News>,
     news: OwnedFd,
 }
+
+/// Somebody asks for a child.
+struct Asking<'n>(&'n Nest);
 
 #[derive(Debug)]
 struct State {
@@ -144,7 +152,15 @@ impl Family {
         };
         let pager = thread::Builder::new().name("ramet-pager".to_owned()).spawn(serve)?;
         let state = Mutex::new(State { ahead: None, template: Stage::Begun(begun), habit: None });
-        let nest = Arc::new(Nest { host, descriptor, state, space_next: AtomicU64::new(0), told, news });
+        let nest = Arc::new(Nest {
+            host,
+            descriptor,
+            state,
+            space_next: AtomicU64::new(0),
+            asked: AtomicU32::new(0),
+            told,
+            news,
+        });
         Ok(Self { ahead: OnceLock::new(), nest, lineage, warm, lost, independent, pager: Some(pager) })
     }
 
@@ -155,6 +171,7 @@ impl Family {
     pub fn child(&self, given: &Given) -> Result<Child, ResumeError> {
         latency::keep_awake();
         let nest = &*self.nest;
+        let _asking = nest.ask();
         let belongings = Belongings::open(&nest.host, &nest.descriptor, &self.warm, given)?;
         // Whoever waits may have been ended meanwhile.
         if let Some(Ok(child)) = nest.take_ahead().map(|ahead| ahead.template.let_go(ahead.unborn, &belongings)) {
@@ -179,7 +196,10 @@ impl Family {
             return ahead.want();
         }
         let nest = Arc::clone(&self.nest);
-        if let Ok(ahead) = Ahead::start(move || nest.fork_ahead()) {
+        if let Ok(ahead) = Ahead::start(move || {
+            nest.fork_ahead();
+            let _ = nest.prepare_ahead();
+        }) {
             self.ahead.get_or_init(|| ahead).want();
         }
     }
@@ -225,6 +245,12 @@ impl Family {
 }
 
 impl Nest {
+    /// Counts somebody who asks for a child, until this is dropped.
+    fn ask(&self) -> Asking<'_> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        Asking(self)
+    }
+
     fn tell(&self, news: News) -> io::Result<()> {
         self.told.send(news).map_err(|_| io::Error::other("the pager has ended"))?;
         rustix::io::write(&self.news, &1_u64.to_ne_bytes())?;
@@ -269,7 +295,10 @@ impl Nest {
 
     /// Sees at this child what the next ones will write to.
     fn observe(&self, child: i32, template: i32) {
-        self.state().habit = Habit::of(child, template, &self.descriptor).ok();
+        let mut state = self.state();
+        if state.habit.as_ref().is_none_or(|habit| !habit.is_known()) {
+            state.habit = Habit::of(child, template, &self.descriptor).ok();
+        }
     }
 
     /// Forks one that nobody has asked for yet, unless there is one.
@@ -287,19 +316,30 @@ impl Nest {
         let template = Arc::clone(template);
         let forked = expected.and_then(|expected| self.fork_of(&template, expected, Order::Further));
         match forked.and_then(Unborn::arrived) {
-            Ok(unborn) => {
-                // It is no worse than slower without.
-                if let (Some(habit), Some(pid)) = (&mut state.habit, unborn.pid()) {
-                    let _ = habit.take_on(pid);
-                }
-                state.ahead = Some(Waiting { unborn, template, made: None, fork: Duration::ZERO });
-            }
+            Ok(unborn) => state.ahead = Some(Waiting { unborn, template, made: None, fork: Duration::ZERO }),
             Err(error) => {
                 // Whoever asks for the next child is told why there is none.
                 tracing::debug!(%error, "no child is forked ahead");
                 state.template = Stage::Gone;
             }
         }
+    }
+
+    /// Gives who waits the pages that earlier children have written to, until somebody asks for a child.
+    fn prepare_ahead(&self) -> Option<()> {
+        let is_asked = || self.asked.load(Ordering::Relaxed) > 0;
+        let mut state = self.state();
+        let waits = state.waits()?;
+        let pages = state.habit.as_mut().filter(|_| !is_asked())?.pages().ok()?;
+        drop(state);
+        let memory = ProcessMemory::open(waits).ok()?;
+        for pages in pages.chunks(PAGES_AT_ONCE) {
+            // It waits for as long as this is held.
+            let state = self.state();
+            state.waits().filter(|now| *now == waits && !is_asked())?;
+            memory.unshare(pages).ok()?;
+        }
+        Some(())
     }
 
     fn fork_of(&self, template: &Template, expected: Expected, order: Order) -> Result<Unborn, ResumeError> {
@@ -311,6 +351,19 @@ impl Nest {
                 Order::Further => News::Child(space),
             })
         })
+    }
+}
+
+impl State {
+    /// The number of the child that waits.
+    fn waits(&self) -> Option<i32> {
+        self.ahead.as_ref()?.unborn.pid()
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.asked.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -2,10 +2,11 @@
 //!
 //! A fork leaves pages shared, and each is copied by a fault when it is first written to: most of what a child does
 //! until its first answer. Which pages these are is seen at an earlier child, and the next one gets its copies while it
-//! waits to be asked for. That takes no more memory than the child would, and makes no difference to what it reads.
+//! waits to be asked for. That takes no more memory than the child would, and makes no difference to what it reads. It
+//! takes longer than the faults would, so it is only done while nobody waits for a child.
 
 use ramet_sys::pagemap::{PAGE_BYTES, Pagemap};
-use ramet_sys::{CallError, ProcessMemory, Range};
+use ramet_sys::{CallError, Range};
 
 use crate::descriptor::ForkDescriptor;
 
@@ -33,15 +34,20 @@ impl Habit {
         Ok(Self { child, template, own, looks: 0, pages: Vec::new() })
     }
 
-    /// Gives a child that waits copies of its own of these pages.
-    pub(super) fn take_on(&mut self, waiting: i32) -> Result<(), CallError> {
+    /// Whether it was seen what the child has written to.
+    pub(super) const fn is_known(&self) -> bool {
+        !self.pages.is_empty()
+    }
+
+    /// Which pages these are, as far as it is known.
+    pub(super) fn pages(&mut self) -> Result<Vec<u64>, CallError> {
         if self.looks < LOOKS_MAX {
             let before = self.pages.len();
             self.look()?;
             let has_settled = !self.pages.is_empty() && self.pages.len() == before;
             self.looks = if has_settled { LOOKS_MAX } else { self.looks + 1 };
         }
-        ProcessMemory::open(waiting)?.unshare(&self.pages)
+        Ok(self.pages.clone())
     }
 
     fn look(&mut self) -> Result<(), CallError> {
