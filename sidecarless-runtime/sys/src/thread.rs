@@ -15,14 +15,14 @@ pub fn robust_list(tid: i32) -> Option<(u64, u64)> {
     (result == 0).then_some((head, bytes))
 }
 
-/// A thread's name, and the core that it ran on last, which a set of cores has room for. `None`: it has ended, or nobody
-/// may know.
+/// A thread's name, and the core that it ran on last, which a set of cores has room for. `None`: it has ended, or
+/// nobody may know.
 #[must_use]
 pub fn name_and_core(tid: i32) -> Option<(String, usize)> {
     of_stat(&fs::read(format!("/proc/{tid}/stat")).ok()?)
 }
 
-/// From the text of `/proc/PID/stat` (proc_pid_stat(5)): the second field, in parentheses, of which any character may be
+/// From the text of `/proc/PID/stat` (proc_pid_stat(5)): the second field, in parentheses, which may have any character
 /// in it, and the 39th.
 fn of_stat(text: &[u8]) -> Option<(String, usize)> {
     const FIELDS_AFTER_NAME: usize = 36;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -134,8 +135,14 @@ impl Family {
         if lineage.len() <= descriptor.ancestors.len() && !descriptor.ancestors.is_empty() {
             return Err(ResumeError::Unfit("it has pages in other seeds, too, which its source does not read"));
         }
-        let begun = Template::begin(&host, &descriptor)?;
-        let warm = Warm::read(&descriptor, source.as_mut())?;
+        // Each has work for as long as the other.
+        let (begun, warm) = thread::scope(|scope| {
+            let warm = scope.spawn(|| Warm::read(&descriptor, source.as_mut()));
+            let begun = Template::begin(&host, &descriptor);
+            (begun, warm.join())
+        });
+        let begun = begun?;
+        let warm = warm.unwrap_or_else(|panic| resume_unwind(panic))?;
         let news = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?;
         let theirs = news.try_clone()?;
         let mut cache = Cache::new(source, Granted::with_ancestors(&descriptor));
