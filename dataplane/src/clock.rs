@@ -16,3 +16,9 @@ pub fn now_ns() -> u64 {
 pub fn until(deadline_ns: u64) -> Duration {
     Duration::from_nanos(deadline_ns.saturating_sub(now_ns()))
 }
+
+/// When `time` from now will be.
+#[must_use]
+pub fn after(time: Duration) -> u64 {
+    now_ns().saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+}

@@ -98,6 +98,9 @@ pub trait Receiver: Debug + Send + AsFd {
     /// [`ReceiveError`].
     fn arm(&mut self) -> Result<bool, ReceiveError>;
 
+    /// Takes that back, for who goes on to look: senders need not announce what they send.
+    fn disarm(&mut self);
+
     /// How many descriptors were dropped because the sender had no right to send them.
     fn rejected(&self) -> u64;
 }

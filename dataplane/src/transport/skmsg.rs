@@ -144,6 +144,8 @@ impl Receiver for SkMsgReceiver {
         Ok(true)
     }
 
+    fn disarm(&mut self) {}
+
     fn rejected(&self) -> u64 {
         0
     }

@@ -2,12 +2,12 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::Duration;
 
 use ramet_common::descriptor::{FLAG_BROKEN, FLAG_LENT, FLAG_MORE, Failure};
 use ramet_common::{BATCH_MAX, InstanceId, Kind, PacketDescriptor, RequestId};
-use ramet_dataplane::transport::patience::Patience;
-use ramet_dataplane::{ReceiveError, Receiver, SlotRef, TransportKind, Wait};
+use ramet_dataplane::transport::patience::{LOOKS, Patience};
+use ramet_dataplane::{ReceiveError, Receiver, SlotRef, TransportKind, Wait, clock};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -33,17 +33,10 @@ pub(super) async fn receive_always(worker: Rc<Worker>, mut receiver: Box<dyn Rec
             tokio::task::yield_now().await;
             continue;
         }
-        let start = patience.is_worth_a_look().then(Instant::now);
-        let spun = match start {
-            Some(start) => spin(&worker, receiver.as_mut(), &mut batch, &patience, start).await?,
-            None => false,
-        };
-        if !spun && receiver.arm()? {
+        if !look(&worker, receiver.as_mut(), &mut batch, &mut patience).await? && receiver.arm()? {
             // Readiness is cleared before the next receive, so whatever comes after that receive is a new event.
-            readiness.readable().await?.clear_ready();
-        }
-        if let Some(start) = start {
-            patience.waited(start.elapsed());
+            sleep(&worker, &readiness, &mut patience).await?;
+            receiver.disarm();
         }
     }
 }
@@ -61,28 +54,63 @@ fn receive(
 }
 
 /// Looks at the rings for a while before the loop sleeps, letting its other tasks and other processes run in between.
-async fn spin(
+/// True when something has come. Where nothing is in flight nothing comes, so only who never sleeps looks.
+async fn look(
     worker: &Rc<Worker>,
     receiver: &mut dyn Receiver,
     batch: &mut Vec<PacketDescriptor>,
-    patience: &Patience,
-    start: Instant,
+    patience: &mut Patience,
 ) -> Result<bool, ReceiveError> {
-    let mut is_first = true;
-    // Where nothing is in flight nothing comes, so only who never sleeps looks.
-    while (worker.flights_now() > 0 || patience.never_sleeps()) && start.elapsed() < patience.budget() {
-        for _ in 0..Patience::LOOKS {
+    let may_look = |patience: &Patience| worker.flights_now() > 0 || patience.never_sleeps();
+    if !patience.ever_looks() || !may_look(patience) {
+        return Ok(false);
+    }
+    let since_ns = clock::now_ns();
+    let budget = patience.budget(since_ns);
+    let mut looked = Duration::ZERO;
+    while looked < budget && may_look(patience) {
+        for _ in 0..LOOKS {
             if receive(worker, receiver, batch)? > 0 {
+                patience.found(looked);
                 return Ok(true);
             }
         }
-        if std::mem::take(&mut is_first) && patience.is_pointless_here() {
-            return Ok(false);
-        }
         std::thread::yield_now();
         tokio::task::yield_now().await;
+        looked = Duration::from_nanos(clock::now_ns().saturating_sub(since_ns));
+    }
+    if looked >= budget && !budget.is_zero() {
+        patience.looked_in_vain(looked);
     }
     Ok(false)
+}
+
+/// Sleeps until something has come, or has gone out whose answer is worth a look.
+async fn sleep(worker: &Worker, readiness: &AsyncFd<OwnedFd>, patience: &mut Patience) -> Result<(), ReceiveError> {
+    if !patience.ever_looks() {
+        readiness.readable().await?.clear_ready();
+        return Ok(());
+    }
+    // A wait begins when there is something to wait for.
+    let mut since_ns = (worker.flights_now() > 0).then(clock::now_ns);
+    loop {
+        tokio::select! {
+            readable = readiness.readable() => {
+                readable?.clear_ready();
+                if let Some(since_ns) = since_ns {
+                    patience.slept(Duration::from_nanos(clock::now_ns().saturating_sub(since_ns)));
+                }
+                return Ok(());
+            }
+            () = worker.outbox.sent_requests() => {
+                let now_ns = clock::now_ns();
+                if !patience.budget(now_ns).is_zero() {
+                    return Ok(());
+                }
+                since_ns.get_or_insert(now_ns);
+            }
+        }
+    }
 }
 
 impl Worker {

@@ -25,11 +25,12 @@ pub(super) struct Outbox {
     sender: Arc<dyn Sender>,
     batches: RefCell<Vec<Batch>>,
     filled: Notify,
+    sent: Notify,
 }
 
 impl Outbox {
     pub(super) fn new(sender: Arc<dyn Sender>) -> Self {
-        Self { sender, batches: RefCell::default(), filled: Notify::new() }
+        Self { sender, batches: RefCell::default(), filled: Notify::new(), sent: Notify::new() }
     }
 
     /// Queues a descriptor for the end of this turn of the loop.
@@ -51,6 +52,11 @@ impl Outbox {
         if let Some(batch) = full {
             self.send(worker, &batch.descriptors);
         }
+    }
+
+    /// Waits until requests have gone out.
+    pub(super) async fn sent_requests(&self) {
+        self.sent.notified().await;
     }
 
     fn flush(&self, worker: &Rc<Worker>) {
@@ -94,6 +100,7 @@ impl Worker {
         for request in descriptors.iter().filter(|descriptor| descriptor.gives_work()) {
             if let Some(flight) = flights.get_mut(request.request) {
                 flight.unsent = None;
+                self.outbox.sent.notify_one();
             }
         }
     }

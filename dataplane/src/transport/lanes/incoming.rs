@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_queue::SegQueue;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollTimeout};
@@ -14,7 +14,7 @@ use ramet_shm::meter::Meter;
 use super::{Change, InLane, Member, Stamp};
 use crate::clock;
 use crate::endpoint::{ReceiveError, Receiver, TransportKind, Wait};
-use crate::transport::patience::Patience;
+use crate::transport::patience::{Looked, Patience};
 
 #[derive(Debug)]
 pub(super) struct InPeer {
@@ -71,10 +71,10 @@ pub(super) struct Incoming {
     /// Whether whoever waits is to return.
     is_woken: bool,
     patience: Patience,
-    /// Whether looking at a lane is a system call, so that spinning on it would be pointless.
+    /// Whether looking at a lane is a system call, so that it is not looked at again and again.
     polls: bool,
     meter: Option<Meter>,
-    /// When a look last found every lane empty.
+    /// Whatever is in the lanes came after this time.
     empty_ns: u64,
 }
 
@@ -84,17 +84,15 @@ impl Receiver for Incoming {
         if std::mem::take(&mut self.is_woken) || taken > 0 || wait == Wait::No {
             return Ok(taken);
         }
-        let deadline = match wait {
-            Wait::For(timeout) => Some(Instant::now() + timeout),
-            Wait::Forever | Wait::No => None,
+        let deadline_ns = match wait {
+            Wait::For(timeout) => clock::after(timeout),
+            Wait::Forever | Wait::No => u64::MAX,
         };
         loop {
-            self.wait_until(deadline)?;
+            self.wait_until(deadline_ns)?;
             let taken = self.take_ready(take)?;
-            if std::mem::take(&mut self.is_woken)
-                || taken > 0
-                || deadline.is_some_and(|deadline| Instant::now() >= deadline)
-            {
+            let is_over = || deadline_ns != u64::MAX && clock::until(deadline_ns).is_zero();
+            if std::mem::take(&mut self.is_woken) || taken > 0 || is_over() {
                 return Ok(taken);
             }
         }
@@ -106,7 +104,15 @@ impl Receiver for Incoming {
             // An outer event loop would find the epoll readable for ever. Before the look, or a ring would be lost.
             self.wait_for_event(EpollTimeout::ZERO)?;
         }
-        Ok(!self.anything_ready())
+        let is_empty = !self.anything_ready();
+        if is_empty && self.meter.is_some() {
+            self.empty_ns = clock::now_ns();
+        }
+        Ok(is_empty)
+    }
+
+    fn disarm(&mut self) {
+        self.awake();
     }
 
     fn rejected(&self) -> u64 {
@@ -132,7 +138,7 @@ impl Incoming {
             first: 0,
             rejected: 0,
             is_woken: false,
-            patience,
+            patience: if polls { Patience::none() } else { patience },
             polls,
             meter: meter.filter(|_| me.owner != InstanceId::NONE),
             empty_ns: clock::now_ns(),
@@ -161,10 +167,11 @@ impl Incoming {
             self.adopt_changes();
         }
         let count = self.lanes.len();
-        let (mut taken, mut ending) = (0, false);
+        let (mut taken, mut ending, mut has_more) = (0, false, false);
         let mut arrivals = Arrivals { empty_ns: self.empty_ns, now_ns: None, messages: 0, times_ns: 0 };
         for turn in 0..count {
             if taken >= BATCH_MAX {
+                has_more = true;
                 break;
             }
             let index = (self.first + turn) % count;
@@ -187,6 +194,7 @@ impl Incoming {
                 None => *rejected += 1,
             });
             let is_empty = popped.is_ok_and(|count| count < most);
+            has_more |= !is_empty;
             if popped.is_err() || peer.state == LaneState::Draining && is_empty {
                 peer.state = LaneState::Ended;
                 ending = true;
@@ -197,69 +205,43 @@ impl Incoming {
             self.lanes.retain(|peer| peer.state != LaneState::Ended);
         }
         if let Some(meter) = &self.meter {
-            if taken == 0 {
-                self.empty_ns = clock::now_ns();
-            } else if arrivals.messages > 0 {
+            if arrivals.messages > 0 {
                 meter.count_arrivals(arrivals.messages, arrivals.times_ns);
             }
+            // That was before the looks that found no more.
+            self.empty_ns = arrivals.now_ns.filter(|_| !has_more).unwrap_or(self.empty_ns);
         }
         Ok(taken)
     }
 
-    fn wait_until(&mut self, deadline: Option<Instant>) -> Result<(), ReceiveError> {
-        let start = Instant::now();
-        if !self.polls && self.spin(start, deadline) {
-            self.patience.waited(start.elapsed());
-            return Ok(());
-        }
+    fn wait_until(&mut self, deadline_ns: u64) -> Result<(), ReceiveError> {
+        let (changes, lanes) = (&self.changes, &self.lanes);
+        let since_ns = match self.patience.look(deadline_ns, || is_anything_ready(changes, lanes)) {
+            Looked::Found { empty_ns } => {
+                self.empty_ns = empty_ns.unwrap_or(self.empty_ns);
+                return Ok(());
+            }
+            Looked::InVain { since_ns, empty_ns } => {
+                self.empty_ns = empty_ns;
+                since_ns
+            }
+        };
         self.announce_wait();
         if !self.anything_ready() {
-            let timeout = match deadline {
-                None => EpollTimeout::NONE,
-                Some(deadline) => {
-                    let left = deadline.saturating_duration_since(Instant::now()).as_nanos().div_ceil(1_000_000);
+            let timeout = match deadline_ns {
+                u64::MAX => EpollTimeout::NONE,
+                _ => {
+                    let left = clock::until(deadline_ns).as_nanos().div_ceil(1_000_000);
                     EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX)
                 }
             };
             self.wait_for_event(timeout)?;
         }
-        for peer in &self.lanes {
-            peer.lane.awake();
+        self.awake();
+        if self.patience.ever_looks() {
+            self.patience.slept(Duration::from_nanos(clock::now_ns().saturating_sub(since_ns)));
         }
-        self.patience.waited(start.elapsed());
         Ok(())
-    }
-
-    /// Looks at the lanes again and again, letting others run in between, for as long as that has paid lately.
-    fn spin(&self, start: Instant, deadline: Option<Instant>) -> bool {
-        let until = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(start));
-        let budget = self.patience.budget().min(until);
-        if budget.is_zero() {
-            return false;
-        }
-        if self.look_a_while() {
-            return true;
-        }
-        if self.patience.is_pointless_here() {
-            return false;
-        }
-        while start.elapsed() < budget {
-            std::thread::yield_now();
-            if self.look_a_while() {
-                return true;
-            }
-        }
-        false
-    }
-
-    fn look_a_while(&self) -> bool {
-        (0..Patience::LOOKS).any(|_| {
-            let is_ready = self.anything_ready();
-            if !is_ready {
-                std::hint::spin_loop();
-            }
-            is_ready
-        })
     }
 
     fn announce_wait(&self) {
@@ -268,8 +250,14 @@ impl Incoming {
         }
     }
 
+    fn awake(&self) {
+        for peer in &self.lanes {
+            peer.lane.awake();
+        }
+    }
+
     fn anything_ready(&self) -> bool {
-        !self.changes.is_empty() || self.lanes.iter().any(|peer| peer.lane.ready())
+        is_anything_ready(&self.changes, &self.lanes)
     }
 
     fn wait_for_event(&self, timeout: EpollTimeout) -> Result<(), ReceiveError> {
@@ -285,6 +273,10 @@ impl AsFd for Incoming {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.0.as_fd()
     }
+}
+
+fn is_anything_ready(changes: &SegQueue<Change>, lanes: &[InPeer]) -> bool {
+    !changes.is_empty() || lanes.iter().any(|peer| peer.lane.ready())
 }
 
 /// The messages that one look brought.

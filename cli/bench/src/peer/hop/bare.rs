@@ -1,11 +1,12 @@
 //! A lane alone: the queue of the ring transport, with no routing, no ledger and no checks.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
+use std::time::Duration;
 
 use anyhow::Context;
 use ramet_common::{FunctionId, Generation, Kind, PacketDescriptor, RequestId, SlotIndex};
-use ramet_dataplane::transport::patience::Patience;
+use ramet_dataplane::clock;
+use ramet_dataplane::transport::patience::{Looked, Patience};
 use ramet_shm::doorbell;
 use ramet_shm::lane::{Consumer, Producer, SharedLane};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -37,28 +38,24 @@ impl Bare {
     }
 
     fn wait(&mut self) -> anyhow::Result<()> {
-        if self.consumer.is_there()? {
+        // A corrupt lane counts as one that has something, so that whoever takes it reports that.
+        let consumer = &self.consumer;
+        let is_there = || consumer.is_there() != Ok(false);
+        if is_there() {
             return Ok(());
         }
-        let start = Instant::now();
-        let budget = self.patience.budget();
-        while start.elapsed() < budget {
-            for _ in 0..Patience::LOOKS {
-                if self.consumer.is_there()? {
-                    self.patience.waited(start.elapsed());
-                    return Ok(());
-                }
-                std::hint::spin_loop();
+        let Looked::InVain { since_ns, .. } = self.patience.look(u64::MAX, is_there) else { return Ok(()) };
+        loop {
+            // Each time: a bell that rings late, for a message that was taken, takes the announcement with it.
+            consumer.prepare_to_wait();
+            if consumer.is_there()? {
+                break;
             }
-            std::thread::yield_now();
-        }
-        self.consumer.prepare_to_wait();
-        while !self.consumer.is_there()? {
             poll(&mut [PollFd::new(&self.bell_in, PollFlags::IN)], None)?;
             doorbell::silence(&self.bell_in);
         }
-        self.consumer.awake();
-        self.patience.waited(start.elapsed());
+        consumer.awake();
+        self.patience.slept(Duration::from_nanos(clock::now_ns().saturating_sub(since_ns)));
         Ok(())
     }
 }
