@@ -21,7 +21,7 @@ const SETTLE_PAUSE: Duration = Duration::from_secs(2);
 pub(crate) async fn measure(options: &ChainOptions) -> anyhow::Result<IdleReport> {
     let systems = each_once(options.systems.iter().copied().filter(|system| system.is_ours()));
     if systems.is_empty() {
-        bail!("--idle measures ramet only: name one of ramet-skmsg, ramet-ring and ramet-socket");
+        bail!("--idle measures ramet only: name one of ramet-skmsg, ramet-ring, ramet-socket and ramet-http");
     }
     let machine = Machine::here();
     let build = Build::this(options.function.as_deref())?;

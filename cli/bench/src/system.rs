@@ -21,7 +21,7 @@ use crate::setting::{Identity, Protocol, Role, Setting, Times};
 use crate::subject::{Round, Subject};
 
 pub(crate) use fronts::start_front;
-pub(crate) use ramet::{Chain, Transport};
+pub(crate) use ramet::{Chain, Functions, Shortcut, Transport};
 
 /// How long a system may take until it answers.
 const START_PATIENCE: Duration = Duration::from_secs(30);
@@ -105,17 +105,19 @@ pub(crate) async fn start(
 ) -> anyhow::Result<Running> {
     let connections_max = options.connections.iter().max().copied().unwrap_or(1);
     let identity = Identity::new(system.name(), system.transport(), system.role()).of_build(build.revision());
-    let transport = match system {
-        System::RametSkmsg => Transport::Skmsg,
-        System::RametRing => Transport::Ring,
-        System::RametSocket => Transport::Socket,
+    let (transport, kind) = match system {
+        System::RametSkmsg => (Transport::Skmsg, Functions::Linked),
+        System::RametRing => (Transport::Ring, Functions::Linked),
+        System::RametSocket => (Transport::Socket, Functions::Linked),
+        System::RametHttp => (Transport::Auto, Functions::Http(Shortcut::On)),
+        System::RametHttpPlain => (Transport::Auto, Functions::Http(Shortcut::Off)),
         System::HttpHops => return http::start_hops(identity, functions, launcher).await,
         System::NginxSidecars => return nginx::start_sidecars(identity, functions, connections_max, launcher).await,
         System::Grpc => return hops::start(identity, hops::Protocol::Grpc, functions, launcher).await,
         System::Unix => return hops::start(identity, hops::Protocol::Unix, functions, launcher).await,
         System::Tcp => return hops::start(identity, hops::Protocol::Tcp, functions, launcher).await,
     };
-    let chain = Chain { identity, transport, functions, connections_max };
+    let chain = Chain { identity, transport, functions, kind, connections_max };
     ramet::start_chain(chain, build, launcher).await
 }
 

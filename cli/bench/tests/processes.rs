@@ -50,6 +50,8 @@ struct Up {
     transport: String,
     #[arg(long)]
     socket: PathBuf,
+    #[arg(long)]
+    config: PathBuf,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -69,13 +71,17 @@ fn main() -> anyhow::Result<()> {
 
 type Test = fn() -> anyhow::Result<()>;
 
-const TESTS: [(&str, Test); 9] = [
+const TESTS: [(&str, Test); 10] = [
     ("bodies_pass_three_hops_unchanged", bodies_pass_three_hops_unchanged),
     (
         "chains_of_several_lengths_are_measured_one_after_the_other",
         chains_of_several_lengths_are_measured_one_after_the_other,
     ),
     ("wrong_answers_are_never_reported_as_numbers", wrong_answers_are_never_reported_as_numbers),
+    (
+        "servers_are_the_peers_own_with_the_short_cut_and_without",
+        servers_are_the_peers_own_with_the_short_cut_and_without,
+    ),
     ("fronts_give_the_same_answer_over_both_protocols", fronts_give_the_same_answer_over_both_protocols),
     ("hops_of_every_kind_are_measured_on_every_placement", hops_of_every_kind_are_measured_on_every_placement),
     ("many_messages_are_under_way_through_many_functions", many_messages_are_under_way_through_many_functions),
@@ -110,6 +116,12 @@ fn stand_in_node(options: &Up) -> anyhow::Result<()> {
     let listen = format!("--listen={}", options.listen);
     let arguments = match options.transport.as_str() {
         "ring" => vec!["http-hop", &listen],
+        "auto" if manifest.contains("http:") => {
+            anyhow::ensure!(manifest.contains("bench-peer, http-hop"), "the function is not that of the peers");
+            let settings = fs::read_to_string(&options.config)?;
+            anyhow::ensure!(settings == "shortcut = \"on\"\n", "no plain connections here");
+            vec!["http-hop", &listen]
+        }
         "auto" => vec!["fixed", &listen, "--status=404", "--content-type=text/plain", "--body=nothing \"there\""],
         // As long as the payload, but not the payload.
         "socket" => vec!["fixed", &listen, "--status=200", "--content-type=text/plain", "--body=0123456789"],
@@ -208,6 +220,18 @@ fn wrong_answers_are_never_reported_as_numbers() -> anyhow::Result<()> {
     anyhow::ensure!(not_started.reason.contains("no skmsg here"), "{report}");
     anyhow::ensure!(wrong.system == "ramet-socket" && wrong.reason.contains("differs"), "{report}");
     anyhow::ensure!(report.has_failures(), "{report}");
+    Ok(())
+}
+
+/// The stand-in has no plain connections, so it is told apart which of the two asked for them.
+fn servers_are_the_peers_own_with_the_short_cut_and_without() -> anyhow::Result<()> {
+    let against = "--against=ramet-http-plain,http-hops";
+    let report = run(&["chain", "--systems=ramet-http", against, "--functions=1", "--connections=2"])?;
+    let chain = load(&report)?;
+    let compared: Vec<_> = chain.ratios.iter().map(|ratio| (&*ratio.system, &*ratio.against)).collect();
+    anyhow::ensure!(compared == [("ramet-http", "http-hops")], "{report}");
+    let [plain] = report.left_out() else { anyhow::bail!("{report}") };
+    anyhow::ensure!(plain.system == "ramet-http-plain" && plain.reason.contains("no plain connections"), "{report}");
     Ok(())
 }
 

@@ -118,8 +118,8 @@ pub enum Transport {
 pub enum BusyPoll {
     /// They sleep at once: least processor time.
     Never,
-    /// They look for at most 50 µs, as long as messages have come in such time lately; else they see now and then whether
-    /// they would.
+    /// They look for at most 50 µs, as long as messages have come in such time lately; otherwise they see now and then
+    /// whether they would.
     #[default]
     Adaptive,
     /// They never sleep: least latency, if every instance and the gateway's threads have a core of their own.

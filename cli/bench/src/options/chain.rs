@@ -81,6 +81,10 @@ pub enum System {
     RametRing,
     /// ramet, descriptors over unix sockets
     RametSocket,
+    /// ramet, each function the HTTP server of http-hops, unmodified, and reached past TCP
+    RametHttp,
+    /// The same over plain TCP, to be compared with
+    RametHttpPlain,
     /// Each function an HTTP server that calls the next one
     HttpHops,
     /// The same with an nginx in front of each function
@@ -94,7 +98,7 @@ pub enum System {
 }
 
 impl System {
-    /// ramet's own.
+    /// ramet's own, with functions that link its SDK.
     pub const OURS: [Self; 3] = [Self::RametSkmsg, Self::RametRing, Self::RametSocket];
 
     /// The name in options and reports.
@@ -104,6 +108,8 @@ impl System {
             Self::RametSkmsg => "ramet-skmsg",
             Self::RametRing => "ramet-ring",
             Self::RametSocket => "ramet-socket",
+            Self::RametHttp => "ramet-http",
+            Self::RametHttpPlain => "ramet-http-plain",
             Self::HttpHops => "http-hops",
             Self::NginxSidecars => "nginx-sidecars",
             Self::Grpc => "grpc",
@@ -119,17 +125,18 @@ impl System {
             Self::RametSkmsg => "skmsg",
             Self::RametRing => "ring",
             Self::RametSocket => "socket",
-            Self::HttpHops | Self::NginxSidecars => "http",
+            Self::RametHttp => "http-shortcut",
+            Self::RametHttpPlain | Self::HttpHops | Self::NginxSidecars => "http",
             Self::Grpc => "grpc",
             Self::Unix => "unix",
             Self::Tcp => "tcp",
         }
     }
 
-    /// Whether this is ramet running a chain.
+    /// Whether this is ramet running a chain as well as it can.
     #[must_use]
     pub const fn is_ours(self) -> bool {
-        matches!(self, Self::RametSkmsg | Self::RametRing | Self::RametSocket)
+        matches!(self, Self::RametSkmsg | Self::RametRing | Self::RametSocket | Self::RametHttp)
     }
 
     pub(crate) const fn role(self) -> Role {

@@ -1,6 +1,6 @@
 //! Servers that answer by themselves: the gateway where nothing is routed, and others that give the same answer.
 
-use super::{Chain, Measured, Running, Transport, answering_get, nginx, ramet};
+use super::{Chain, Functions, Measured, Running, Transport, answering_get, nginx, ramet};
 use crate::build::Build;
 use crate::load::{Answer, Workload};
 use crate::options::ingress::Front;
@@ -35,7 +35,8 @@ async fn gateway_alone(
     connections_max: usize,
     launcher: &mut Launcher,
 ) -> anyhow::Result<Running> {
-    let chain = Chain { identity, transport: Transport::Auto, functions: 1, connections_max };
+    let (transport, kind) = (Transport::Auto, Functions::Linked);
+    let chain = Chain { identity, transport, functions: 1, kind, connections_max };
     let mut node = ramet::start_chain(chain, build, launcher).await?;
     let Measured::Own(processes) = &mut node.processes else { return Ok(node) };
     let answer = answering_get(processes, node.address, UNROUTED_PATH, UNROUTED_STATUS).await?;

@@ -17,6 +17,10 @@ const CHAIN: &str = "bench";
 /// What a function's queue and a chain's limit are by default.
 const QUEUE_DEFAULT: usize = 64;
 const IN_FLIGHT_DEFAULT: usize = 512;
+/// The most requests at a time that a function can be given.
+const CONCURRENCY_MAX: usize = 1024;
+/// Where a function listens, in a network of its own.
+const HTTP_PORT: u16 = 8080;
 
 /// The transport that the node is told to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,12 +43,29 @@ impl Transport {
     }
 }
 
+/// What the functions of a chain are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Functions {
+    /// They link the SDK.
+    Linked,
+    /// They serve HTTP by themselves.
+    Http(Shortcut),
+}
+
+/// Whether the node is to reach functions that serve HTTP past TCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shortcut {
+    On,
+    Off,
+}
+
 /// A chain of echo functions.
 #[derive(Debug)]
 pub(crate) struct Chain {
     pub(crate) identity: Identity,
     pub(crate) transport: Transport,
     pub(crate) functions: u32,
+    pub(crate) kind: Functions,
     /// The most requests that will be in flight.
     pub(crate) connections_max: usize,
 }
@@ -55,11 +76,15 @@ pub(super) async fn start_chain(chain: Chain, build: &Build, launcher: &mut Laun
     let folder = launcher.folder().join(&name);
     fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let file = folder.join("chain.yaml");
-    fs::write(&file, manifest(build.function()?, &chain))
+    fs::write(&file, manifest(&spec(build, &chain)?, &chain))
         .with_context(|| format!("cannot write {}", file.display()))?;
+    let settings = folder.join("settings.toml");
+    fs::write(&settings, settings_of(chain.kind)).with_context(|| format!("cannot write {}", settings.display()))?;
     let (listen, admin) = (launcher.free_address()?, launcher.free_address()?);
-    let arguments: [OsString; 11] = [
+    let arguments: [OsString; 13] = [
         "up".into(),
+        "--config".into(),
+        settings.into(),
         "-f".into(),
         file.into(),
         "--listen".into(),
@@ -78,19 +103,44 @@ pub(super) async fn start_chain(chain: Chain, build: &Build, launcher: &mut Laun
     Ok(Running { identity, address: listen, h2c: None, workload, processes: Measured::Own(processes), functions })
 }
 
-/// Nothing but the defaults, except where more connections than usual would be refused.
-fn manifest(program: &Path, chain: &Chain) -> String {
-    let (queue, in_flight) = (chain.connections_max.max(QUEUE_DEFAULT), chain.connections_max.max(IN_FLIGHT_DEFAULT));
+/// Nothing but the defaults, except where more connections than usual would be refused, or would wait for a function
+/// that serves any number.
+fn spec(build: &Build, chain: &Chain) -> anyhow::Result<String> {
     // A JSON string is a YAML string.
-    let program = serde_json::Value::from(program.to_string_lossy());
+    let quoted = |program: &Path| serde_json::Value::from(program.to_string_lossy());
+    let queue = chain.connections_max.max(QUEUE_DEFAULT);
+    Ok(match chain.kind {
+        Functions::Linked => format!("  command: [{}]\n  queue: {queue}\n", quoted(build.function()?)),
+        Functions::Http(_) => {
+            // The very program that the peers are, in whichever build the node is.
+            let program = std::env::current_exe().context("cannot find this executable")?;
+            let (peer, concurrency) = (crate::PEER_COMMAND, chain.connections_max.clamp(16, CONCURRENCY_MAX));
+            format!(
+                "  command: [{}, {peer}, http-hop, '--listen=127.0.0.1:{HTTP_PORT}']\n  queue: {queue}\n  \
+                 concurrency: {concurrency}\n  http: {{port: {HTTP_PORT}}}\n",
+                quoted(&program)
+            )
+        }
+    })
+}
+
+fn settings_of(kind: Functions) -> &'static str {
+    match kind {
+        Functions::Linked => "",
+        Functions::Http(Shortcut::On) => "shortcut = \"on\"\n",
+        Functions::Http(Shortcut::Off) => "shortcut = \"off\"\n",
+    }
+}
+
+fn manifest(spec: &str, chain: &Chain) -> String {
+    let in_flight = chain.connections_max.max(IN_FLIGHT_DEFAULT);
     let mut text = String::new();
     let mut steps = String::new();
     for number in 1..=chain.functions {
         // Writing to a string cannot fail.
         let _ = write!(
             text,
-            "apiVersion: ramet.dev/v1alpha1\nkind: Function\nmetadata:\n  name: echo-{number}\n\
-             spec:\n  command: [{program}]\n  queue: {queue}\n---\n"
+            "apiVersion: ramet.dev/v1alpha1\nkind: Function\nmetadata:\n  name: echo-{number}\nspec:\n{spec}---\n"
         );
         let _ = writeln!(steps, "    - function: echo-{number}");
     }
