@@ -14,7 +14,7 @@ mod block;
 mod envelope;
 
 pub use block::{BlockWriter, HeadBlock, HeadersIter};
-pub use envelope::{ENVELOPE_BYTES, Envelope, FLAG_SHARED, FLAG_SUPERVISED, Part};
+pub use envelope::{ENVELOPE_BYTES, Envelope, FLAG_SHARED, FLAG_STREAMED, FLAG_SUPERVISED, Part};
 
 use ramet_common::{ABI, Generation};
 use zerocopy::{FromBytes, IntoBytes};

@@ -22,6 +22,8 @@ pub struct Route {
     pub steps: Vec<Step>,
     /// Those of its functions that serve HTTP by themselves: they are on no data plane, so the gateway asks them.
     pub http: BTreeSet<FunctionId>,
+    /// Those that begin before their request's body is whole, as their manifests say.
+    pub streamed: BTreeSet<FunctionId>,
 }
 
 /// One step of a chain.
@@ -308,6 +310,7 @@ mod tests {
                 supervised,
             ],
             http: BTreeSet::new(),
+            streamed: BTreeSet::new(),
         }
     }
 

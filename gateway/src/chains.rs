@@ -261,7 +261,14 @@ mod tests {
             })
             .collect();
         let chain = format!("default/{id}");
-        let route = Route { id: RouteId(id), domain: DomainId(0), chain, steps: Vec::new(), http: Default::default() };
+        let route = Route {
+            id: RouteId(id),
+            domain: DomainId(0),
+            chain,
+            steps: Vec::new(),
+            http: Default::default(),
+            streamed: Default::default(),
+        };
         let deadline = Duration::from_secs(1);
         let settings = gateway::Chain { route, matches, deadline, in_flight_max: 2, body_bytes_max: None };
         Arc::new(Chain::new(settings, ChainCounters::unregistered()))

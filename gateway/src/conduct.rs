@@ -13,7 +13,8 @@ use futures_util::future::try_join_all;
 use ramet_common::descriptor::Failure;
 use ramet_common::{FunctionId, Refusal};
 use ramet_dataplane::message::{
-    self, BlockWriter, BodyPlace, Envelope, FLAG_SHARED, FLAG_SUPERVISED, HeadBlock, Message, MessageError, Part,
+    self, BlockWriter, BodyPlace, Envelope, FLAG_SHARED, FLAG_STREAMED, FLAG_SUPERVISED, HeadBlock, Message,
+    MessageError, Part,
 };
 use ramet_dataplane::route::{Hop, Step, Work};
 use ramet_dataplane::{Route, SlotRef};
@@ -22,6 +23,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::chains::Chain;
 use crate::exchange::Holdings;
 use crate::flight::Outcome;
+use crate::incoming::{Incoming, Interest};
 use crate::problem::Problem;
 use crate::room::{Out, Unsent};
 use crate::servers::{ClientBody, Rest};
@@ -45,6 +47,8 @@ pub(crate) struct Journey {
     pub(crate) deadline: Instant,
     /// From when it sets out until its first message is sent.
     pub(crate) unsent: Cell<Option<Unsent>>,
+    /// The request's body, until it goes to the first function that is given it while it comes.
+    pub(crate) incoming: Cell<Option<Rc<Incoming>>>,
 }
 
 /// A message that has come back.
@@ -100,6 +104,21 @@ impl Journey {
         }
     }
 
+    /// The same for a request whose first function begins before the body is whole.
+    pub(crate) async fn run_begun(
+        &self,
+        (head, envelope): (SlotRef, Envelope),
+        incoming: Rc<Incoming>,
+        interest: Interest,
+    ) -> Result<Arrived, Problem> {
+        self.incoming.set(Some(incoming));
+        let mut arrived = self.run(head, envelope).await?;
+        if let Some(Stream::Chunks(departed)) = &mut arrived.stream {
+            departed.keep(interest);
+        }
+        Ok(arrived)
+    }
+
     /// Waits until there is room for the request at all functions of the chain, before it gets a slot.
     pub(crate) async fn room(&self) -> Result<(), Problem> {
         if self.chain.room(self.deadline).await { Ok(()) } else { Err(self.crowded()) }
@@ -125,6 +144,14 @@ impl Journey {
             }
             _ => None,
         }
+    }
+
+    /// Whether the first step's function may begin before the body is whole: it says so, and nobody may want to send it
+    /// the body once more.
+    pub(crate) fn begins_early(&self) -> bool {
+        let is_such = |function| self.route().streamed.contains(function) && !self.route().serves_http(*function);
+        matches!(self.step(0), Ok(step) if !step.is_supervised()
+            && matches!(&step.work, Work::Function(function) if is_such(function)))
     }
 
     /// The function of a chain's only step, if it may speak something else than HTTP with the client.
@@ -185,7 +212,8 @@ impl Journey {
 
     /// Sends the message in `head` to an instance of `function` and waits for what comes back.
     async fn fly(&self, head: SlotRef, envelope: Envelope, at: u16, function: FunctionId) -> Result<Arrived, Problem> {
-        let mut patience_ends = None;
+        let (mut patience_ends, incoming) = (None, self.incoming.take());
+        let streamed = if incoming.is_some() { FLAG_STREAMED } else { 0 };
         loop {
             let slot = self.holdings.slot(head.slot).ok_or(Problem::BadAnswer("its slot is not in the pool"))?;
             let departed =
@@ -197,8 +225,12 @@ impl Journey {
                         reply_function: FunctionId::GATEWAY,
                         reply_instance: self.worker.instance,
                         gateway: self.worker.instance,
+                        flags: envelope.flags | streamed,
                         ..envelope
                     };
+                    if let Some(incoming) = &incoming {
+                        self.worker.with_flight(id, |flight| flight.incoming = Some(Rc::clone(incoming)));
+                    }
                     message::rewrite_envelope(&slot, &envelope).map_err(|error| bad_message(&error))
                 })?;
             match departed.outcome().await {
@@ -212,7 +244,12 @@ impl Journey {
                     let next = Some(message.envelope.next_step);
                     return Ok(Arrived { head: Some(head), message, stream: None, next });
                 }
-                Outcome::Failed(failure) => return Err(failed(failure)),
+                // Whoever waits for something in a function sees the deadline, too, and may do so first.
+                Outcome::Failed(_) if Instant::now() >= self.deadline => return Err(self.late()),
+                Outcome::Failed(failure) => {
+                    let of_client = incoming.and_then(|incoming| incoming.problem());
+                    return Err(of_client.unwrap_or_else(|| failed(failure)));
+                }
                 Outcome::Died => return Err(Problem::FunctionDied),
                 Outcome::Late => return Err(self.late()),
                 Outcome::Refused(Refusal::NoReplica | Refusal::EdgeDenied | Refusal::Unreachable) => {

@@ -18,6 +18,7 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use crate::exchange::Holdings;
+use crate::incoming::Incoming;
 use crate::room::Unsent;
 
 /// What became of a flight.
@@ -68,6 +69,8 @@ pub(crate) struct Flight {
     pub(crate) streaming: Option<InstanceId>,
     /// What the streaming instance has asked for, to be answered when the client has read on.
     pub(crate) withheld: VecDeque<PacketDescriptor>,
+    /// The request's body, where the function has it while it comes.
+    pub(crate) incoming: Option<Rc<Incoming>>,
     /// Until the head has been sent, where it is a request's first.
     pub(crate) unsent: Option<Unsent>,
     /// When the waiter is told that it is late, unless the head is back before.
@@ -120,6 +123,7 @@ impl Flights {
             abandoned: false,
             streaming: None,
             withheld: VecDeque::new(),
+            incoming: None,
             unsent,
             deadline,
             mailbox: Rc::clone(&mailbox),

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use ramet_common::descriptor::{Failure, WANT_HEAD, want_parts};
+use ramet_common::descriptor::{Failure, WANT_HEAD, WANT_PIECE, want_parts};
 use ramet_common::{DomainId, InstanceId, Kind, PacketDescriptor, RequestId, SlotIndex};
 use ramet_dataplane::SlotRef;
 use ramet_dataplane::pool::CLASSES;
@@ -17,7 +17,7 @@ use crate::exchange::Holdings;
 use crate::worker::{Worker, slot_ref};
 
 /// How many slots one request or call may have lent at once.
-const LENT_MAX: usize = 4096;
+pub(crate) const LENT_MAX: usize = 4096;
 
 /// How many loans one instance may have at once.
 const LOANS_PER_INSTANCE_MAX: usize = 256;
@@ -94,6 +94,9 @@ impl Worker {
         }
         if streams && self.withhold(want) {
             return;
+        }
+        if want_parts(want.aux).0 == WANT_PIECE {
+            return self.want_piece(want);
         }
         let lent = match want_parts(want.aux) {
             (WANT_HEAD, class) => self.grant(want, domain, usize::from(class)),

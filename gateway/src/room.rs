@@ -286,7 +286,14 @@ mod tests {
             next: Next::To(if at == last { Target::Reply } else { Target::Step(at as u16 + 1) }),
         };
         let steps = functions.iter().enumerate().map(step).collect();
-        Route { id: RouteId(1), domain: DomainId(1), chain: String::new(), steps, http: Default::default() }
+        Route {
+            id: RouteId(1),
+            domain: DomainId(1),
+            chain: String::new(),
+            steps,
+            http: Default::default(),
+            streamed: Default::default(),
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ use ramet_control::gateway::{self, Figures, FromGateway, Http};
 use ramet_dataplane::clock;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-pub(crate) use body::{ClientBody, Outgoing};
+pub(crate) use body::{Broken, ClientBody, Outgoing};
 pub(crate) use connection::{Age, ConnectError};
 pub(crate) use exchange::{Answered, AskError, Exchange, Rest};
 pub(crate) use probe::watch;

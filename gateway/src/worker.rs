@@ -23,6 +23,7 @@ use crate::crew::Word;
 use crate::domain::Domain;
 use crate::exchange::Holdings;
 use crate::flight::{Flight, Flights, Outcome, Piece, Ticket};
+use crate::incoming::Interest;
 use crate::ingress::{self, Connections, Listening};
 use crate::lending::Loans;
 use crate::process::Shared;
@@ -269,7 +270,7 @@ impl Worker {
         }
         let descriptor = PacketDescriptor::new(Kind::Request, function, head.slot, head.generation, ticket.id);
         self.outbox.push(self, descriptor);
-        Ok(Departed { worker: Rc::clone(self), ticket })
+        Ok(Departed { worker: Rc::clone(self), ticket, interest: None })
     }
 
     /// Sends a descriptor that needs no answer.
@@ -283,6 +284,7 @@ impl Worker {
             let mut flights = self.flights.borrow_mut();
             let Some(flight) = flights.get_mut(id) else { return };
             flight.abandoned = true;
+            flight.incoming = None;
             (flight.head, Arc::clone(flight.holdings.domain()), flight.streaming)
         };
         let holder = streaming.or_else(|| holder_of(&domain, head));
@@ -388,11 +390,18 @@ impl Worker {
 pub(crate) struct Departed {
     worker: Rc<Worker>,
     ticket: Ticket,
+    /// In the rest of the request's body, where the answer streams while that comes.
+    interest: Option<Interest>,
 }
 
 impl Departed {
     pub(crate) async fn outcome(&self) -> Outcome {
         self.ticket.outcome().await
+    }
+
+    /// The request's body goes on for as long as the answer.
+    pub(crate) fn keep(&mut self, interest: Interest) {
+        self.interest = Some(interest);
     }
 
     /// The next piece of a streamed answer, for a body's `poll_frame`. Whoever streams may go on writing.

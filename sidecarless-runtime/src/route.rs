@@ -8,8 +8,8 @@ use ramet_dataplane::Route;
 use ramet_dataplane::route::{Branch, Next, Step, Target, Work};
 use ramet_manifest::{self as manifest, Chain, ChainSpec, Name, Run};
 
-/// The ids of a domain's functions, and how each speaks.
-pub(crate) type FunctionIds = BTreeMap<Name, (FunctionId, Speaks)>;
+/// The ids of a domain's functions, how each speaks, and what it wants of requests.
+pub(crate) type FunctionIds = BTreeMap<Name, (FunctionId, Speaks, manifest::RequestBody)>;
 
 /// What a function speaks with those who ask it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ impl Speaks {
 
 /// A chain's route table. `functions` has every function that the chain names, which manifests are checked for.
 pub(crate) fn compile(chain: &Chain, id: RouteId, domain: DomainId, functions: &FunctionIds) -> Route {
-    let function = |name: &Name| functions.get(name).map(|(id, _)| *id).unwrap_or_default();
+    let function = |name: &Name| functions.get(name).map(|(id, ..)| *id).unwrap_or_default();
     let steps = chain.spec.steps.iter().map(|step| Step {
         name: step.name.to_string(),
         work: match &step.run {
@@ -45,9 +45,10 @@ pub(crate) fn compile(chain: &Chain, id: RouteId, domain: DomainId, functions: &
         retries: u8::try_from(step.retries).unwrap_or(u8::MAX),
         next: next(&chain.spec, &step.next),
     });
-    let serve_http = chain.spec.functions().filter_map(|name| functions.get(name));
-    let http = serve_http.filter(|(_, speaks)| *speaks == Speaks::Http).map(|(id, _)| *id).collect();
-    Route { id, domain, chain: chain.qualified_name().to_string(), steps: steps.collect(), http }
+    let known = || chain.spec.functions().filter_map(|name| functions.get(name));
+    let http = known().filter(|(_, speaks, _)| *speaks == Speaks::Http).map(|(id, ..)| *id).collect();
+    let streamed = known().filter(|(.., body)| *body == manifest::RequestBody::Streamed).map(|(id, ..)| *id).collect();
+    Route { id, domain, chain: chain.qualified_name().to_string(), steps: steps.collect(), http, streamed }
 }
 
 fn next(spec: &ChainSpec, next: &manifest::Next) -> Next {

@@ -10,6 +10,16 @@ spec: {command: ['{hostile}'], hangGrace: 300ms}
 ---
 apiVersion: ramet.dev/v1alpha1
 kind: Function
+metadata: {name: greedy, namespace: evil}
+spec: {command: ['{hostile}'], requestBody: streamed, hangGrace: 300ms}
+---
+apiVersion: ramet.dev/v1alpha1
+kind: Chain
+metadata: {name: greedy, namespace: evil}
+spec: {steps: [{function: greedy}], deadline: 700ms}
+---
+apiVersion: ramet.dev/v1alpha1
+kind: Function
 metadata: {name: neighbour, namespace: evil}
 spec: {command: ['{actor}', neighbour]}
 ---
@@ -69,6 +79,11 @@ fn garbage_hurts_only_who_sends_it() {
                 let answer = node.post("/good", b"x");
                 assert_eq!((answer.status, answer.text().as_str()), (200, "x+good"), "{transport}, after {name}");
             }
+        }
+        for rule in ["pieces", "random descriptors", "twice"] {
+            let answer = node.request("POST", "/greedy", &[("x-rule", rule)], &[7; 300_000]);
+            assert!(matches!(answer.status, 200 | 500 | 502 | 503 | 504), "{transport}, {rule}: {}", answer.status);
+            assert_eq!(node.post("/good", b"x").text(), "x+good", "{transport}, after {rule}");
         }
         assert_eq!(node.instances("gateway"), gateway, "{transport}: the gateway lives");
         eventually("the hostile function's own domain to serve again", || {

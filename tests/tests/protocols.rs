@@ -29,6 +29,16 @@ metadata: {name: b}
 spec: {command: ['{actor}', b], concurrency: 4, queue: 256}
 ---
 apiVersion: ramet.dev/v1alpha1
+kind: Function
+metadata: {name: early}
+spec: {command: ['{actor}', early, --streamed], requestBody: streamed, concurrency: 4}
+---
+apiVersion: ramet.dev/v1alpha1
+kind: Chain
+metadata: {name: early}
+spec: {steps: [{function: early}], maxBody: 16Mi, deadline: 60s}
+---
+apiVersion: ramet.dev/v1alpha1
 kind: Chain
 metadata: {name: one}
 spec: {steps: [{function: a}], maxBody: 16Mi, deadline: 60s}

@@ -10,6 +10,8 @@ pub const ENVELOPE_BYTES: usize = 128;
 pub const FLAG_SHARED: u8 = 1;
 /// In [`Envelope::flags`]: the gateway supervises this step, so its outcome goes to the gateway, not to the next step.
 pub const FLAG_SUPERVISED: u8 = 2;
+/// In [`Envelope::flags`]: the body is not here but comes in pieces, which the function asks the gateway for.
+pub const FLAG_STREAMED: u8 = 4;
 
 /// What every function of a chain needs to know of a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]

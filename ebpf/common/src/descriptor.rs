@@ -144,13 +144,21 @@ impl Failure {
 /// then the size class of that slot.
 pub const WANT_HEAD: u16 = 0xffff;
 
+/// The class in a [`Kind::Want`] that asks for the next piece of a request's body that is still coming. One
+/// [`Kind::Lend`] with [`FLAG_PIECE`] answers it: as soon as there are some bytes or, with [`PIECE_FULL`] in the low
+/// half of `aux`, when its slot is full or the body over.
+pub const WANT_PIECE: u16 = 0xfffe;
+/// With [`WANT_PIECE`]: whoever asks will keep it, so it should be worth its slot.
+pub const PIECE_FULL: u16 = 1;
+
 /// The `aux` of a [`Kind::Want`]: the size class in the high half, how many slots in the low.
 #[must_use]
 pub const fn want_aux(class: u16, count: u16) -> u32 {
     (class as u32) << 16 | count as u32
 }
 
-/// The size class (or [`WANT_HEAD`]) and the number of slots (or the head's size class) that `aux` asks for.
+/// The size class (or [`WANT_HEAD`], [`WANT_PIECE`]) and the number of slots (or the head's size class) that `aux` asks
+/// for.
 #[must_use]
 pub const fn want_parts(aux: u32) -> (u16, u16) {
     ((aux >> 16) as u16, aux as u16)
@@ -160,8 +168,12 @@ pub const fn want_parts(aux: u32) -> (u16, u16) {
 pub const FLAG_LENT: u8 = 1;
 /// Set in a `Reply` whose body goes on in `Chunk`s, and cleared in the last `Chunk`.
 pub const FLAG_MORE: u8 = 2;
-/// Set in the last `Chunk` of a body that its function could not finish: the client must see that it breaks off.
+/// Set in the last `Chunk` of a body that its function could not finish: the client must see that it breaks off. In the
+/// last `Lend` with [`FLAG_PIECE`] the same of a request's body, for the function.
 pub const FLAG_BROKEN: u8 = 4;
+/// Set in a `Lend` that answers [`WANT_PIECE`]: the slot has `aux` bytes of the request's body, from its start, and
+/// [`FLAG_MORE`] says that others follow. With `aux` zero no slot is named, and the body is over.
+pub const FLAG_PIECE: u8 = 8;
 
 /// 32 bytes that name a slot and say what to do with it. A request, never proof: whoever receives one checks it.
 ///

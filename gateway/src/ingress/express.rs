@@ -32,7 +32,7 @@ use self::idle::Idle;
 use self::reply::{Date, Ends, Framing, HeadWriter};
 use super::answer::{AnswerBody, end_to_end, status_of};
 use super::open::Open;
-use super::request::{Accepted, Client};
+use super::request::{Accepted, Client, WHOLE_BYTES_MAX};
 use crate::chains::{Admission, Chain};
 use crate::conduct::Arrived;
 use crate::exchange::Holdings;
@@ -238,6 +238,7 @@ impl Lane<'_> {
             Ok(accepted) if body_bytes > COPY_BYTES_MAX as u64 && accepted.journey.streams_to().is_some() => {
                 return None;
             }
+            Ok(accepted) if body_bytes > WHOLE_BYTES_MAX && accepted.journey.begins_early() => return None,
             Err(_) if body_bytes > (self.unread().len() - head_bytes) as u64 => return None,
             Ok(_) | Err(_) => {}
         }

@@ -122,6 +122,19 @@ async fn take_parts(
     write_head(holdings, envelope, block, None, &place)
 }
 
+/// Writes the message without its body, which its function gets in pieces. There is room for it to name some.
+pub(crate) fn take_in_head(
+    holdings: &Arc<Holdings>,
+    envelope: Envelope,
+    block: &[u8],
+) -> Result<(SlotRef, Envelope), Problem> {
+    const TABLE_BYTES: usize = 64 * size_of::<Part>();
+    let head = holdings.allocate_bytes(message::inline_slot_bytes(block.len(), TABLE_BYTES));
+    let head = head.ok_or(Problem::PoolExhausted)?;
+    let slot = holdings.slot(head.slot).ok_or(Problem::PoolExhausted)?;
+    write_head(holdings, envelope, block, Some((head, slot)), &BodyPlace::EMPTY)
+}
+
 fn class_for(bytes: u64) -> usize {
     CLASS_BYTES.iter().position(|&class| class as u64 >= bytes).unwrap_or(CLASSES - 1)
 }

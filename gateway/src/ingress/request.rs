@@ -19,6 +19,9 @@ use crate::exchange::Holdings;
 use crate::problem::Problem;
 use crate::worker::Worker;
 
+/// Bodies up to this are taken in as a whole for functions that could begin before: they are there in no time.
+pub(super) const WHOLE_BYTES_MAX: u64 = 16 << 10;
+
 /// Who is at the other end of a connection, as functions are told.
 #[derive(Debug)]
 pub(super) struct Client {
@@ -87,7 +90,8 @@ impl Head<'_> {
         };
         let holdings = Holdings::new(domain);
         let (worker, chain) = (Rc::clone(worker), Arc::clone(chain));
-        let journey = Journey { worker, chain, holdings, deadline, unsent: Cell::default() };
+        let (unsent, incoming) = (Cell::default(), Cell::default());
+        let journey = Journey { worker, chain, holdings, deadline, unsent, incoming };
         Ok(Accepted { journey, admission, block, envelope, limits })
     }
 
@@ -155,6 +159,11 @@ impl Accepted {
     /// The longest body that the chain takes.
     pub(super) fn body_bytes_max(&self) -> u64 {
         self.limits.bytes_max
+    }
+
+    /// Writes the head alone: the body is still to come.
+    pub(super) fn take_in_head(&self) -> Result<(SlotRef, Envelope), Problem> {
+        intake::take_in_head(&self.journey.holdings, self.envelope, &self.block)
     }
 
     /// Writes body and head into slots; returns the head's slot and the envelope as written.

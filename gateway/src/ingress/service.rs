@@ -19,10 +19,11 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::answer::{AnswerBody, respond};
 use super::intake::{BodyLimits, Source};
-use super::request::{Accepted, Client, Head, is_host};
+use super::request::{Accepted, Client, Head, WHOLE_BYTES_MAX, is_host};
 use super::{full, tunnel};
 use crate::chains::Chain;
 use crate::conduct::Outset;
+use crate::incoming;
 use crate::problem::Problem;
 use crate::servers::ClientBody;
 use crate::worker::Worker;
@@ -68,6 +69,9 @@ async fn answer_routed(
     let answered = match accepted {
         Ok(accepted) => match accepted.outset() {
             Some(outset) => Box::pin(through_server(accepted, outset, request)).await,
+            None if accepted.journey.begins_early() && !is_short(request.body()) => {
+                Box::pin(through_chain_begun(accepted, request)).await
+            }
             None => through_chain(accepted, request).await,
         },
         Err(problem) => Err(problem),
@@ -107,6 +111,27 @@ async fn through_server(
     {
         return Box::pin(tunnel::open(accepted, &outset.block, function, protocol, request)).await;
     }
+    let method = request.method().clone();
+    let body = body_of(&accepted, request)?;
+    let arrived = accepted.journey.run_streaming(outset, body).await?;
+    respond(arrived, &accepted.journey.holdings, accepted.admission, &method)
+}
+
+/// The first step begins before the client has sent all of the body.
+async fn through_chain_begun(accepted: Accepted, request: Request<Incoming>) -> Result<Response<AnswerBody>, Problem> {
+    let method = request.method().clone();
+    let body = body_of(&accepted, request)?;
+    let journey = &accepted.journey;
+    journey.room().await?;
+    let message = accepted.take_in_head()?;
+    let (incoming, interest) =
+        incoming::Incoming::begin(&journey.worker, &journey.holdings, body, accepted.pause_max());
+    let arrived = journey.run_begun(message, incoming, interest).await?;
+    respond(arrived, &accepted.journey.holdings, accepted.admission, &method)
+}
+
+/// A request's body to be passed on while it comes, unless it says that it is too long.
+fn body_of(accepted: &Accepted, request: Request<Incoming>) -> Result<ClientBody, Problem> {
     let bytes_max = accepted.body_bytes_max();
     if request.body().size_hint().lower() > bytes_max {
         if !request.headers().contains_key(EXPECT) {
@@ -114,10 +139,11 @@ async fn through_server(
         }
         return Err(Problem::BodyTooLarge(bytes_max));
     }
-    let method = request.method().clone();
-    let body = ClientBody::new(request.into_body(), bytes_max, accepted.pause_max());
-    let arrived = accepted.journey.run_streaming(outset, body).await?;
-    respond(arrived, &accepted.journey.holdings, accepted.admission, &method)
+    Ok(ClientBody::new(request.into_body(), bytes_max, accepted.pause_max()))
+}
+
+fn is_short(body: &Incoming) -> bool {
+    body.size_hint().exact().is_some_and(|bytes| bytes <= WHOLE_BYTES_MAX)
 }
 
 fn headers_of(request: &Request<Incoming>) -> Vec<Header<'_>> {

@@ -64,12 +64,18 @@ impl ClientBody {
         Rc::clone(&self.problem)
     }
 
-    fn fail(&self, problem: Problem) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    fn fail(&self, problem: Problem) -> Poll<Option<Result<Bytes, Broken>>> {
         *self.problem.borrow_mut() = Some(problem);
         Poll::Ready(Some(Err(Broken)))
     }
 
-    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    /// From now on the client is waited for, whatever was before.
+    pub(crate) fn waits_anew(&mut self) {
+        self.is_waiting = Waiting::ForInstance;
+    }
+
+    /// The next bytes; there may be none in between.
+    pub(crate) fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
         let frame = Pin::new(&mut self.body).poll_frame(context);
         let Poll::Ready(frame) = frame else {
             // The time that the instance takes to read is not the client's.
@@ -90,7 +96,7 @@ impl ClientBody {
                 match self.left.checked_sub(data.len() as u64) {
                     Some(left) => {
                         self.left = left;
-                        Poll::Ready(Some(Ok(Frame::data(data))))
+                        Poll::Ready(Some(Ok(data)))
                     }
                     None => self.fail(Problem::BodyTooLarge(self.bytes_max)),
                 }
@@ -112,7 +118,7 @@ impl Body for Outgoing {
                 }
                 None => Poll::Ready(None),
             },
-            Self::FromClient(body) => body.poll_frame(context),
+            Self::FromClient(body) => body.poll_piece(context).map_ok(Frame::data),
         }
     }
 

@@ -61,6 +61,9 @@ pub struct FunctionSpec {
     /// How the command serves HTTP, where it does so by itself; without it, it links ramet's SDK.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http: Option<Box<Http>>,
+    /// When a request is given to the function.
+    #[schemars(default)]
+    pub request_body: RequestBody,
     /// Environment variables, added to the few that the node sets. Names that begin with RAMET_ are the node's.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(with = "crate::schema::Environment", default)]
@@ -95,6 +98,18 @@ pub struct FunctionSpec {
     /// How an instance is started.
     #[schemars(default)]
     pub start: Start,
+}
+
+/// When a request is given to a function that links the SDK.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RequestBody {
+    /// When all of its body is there.
+    #[default]
+    Whole,
+    /// As soon as its head is there, where the function is its chain's first and its body is long; the body comes in
+    /// pieces, as the function asks for them.
+    Streamed,
 }
 
 /// Limits of one instance.

@@ -28,7 +28,9 @@ mod tree;
 pub use chain::{Branch, Chain, ChainSpec, Host, Isolation, Method, Next, PathPrefix, RouteMatch, Run, Step, Target};
 pub use desired::{Desired, Domain, DomainName, RemoveError};
 pub use errors::{Errors, Problem};
-pub use function::{Function, FunctionSpec, Http, Listen, Probe, RemoteFork, Replicas, Resources, Restart, Start};
+pub use function::{
+    Function, FunctionSpec, Http, Listen, Probe, RemoteFork, Replicas, RequestBody, Resources, Restart, Start,
+};
 pub use name::{Name, NameError, QualifiedName};
 pub use object::{API_VERSION, Kind, Manifests, Metadata, Object, Resource};
 pub use placement::{Cores, Placement};

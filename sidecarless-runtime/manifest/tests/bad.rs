@@ -19,9 +19,10 @@ fn function_specs() {
         ("comand: [x]", "7:3: spec.comand: unknown field; did you mean \"command\"?"),
         (
             "cpu: 1",
-            "7:3: spec.cpu: unknown field; expected one of command, http, env, replicas, concurrency, queue, calls, \
-             hangGrace, shutdownGrace, resources, restart, start",
+            "7:3: spec.cpu: unknown field; expected one of command, http, requestBody, env, replicas, concurrency, \
+             queue, calls, hangGrace, shutdownGrace, resources, restart, start",
         ),
+        ("requestBody: chunked", "7:16: spec.requestBody: found \"chunked\", expected one of \"whole\", \"streamed\""),
         ("replicas: many", "7:13: spec.replicas: found \"many\", expected a whole number from 1 to 64"),
         ("replicas: 0", "7:13: spec.replicas: found the number 0, expected a whole number from 1 to 64"),
         ("replicas: 1.0", "7:13: spec.replicas: found the number 1.0, expected a whole number from 1 to 64"),

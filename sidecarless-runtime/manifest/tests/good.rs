@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use ramet_manifest::{
-    Isolation, Kind, Manifests, Name, Next, QualifiedName, RemoteFork, Replicas, Run, Source, Start, Target, to_yaml,
+    Isolation, Kind, Manifests, Name, Next, QualifiedName, RemoteFork, Replicas, RequestBody, Run, Source, Start,
+    Target, to_yaml,
 };
 
 use crate::{apply, chain, desired, function, functions, source};
@@ -22,6 +23,7 @@ spec:
   concurrency: 4
   queue: 0
   calls: [prices, classify]
+  requestBody: streamed
   hangGrace: 1m30s
   shutdownGrace: 0s
   resources: { memory: 256Mi, openFiles: 64, processes: 8 }
@@ -115,6 +117,7 @@ fn everything_that_is_written_is_read() {
     assert_eq!(spec.env, BTreeMap::from(env.map(|(name, value)| (name.to_owned(), value.to_owned()))));
     assert_eq!((spec.replicas, spec.concurrency, spec.queue), (Replicas::fixed(3), 4, 0));
     assert_eq!(spec.calls, [name("prices"), name("classify")]);
+    assert_eq!(spec.request_body, RequestBody::Streamed);
     assert_eq!((spec.hang_grace, spec.shutdown_grace), (Duration::from_secs(90), Duration::ZERO));
     assert_eq!(spec.resources.memory.unwrap().bytes(), 256 << 20);
     assert_eq!((spec.resources.open_files, spec.resources.processes), (64, 8));
@@ -158,7 +161,7 @@ fn what_is_left_out_has_defaults() {
     let echo: QualifiedName = "echo".parse().unwrap();
     let spec = &desired.function(&echo).unwrap().spec;
     assert_eq!((spec.replicas, spec.concurrency, spec.queue), (Replicas::fixed(1), 1, 64));
-    assert_eq!(spec.hang_grace, Duration::from_secs(10));
+    assert_eq!((spec.hang_grace, spec.request_body), (Duration::from_secs(10), RequestBody::Whole));
     assert_eq!((spec.resources.open_files, spec.resources.memory), (1024, None));
     let spec = &desired.chain(&echo).unwrap().spec;
     assert_eq!(spec.route.iter().map(ToString::to_string).collect::<Vec<_>>(), ["/echo"]);

@@ -68,6 +68,7 @@ fn bad_functions() -> Vec<Value> {
         json!({ "env": { "RAMET_X": "x" } }),
         json!({ "env": { "A": null } }),
         json!({ "env": ["A"] }),
+        json!({ "requestBody": "chunked" }),
         json!({ "replicas": 0 }),
         json!({ "replicas": 65 }),
         json!({ "replicas": "1" }),

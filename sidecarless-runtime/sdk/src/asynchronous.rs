@@ -19,6 +19,7 @@ use crate::context::Context;
 use crate::crew::{Crew, spawn};
 use crate::error::Result;
 use crate::inbox::Seat;
+use crate::incoming::{BodyPiece, BodyStream, StreamedRequest};
 use crate::instance::Instance;
 use crate::lending::{self, BodyError};
 use crate::request::Request;
@@ -35,7 +36,16 @@ where
     H: Fn(Request, AsyncContext) -> F + Send + 'static,
     F: Future<Output = Result<Response>> + 'static,
 {
-    run(|control| live(control, &mut Loop::new(handler), Home::Own))
+    run(|control| live(control, &mut Loop::new(OfWhole(handler)), Home::Own))
+}
+
+/// As [`crate::serve_streamed`], for handlers that are futures.
+pub fn serve_async_streamed<H, F>(handler: H) -> ExitCode
+where
+    H: Fn(StreamedRequest, AsyncContext) -> F + Send + 'static,
+    F: Future<Output = Result<Response>> + 'static,
+{
+    run(|control| live(control, &mut Loop::new(OfStreamed(handler)), Home::Own))
 }
 
 /// As [`serve_async`], with another way to the supervisor: for tests and for programs that embed a function.
@@ -47,7 +57,69 @@ where
     H: Fn(Request, AsyncContext) -> F + Send + 'static,
     F: Future<Output = Result<Response>> + 'static,
 {
-    live(control, &mut Loop::new(handler), Home::Shared)
+    live(control, &mut Loop::new(OfWhole(handler)), Home::Shared)
+}
+
+/// As [`serve_async_streamed`], with another way to the supervisor: for tests and for programs that embed a function.
+///
+/// # Errors
+/// [`ServeError`]. A supervisor that is gone is none.
+pub fn serve_async_streamed_on<H, F>(control: ControlSocket, handler: H) -> Result<(), ServeError>
+where
+    H: Fn(StreamedRequest, AsyncContext) -> F + Send + 'static,
+    F: Future<Output = Result<Response>> + 'static,
+{
+    live(control, &mut Loop::new(OfStreamed(handler)), Home::Shared)
+}
+
+/// A handler, whatever it wants of requests.
+pub(crate) trait Handler: Send + 'static {
+    /// Its answer to one.
+    async fn answer(&self, request: StreamedRequest, context: AsyncContext) -> Result<Response>;
+}
+
+struct OfWhole<H>(H);
+
+struct OfStreamed<H>(H);
+
+impl<H, F> Handler for OfWhole<H>
+where
+    H: Fn(Request, AsyncContext) -> F + Send + 'static,
+    F: Future<Output = Result<Response>> + 'static,
+{
+    async fn answer(&self, request: StreamedRequest, context: AsyncContext) -> Result<Response> {
+        (self.0)(request.whole_async().await?, context).await
+    }
+}
+
+impl<H, F> Handler for OfStreamed<H>
+where
+    H: Fn(StreamedRequest, AsyncContext) -> F + Send + 'static,
+    F: Future<Output = Result<Response>> + 'static,
+{
+    async fn answer(&self, request: StreamedRequest, context: AsyncContext) -> Result<Response> {
+        (self.0)(request, context).await
+    }
+}
+
+impl StreamedRequest {
+    /// As [`StreamedRequest::whole`].
+    ///
+    /// # Errors
+    /// [`BodyError`]: the body broke off, or memory or time is used up.
+    pub async fn whole_async(self) -> Result<Request, BodyError> {
+        self.gathered().await
+    }
+}
+
+impl BodyStream {
+    /// As [`BodyStream::next_piece`].
+    ///
+    /// # Errors
+    /// [`BodyError`]: the body broke off, or time is used up.
+    pub async fn next_piece_async(&mut self) -> Result<Option<BodyPiece>, BodyError> {
+        self.advance().await
+    }
 }
 
 /// One thread for all seats. It has the handler and gives it back when it ends.
@@ -62,11 +134,7 @@ impl<H> Loop<H> {
     }
 }
 
-impl<H, F> Crew for Loop<H>
-where
-    H: Fn(Request, AsyncContext) -> F + Send + 'static,
-    F: Future<Output = Result<Response>> + 'static,
-{
+impl<H: Handler> Crew for Loop<H> {
     fn seats(&self, _instance: &Instance) -> Vec<Seat> {
         vec![Seat(0)]
     }

@@ -7,8 +7,8 @@ use std::thread::JoinHandle;
 use crate::context::Context;
 use crate::error::Result;
 use crate::inbox::Seat;
+use crate::incoming::StreamedRequest;
 use crate::instance::Instance;
-use crate::request::Request;
 use crate::response::Response;
 use crate::worker;
 
@@ -38,7 +38,7 @@ impl<H> Threads<H> {
 
 impl<H> Crew for Threads<H>
 where
-    H: Fn(Request, &Context) -> Result<Response> + Send + Sync + 'static,
+    H: Fn(StreamedRequest, &Context) -> Result<Response> + Send + Sync + 'static,
 {
     fn seats(&self, instance: &Instance) -> Vec<Seat> {
         (0..instance.concurrency).map(Seat).collect()

@@ -3,17 +3,20 @@
 use std::fmt;
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
-use ramet_common::descriptor::{FLAG_LENT, Failure, want_aux};
+use ramet_common::descriptor::{FLAG_BROKEN, FLAG_LENT, Failure, PIECE_FULL, WANT_PIECE, want_aux};
 use ramet_common::{FunctionId, Kind, PacketDescriptor};
-use ramet_dataplane::message::Part;
+use ramet_dataplane::message::{FLAG_STREAMED, Part};
 use ramet_dataplane::pool::{CLASS_BYTES, CLASSES, PoolLayout};
-use ramet_dataplane::{Slot, SlotRef};
+use ramet_dataplane::{Slot, SlotRef, clock};
 
-use crate::delivery::Undelivered;
+use crate::body::{Body, Content, Held, Home, Keeper, Piece};
+use crate::call::copied;
+use crate::delivery::{Undelivered, after};
 use crate::inbox::{Expects, WaitError};
 use crate::outbox::Parcel;
-use crate::service::Service;
+use crate::service::{Reading, Service};
 use crate::writer::{BodyWriter, HeadSpace, Space};
 
 /// Why there is no memory for a body.
@@ -32,8 +35,8 @@ pub enum BodyError {
         /// How much was asked for.
         bytes: u64,
     },
-    /// The request's deadline passed while waiting for memory.
-    #[error("the request's deadline passed while waiting for shared memory")]
+    /// The request's deadline passed while waiting for memory, or for more of the request's body.
+    #[error("the request's deadline passed while waiting for shared memory or a body")]
     DeadlineExceeded,
     /// Nobody waits for the answer any more.
     #[error("the request was cancelled")]
@@ -41,13 +44,16 @@ pub enum BodyError {
     /// The gateway cannot be asked for memory.
     #[error("the gateway cannot be reached")]
     Unreachable,
+    /// The client did not send all of its body, or sent too much, or too slowly.
+    #[error("the request's body broke off")]
+    BrokenOff,
 }
 
 impl BodyError {
     pub(crate) fn failure(&self) -> Failure {
         match self {
             Self::Exhausted { .. } => Failure::Exhausted,
-            Self::TooLarge { .. } => Failure::FunctionError,
+            Self::TooLarge { .. } | Self::BrokenOff => Failure::FunctionError,
             Self::DeadlineExceeded | Self::Cancelled => Failure::DeadlineExceeded,
             Self::Unreachable => Failure::Unreachable,
         }
@@ -74,6 +80,14 @@ impl Lent {
         self.used = true;
         let SlotRef { slot, generation } = self.reference;
         Part { slot, generation, offset: 0, bytes: bytes as u32 }
+    }
+}
+
+impl Lent {
+    /// The slot's first `bytes`, which the gateway has written.
+    fn into_piece(mut self, bytes: usize) -> Piece {
+        self.used = true;
+        Piece { slot: self.slot.clone(), offset: 0, bytes, home: Home::Part(self.reference) }
     }
 }
 
@@ -138,6 +152,62 @@ pub(crate) async fn borrow_class(
     let slots: Vec<_> = lends.iter().filter_map(lent).collect();
     let held: usize = slots.iter().map(|lent| lent.slot.bytes()).sum();
     if (held as u64) < bytes { Err(BodyError::Exhausted { bytes }) } else { Ok(slots) }
+}
+
+/// How long a piece of a body may take to come once the answer has begun, and no deadline ends the request: the gateway
+/// ends a body that comes too slowly long before.
+const PIECE_WAIT_MAX: Duration = Duration::from_secs(600);
+
+/// How large a piece is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Size {
+    /// Some bytes.
+    Any,
+    /// As many as its slot holds: it will be kept.
+    Full,
+}
+
+/// The next piece of a request's body that is still coming, with its length. `None`: that was all of it.
+pub(crate) async fn next_piece(service: &Rc<Service>, size: Size) -> Result<Option<(Lent, usize)>, BodyError> {
+    let instance = &service.instance;
+    let until_ns =
+        if service.is_settled() { after(clock::now_ns(), PIECE_WAIT_MAX) } else { service.envelope.deadline_ns };
+    // Those that were read go back first, or a long body would need as much memory as it is long.
+    instance.flush().await;
+    let full = if size == Size::Full { PIECE_FULL } else { 0 };
+    let ticket = instance.expect(service, service.envelope.request, Expects::Piece, until_ns);
+    let want = service.descriptor(Kind::Want, FunctionId::GATEWAY, service.envelope.gateway);
+    instance.deliver(&want.with_aux(want_aux(WANT_PIECE, full)), until_ns).await.map_err(unreachable)?;
+    let lends = ticket.await.map_err(|error| without(&error, 0))?;
+    let Some(lend) = lends.first().filter(|lend| lend.flags & FLAG_BROKEN == 0) else {
+        return Err(BodyError::BrokenOff);
+    };
+    if lend.aux == 0 {
+        return Ok(None);
+    }
+    let slot = instance.pool.slot(lend.slot).ok_or(BodyError::BrokenOff)?;
+    let bytes = slot.bytes().min(lend.aux as usize);
+    let reference = SlotRef { slot: lend.slot, generation: lend.generation };
+    Ok(Some((Lent { service: Rc::clone(service), slot, reference, used: false }, bytes)))
+}
+
+/// How many pieces a message surely has room to name.
+const PIECES_MAX: usize = 64;
+
+/// All of a request's body, which may still be coming.
+pub(crate) async fn whole_body(service: &Rc<Service>, body: Body) -> Result<Body, BodyError> {
+    if service.envelope.flags & FLAG_STREAMED == 0 {
+        return Ok(body);
+    }
+    // What is in the head slot is not the message any more that it will be sent on as.
+    service.touch();
+    let mut pieces = Vec::new();
+    while let Some((lent, bytes)) = next_piece(service, Size::Full).await? {
+        pieces.push(lent.into_piece(bytes));
+    }
+    let many = pieces.len() > PIECES_MAX;
+    let body = Body(Content::Held(Held { pieces, keeper: Keeper::Request(Reading::new(service)) }));
+    if many { Ok(copied(service, &body, service.envelope.deadline_ns).await?.into()) } else { Ok(body) }
 }
 
 /// The class of slots to ask for, and how many of them.

@@ -19,6 +19,10 @@
 //! [`Request::into_body`] puts them into the response without touching them. [`Context::body`] reserves shared memory
 //! to write a new body in place.
 //!
+//! **A body may still be coming.** A function whose manifest says `requestBody: streamed` and that is its chain's first
+//! is asked as soon as a request's head is there. [`serve()`] waits for the body all the same; [`serve_streamed`] does
+//! not, and its handler reads the body while the client sends it.
+//!
 //! **Where a response goes.** To the next step of the chain if there is one, else to the client. A function before the
 //! last answers the client early with [`Response::reply`], and picks among several next steps with
 //! [`Response::forward_to`]. A status of 400 or more replies at once wherever in the chain it happens, unless
@@ -34,15 +38,17 @@
 //! **An instance may be a copy of another one,** memory and all, where the manifest says so. What must not be the same
 //! in two processes is made anew in a hook: [`after_fork`].
 //!
-//! Reading order of the façade: [`serve()`], [`after_fork`], [`Request`], [`Body`], [`Response`], [`Context`],
-//! [`Call`]. Of the inside: `join` and `control` talk to the supervisor, `crew` is who serves and `rebirth` what copies
-//! do first, `inbox` decides which thread receives and which one works, `service` is one message in this function's
-//! hands, `outcome` sends it on, `outbox` and `delivery` get it there.
+//! Reading order of the façade: [`serve()`], [`after_fork`], [`Request`], [`StreamedRequest`], [`Body`], [`Response`],
+//! [`Context`], [`Call`]. Of the inside: `join` and `control` talk to the supervisor, `crew` is who serves and
+//! `rebirth` what copies do first, `inbox` decides which thread receives and which one works, `service` is one message
+//! in this function's hands, `outcome` sends it on, `outbox` and `delivery` get it there.
 #![forbid(unsafe_code)]
 
 mod serve;
 
 mod request;
+
+mod incoming;
 
 mod body;
 
@@ -87,17 +93,20 @@ pub use call::{Call, CallError, Reply};
 pub use context::Context;
 pub use error::{Error, Result};
 pub use headers::HeaderValue;
+pub use incoming::{BodyPiece, BodyStream, StreamedRequest};
 pub use join::JoinError;
 pub use lending::BodyError;
 pub use rebirth::{Rebirth, after_fork};
 pub use request::{Branch, Request};
 pub use response::Response;
-pub use serve::{ServeError, serve, serve_on};
+pub use serve::{ServeError, serve, serve_on, serve_streamed, serve_streamed_on};
 pub use stream::StreamWriter;
 pub use writer::BodyWriter;
 
 #[cfg(feature = "async")]
-pub use asynchronous::{AsyncContext, AsyncStreamWriter, serve_async, serve_async_on};
+pub use asynchronous::{
+    AsyncContext, AsyncStreamWriter, serve_async, serve_async_on, serve_async_streamed, serve_async_streamed_on,
+};
 
 pub use ramet_common::InstanceId;
 pub use std::process::ExitCode;

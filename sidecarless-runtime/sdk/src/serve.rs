@@ -9,6 +9,7 @@ use crate::context::Context;
 use crate::control::{self, Next};
 use crate::crew::{Crew, Threads};
 use crate::error::Result;
+use crate::incoming::StreamedRequest;
 use crate::join::{self, JoinError};
 use crate::rebirth;
 use crate::request::Request;
@@ -56,6 +57,15 @@ pub fn serve<H>(handler: H) -> ExitCode
 where
     H: Fn(Request, &Context) -> Result<Response> + Send + Sync + 'static,
 {
+    serve_streamed(of_whole(handler))
+}
+
+/// As [`serve`], for a handler that reads a request's body while it comes. Where the manifest does not say
+/// `requestBody: streamed`, or the function is not its chain's first, all of it is there already.
+pub fn serve_streamed<H>(handler: H) -> ExitCode
+where
+    H: Fn(StreamedRequest, &Context) -> Result<Response> + Send + Sync + 'static,
+{
     run(|control| live(control, &mut Threads::new(handler), Home::Own))
 }
 
@@ -67,7 +77,26 @@ pub fn serve_on<H>(control: ControlSocket, handler: H) -> Result<(), ServeError>
 where
     H: Fn(Request, &Context) -> Result<Response> + Send + Sync + 'static,
 {
+    serve_streamed_on(control, of_whole(handler))
+}
+
+/// As [`serve_streamed`], with another way to the supervisor: for tests and for programs that embed a function.
+///
+/// # Errors
+/// [`ServeError`]. A supervisor that is gone is none.
+pub fn serve_streamed_on<H>(control: ControlSocket, handler: H) -> Result<(), ServeError>
+where
+    H: Fn(StreamedRequest, &Context) -> Result<Response> + Send + Sync + 'static,
+{
     live(control, &mut Threads::new(handler), Home::Shared)
+}
+
+/// A handler of whole requests, for one that gets them as they come.
+fn of_whole<H>(handler: H) -> impl Fn(StreamedRequest, &Context) -> Result<Response> + Send + Sync + 'static
+where
+    H: Fn(Request, &Context) -> Result<Response> + Send + Sync + 'static,
+{
+    move |request, context| handler(request.whole()?, context)
 }
 
 /// Joins, serves until the supervisor is gone, and does the same again in each copy of this process.

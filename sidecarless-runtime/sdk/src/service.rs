@@ -95,6 +95,11 @@ impl Service {
         self.untouched.get()
     }
 
+    /// The message will be sent on with another body than that which the head slot says it has.
+    pub(crate) fn touch(&self) {
+        self.untouched.set(false);
+    }
+
     /// From where on the head slot is in use by a body.
     pub(crate) fn block_end_max(&self) -> usize {
         let reading = if self.readers.get() > 0 && !self.inline.is_empty() { self.inline.start } else { usize::MAX };
@@ -164,7 +169,7 @@ impl Drop for Service {
 pub(crate) struct Reading(Rc<Service>);
 
 impl Reading {
-    fn new(service: &Rc<Service>) -> Self {
+    pub(crate) fn new(service: &Rc<Service>) -> Self {
         service.readers.set(service.readers.get() + 1);
         Self(Rc::clone(service))
     }

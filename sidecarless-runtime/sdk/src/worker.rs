@@ -12,10 +12,10 @@ use crate::body::Body;
 use crate::context::Context;
 use crate::error::Result;
 use crate::inbox::{Seat, Served};
+use crate::incoming::StreamedRequest;
 use crate::instance::Instance;
 use crate::outbox::Parcel;
 use crate::outcome::conclude;
-use crate::request::Request;
 use crate::response::Response;
 use crate::service::Service;
 use crate::wait::block_on;
@@ -24,7 +24,7 @@ use crate::wait::block_on;
 pub(crate) fn work(
     instance: &Arc<Instance>,
     seat: Seat,
-    handler: &(impl Fn(Request, &Context) -> Result<Response> + Sync),
+    handler: &(impl Fn(StreamedRequest, &Context) -> Result<Response> + Sync),
 ) {
     let mut last = None;
     while let Some((descriptor, start)) = instance.next(seat, last) {
@@ -36,9 +36,9 @@ pub(crate) fn work(
     }
 }
 
-fn serve(service: Rc<Service>, body: Body, handler: &impl Fn(Request, &Context) -> Result<Response>) {
+fn serve(service: Rc<Service>, body: Body, handler: &impl Fn(StreamedRequest, &Context) -> Result<Response>) {
     let instance = Arc::clone(&service.instance);
-    let request = Request::new(Rc::clone(&service), body);
+    let request = StreamedRequest::new(Rc::clone(&service), body);
     let context = Context::new(Rc::clone(&service));
     let result = catch_unwind(AssertUnwindSafe(|| handler(request, &context)));
     drop(context);

@@ -117,7 +117,8 @@ impl Node {
                 Some(id) => id,
                 None => self.ids.function()?,
             };
-            ids.insert(function.manifest.metadata.name.clone(), (id, Speaks::of(&function.manifest)));
+            let (speaks, body) = (Speaks::of(&function.manifest), function.manifest.spec.request_body);
+            ids.insert(function.manifest.metadata.name.clone(), (id, speaks, body));
             let manifest = Arc::clone(&function.manifest);
             if function.kept.is_some() {
                 draft.kept.insert(id, manifest);

@@ -88,7 +88,14 @@ mod tests {
             step(Work::Parallel(vec![branch(3), branch(4)]), Target::Step(3)),
             step(function(5), Target::Reply),
         ];
-        let route = Route { id: RouteId(1), domain: DomainId(1), chain: String::new(), steps, http: BTreeSet::new() };
+        let route = Route {
+            id: RouteId(1),
+            domain: DomainId(1),
+            chain: String::new(),
+            steps,
+            http: BTreeSet::new(),
+            streamed: BTreeSet::new(),
+        };
         let edges: Vec<_> = of_route(&route).into_iter().collect();
         assert_eq!(edges, [Edge { from: FunctionId(1), to: FunctionId(2) }], "the gateway runs the branches");
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use ramet_sdk::{Call, Context, Error, ExitCode, Request, Response, Result};
+use ramet_sdk::{Call, Context, Error, ExitCode, Request, Response, Result, StreamedRequest};
 
 /// What an actor remembers from one request to the next, and a copy of it from the other one's.
 struct Memory {
@@ -70,12 +70,70 @@ fn main() -> ExitCode {
         println!("copy {} {:032x} {number:016x}", copy.instance().0, memory.token);
         Ok(())
     });
+    if std::env::args().any(|argument| argument == "--streamed") {
+        return ramet_sdk::serve_streamed(handle_streamed);
+    }
     ramet_sdk::serve(handle)
 }
 
 /// The first argument, so that one program can be every function of a chain.
 fn name() -> String {
     std::env::args().nth(1).unwrap_or_default()
+}
+
+/// What is done with a body while it comes; all else when it is there.
+fn handle_streamed(request: StreamedRequest, context: &Context) -> Result<Response> {
+    let order = request.header("x-do").unwrap_or_default().to_owned();
+    match order.as_str() {
+        "relay" => {
+            let mut body = request.into_body();
+            Ok(Response::stream(move |out| {
+                while let Some(piece) = body.next_piece()? {
+                    out.write_all(&piece)?;
+                    out.flush()?;
+                }
+                Ok(())
+            }))
+        }
+        "sum" => {
+            let mut body = request.into_body();
+            let (mut bytes, mut sum) = (0, 0_u64);
+            loop {
+                match body.next_piece() {
+                    Ok(Some(piece)) => {
+                        bytes += piece.len();
+                        sum = piece.iter().fold(sum, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
+                        println!("has {bytes}");
+                    }
+                    Ok(None) => return Ok(Response::text(format!("{bytes} {sum:016x}"))),
+                    Err(error) => {
+                        println!("after {bytes}: {error}");
+                        return Err(error.into());
+                    }
+                }
+            }
+        }
+        "early" => Ok(Response::text("early").reply()),
+        "first" => {
+            let mut body = request.into_body();
+            let first = body.next_piece()?.map(|piece| piece.to_vec()).unwrap_or_default();
+            Ok(Response::ok(first))
+        }
+        "quit" => {
+            let mut body = request.into_body();
+            let _first = body.next_piece()?;
+            std::process::exit(7);
+        }
+        "wait" => {
+            let mut body = request.into_body();
+            let _first = body.next_piece()?;
+            println!("waits");
+            loop {
+                std::thread::park();
+            }
+        }
+        _ => handle(request.whole()?, context),
+    }
 }
 
 fn handle(request: Request, context: &Context) -> Result<Response> {

@@ -6,7 +6,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use ramet_common::descriptor::{WANT_HEAD, want_aux};
+use ramet_common::descriptor::{FLAG_LENT, PIECE_FULL, WANT_HEAD, WANT_PIECE, want_aux};
 use ramet_common::{
     ABI, DESCRIPTOR_BYTES, FunctionId, Generation, InstanceId, Kind, PacketDescriptor, RequestId, SlotIndex,
 };
@@ -120,6 +120,8 @@ fn break_a_rule(join: &Join, hands: &Hands, sender: &dyn Sender, request: &Packe
     let slot = hands.pool.slot(request.slot).expect("the head's slot");
     let read = Message::read(&slot, request.generation, &join.layout).expect("the gateway's message");
     let body = match &read.body {
+        // One whose body is still coming says it in a header.
+        _ if read.block.header("x-rule").is_some() => read.block.header("x-rule").unwrap_or_default().to_vec(),
         BodyPlace::Inline { offset, bytes } => slot.slice(*offset, *bytes).expect("the body").to_vec(),
         BodyPlace::Parts(_) => Vec::new(),
     };
@@ -193,6 +195,7 @@ fn break_a_rule(join: &Join, hands: &Hands, sender: &dyn Sender, request: &Packe
                 let _ = sender.send(&[want.with_aux(want_aux(4, 200))]);
             }
         }
+        b"pieces" => want_pieces(sender, reply, random),
         b"wrong worker" => {
             let near = gateway.0.saturating_sub(2)..gateway.0 + 3;
             for other in near.filter(|&other| other != gateway.0) {
@@ -210,6 +213,17 @@ fn break_a_rule(join: &Join, hands: &Hands, sender: &dyn Sender, request: &Packe
             let _ = message::write(&slot, envelope, &BlockWriter::response().finish(), &read.body);
             let _ = sender.send(&[reply]);
         }
+    }
+}
+
+/// Asks for more of the body than there is, and gives back whichever slots, also before it has them.
+fn want_pieces(sender: &dyn Sender, reply: PacketDescriptor, random: &mut Random) {
+    for number in 0..GARBAGE {
+        let want = PacketDescriptor { kind: Kind::Want as u8, ..reply };
+        let size = if number.is_multiple_of(3) { PIECE_FULL } else { random.next() as u16 };
+        let _ = sender.send(&[want.with_aux(want_aux(WANT_PIECE, size))]);
+        let back = PacketDescriptor { kind: Kind::Return as u8, flags: FLAG_LENT, ..reply };
+        let _ = sender.send(&[PacketDescriptor { slot: SlotIndex((random.next() % 4096) as u32), ..back }]);
     }
 }
 

@@ -164,7 +164,7 @@ fn next_hop(times: u64) -> Result<(), Failure> {
     };
     let steps = vec![step(1, Target::Step(1)), step(2, Target::Step(2)), step(3, Target::Reply)];
     let (chain, http) = ("default/bench".to_owned(), Default::default());
-    let route = Route { id: RouteId(1), domain: DomainId(1), chain, steps, http };
+    let route = Route { id: RouteId(1), domain: DomainId(1), chain, steps, http, streamed: Default::default() };
     for _ in 0..times {
         black_box(route.after(black_box(1), None, |_| None)?);
     }

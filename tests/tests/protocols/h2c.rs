@@ -7,7 +7,7 @@ use ramet_tests::{Answer, Node, eventually};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
-use crate::speaker::{Speaker, Unfinished, nothing, runtime};
+use crate::speaker::{Fed, Speaker, Unfinished, nothing, runtime};
 use crate::{node, pattern, wait_none_running, wait_running};
 
 #[test]
@@ -129,6 +129,47 @@ fn three_mebibytes_go_in_and_out_byte_for_byte() {
     });
     assert_eq!((answer.status, answer.body.len()), (200, body.len()));
     assert!(answer.body == body, "the bytes are the same");
+    node.wait_all_slots_free();
+}
+
+#[test]
+fn a_piece_of_a_body_comes_back_before_there_is_a_next_one() {
+    let node = node();
+    runtime().block_on(async {
+        let mut speaker = Speaker::h2c(node.listen).await;
+        let (sender, body) = Fed::channel();
+        let request = speaker.request("POST", "/early", &[("x-do", "relay")], body);
+        let mut answer = timeout(PATIENCE, speaker.begin(request)).await.expect("in time").expect("a head").into_body();
+        for piece in ["one", "two", "three"] {
+            sender.send(piece.into()).await.expect("taken");
+            let frame = timeout(PATIENCE, answer.frame()).await.expect("in time").expect("a piece").expect("a piece");
+            assert_eq!(frame.into_data().expect("bytes"), piece);
+        }
+        drop(sender);
+        let rest = timeout(PATIENCE, answer.collect()).await.expect("in time").expect("it is whole").to_bytes();
+        assert!(rest.is_empty(), "{rest:?}");
+        let body = pattern(3 << 20);
+        let answer = speaker.ask("POST", "/early", &[("x-do", "relay")], body.clone()).await;
+        assert!(answer.body == body, "{} bytes came back", answer.body.len());
+    });
+    node.wait_all_slots_free();
+}
+
+#[test]
+fn a_stream_that_is_reset_in_the_middle_of_its_body_is_no_whole_body() {
+    let node = node();
+    let runtime = runtime();
+    let mut speaker = runtime.block_on(Speaker::h2c(node.listen));
+    let (sender, body) = Fed::channel();
+    let request = speaker.request("POST", "/early", &[("x-do", "sum")], body);
+    let mut beside = speaker.beside();
+    let asking = runtime.spawn(async move { beside.begin(request).await.map(drop) });
+    runtime.block_on(sender.send("one".into())).expect("taken");
+    eventually("the function to begin", || node.log().contains("has 3").then_some(()));
+    asking.abort();
+    assert!(runtime.block_on(asking).expect_err("it is not answered").is_cancelled());
+    eventually("the function to hear of it", || node.log().contains("after 3: ").then_some(()));
+    assert_eq!(runtime.block_on(speaker.ask("POST", "/early", &[], "x")).text(), "x+early");
     node.wait_all_slots_free();
 }
 

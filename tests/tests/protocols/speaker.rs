@@ -18,6 +18,7 @@ use ramet_tests::wait::PATIENCE;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 /// What a request carries.
@@ -128,6 +129,29 @@ impl Speaker {
 /// No body.
 pub(crate) fn nothing() -> Outgoing {
     Full::new(Bytes::new()).boxed()
+}
+
+/// A body whose pieces come through a channel, and that ends with it.
+#[derive(Debug)]
+pub(crate) struct Fed(mpsc::Receiver<Bytes>);
+
+impl Fed {
+    pub(crate) fn channel() -> (mpsc::Sender<Bytes>, Outgoing) {
+        let (sender, receiver) = mpsc::channel(1);
+        (sender, Self(receiver).boxed())
+    }
+}
+
+impl Body for Fed {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(context).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+    }
 }
 
 /// A body of which some bytes come, and then never any more.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{At, Body, Fields, Spec, http, list, scalar, start};
 use crate::function::{
     CALLS_MAX, COMMAND_MAX, CONCURRENCY_MAX, ENV_MAX, FunctionSpec, OPEN_FILES_MAX, PROCESSES_MAX, QUEUE_MAX,
-    Resources, Restart, default,
+    RequestBody, Resources, Restart, default,
 };
 use crate::name::Name;
 use crate::source::Reference;
@@ -26,6 +26,8 @@ pub(super) fn spec(at: At<'_>, report: &mut Report, base_dir: Option<&FilePath>)
     let mut fields = Fields::of(at, report, "a map with `command`")?;
     let command = fields.need("command", report, |at, report| command(at, report, base_dir)).unwrap_or_default();
     let http = fields.get("http", report, http::http).map(Box::new);
+    let bodies = [("whole", RequestBody::Whole), ("streamed", RequestBody::Streamed)];
+    let request_body = fields.get("requestBody", report, |at, report| scalar::keyword(at, report, &bodies));
     let env = fields.get("env", report, env).unwrap_or_default();
     let replicas = fields.get("replicas", report, start::replicas).unwrap_or_default();
     let concurrency = fields.get("concurrency", report, |at, report| scalar::whole(at, report, 1..=CONCURRENCY_MAX));
@@ -44,6 +46,7 @@ pub(super) fn spec(at: At<'_>, report: &mut Report, base_dir: Option<&FilePath>)
     let spec = FunctionSpec {
         command,
         http,
+        request_body: request_body.unwrap_or_default(),
         env,
         replicas,
         concurrency: concurrency.unwrap_or(default::concurrency()),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{At, Fields, scalar};
 use crate::function::http::{FAILURES_MAX, Http, Listen, PATH_BYTES_MAX, PORT_MIN, Probe};
-use crate::function::{FunctionSpec, Start, default};
+use crate::function::{FunctionSpec, RequestBody, Start, default};
 use crate::tree::{Report, Value};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -69,6 +69,9 @@ pub(super) fn contradictions(at: At<'_>, report: &mut Report, spec: &FunctionSpe
     };
     if spec.start != Start::Exec {
         say("start", "a function that serves HTTP by itself cannot be forked; leave `start` out");
+    }
+    if spec.request_body != RequestBody::default() {
+        say("requestBody", "a function that serves HTTP by itself is always given bodies as they come; leave it out");
     }
     if !spec.calls.is_empty() {
         say("calls", "a function that serves HTTP by itself has no way to call others; leave `calls` out");

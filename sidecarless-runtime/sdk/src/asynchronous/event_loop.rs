@@ -1,7 +1,6 @@
 //! Receives, serves and sends on one thread. The receiver lies on the desk between turns, so a handler that blocks
 //! after all (a plain [`crate::Response::stream`]) can receive for itself.
 
-use std::future::Future;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,14 +15,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
 
-use super::{AsyncContext, guarded};
+use super::{AsyncContext, Handler, guarded};
 use crate::context::Context;
-use crate::error::Result;
 use crate::inbox::{Hooks, Seat};
+use crate::incoming::StreamedRequest;
 use crate::instance::Instance;
 use crate::outcome::conclude;
-use crate::request::Request;
-use crate::response::Response;
 use crate::worker::open;
 
 /// Wakes the loop if it sleeps.
@@ -42,11 +39,7 @@ impl Turn {
 }
 
 /// Serves until there is a recess or the data plane is closed, and gives the handler back, if no task has kept it.
-pub(super) fn run<H, F>(instance: &Arc<Instance>, handler: H) -> Option<H>
-where
-    H: Fn(Request, AsyncContext) -> F + 'static,
-    F: Future<Output = Result<Response>> + 'static,
-{
+pub(super) fn run<H: Handler>(instance: &Arc<Instance>, handler: H) -> Option<H> {
     let handler = Rc::new(handler);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let served = runtime.and_then(|runtime| {
@@ -63,11 +56,7 @@ where
     Rc::into_inner(handler)
 }
 
-async fn serve<H, F>(instance: Arc<Instance>, handler: Rc<H>) -> io::Result<()>
-where
-    H: Fn(Request, AsyncContext) -> F + 'static,
-    F: Future<Output = Result<Response>> + 'static,
-{
+async fn serve<H: Handler>(instance: Arc<Instance>, handler: Rc<H>) -> io::Result<()> {
     let (turn, time) = (Arc::new(Turn::default()), Arc::new(Notify::new()));
     let (turn_hook, time_hook) = (Arc::clone(&turn), Arc::clone(&time));
     instance.inbox.hook(Hooks {
@@ -124,20 +113,17 @@ async fn keep_time(instance: Arc<Instance>, changed: Arc<Notify>) {
     }
 }
 
-async fn serve_one<H, F>(
+async fn serve_one<H: Handler>(
     instance: Arc<Instance>,
     seat: Seat,
     descriptor: PacketDescriptor,
     handler: Rc<H>,
     turn: Arc<Turn>,
-) where
-    H: Fn(Request, AsyncContext) -> F,
-    F: Future<Output = Result<Response>>,
-{
+) {
     if let Some((service, body)) = open(&instance, seat, &descriptor) {
-        let request = Request::new(Rc::clone(&service), body);
+        let request = StreamedRequest::new(Rc::clone(&service), body);
         let context = AsyncContext::new(Context::new(Rc::clone(&service)));
-        match guarded(async { handler(request, context).await }).await {
+        match guarded(handler.answer(request, context)).await {
             Ok(result) => conclude(service, result).await,
             // The panic's message is on standard error already.
             Err(_) => service.fail_with(Failure::Panicked),

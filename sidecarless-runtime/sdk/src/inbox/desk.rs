@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::task::{Poll, Waker};
 
-use ramet_common::descriptor::{FLAG_LENT, Failure};
+use ramet_common::descriptor::{FLAG_LENT, FLAG_PIECE, Failure};
 use ramet_common::{FunctionId, InstanceId, Kind, PacketDescriptor, RequestId};
 use ramet_dataplane::SlotRef;
 
@@ -18,6 +18,8 @@ pub(crate) struct Seat(pub(crate) usize);
 pub(crate) enum Expects {
     /// So many `Lend`s.
     Lends(u16),
+    /// A `Lend` with the next piece of the request's body.
+    Piece,
     /// One `Grant`.
     Grant,
     /// The `Reply` or `Failed` that brings this head back.
@@ -59,7 +61,7 @@ impl Waiter {
     fn is_complete(&self) -> bool {
         match self.expects {
             Expects::Lends(count) => self.got.len() >= usize::from(count) || self.sorry().is_some(),
-            Expects::Grant | Expects::Answer(_) => !self.got.is_empty(),
+            Expects::Piece | Expects::Grant | Expects::Answer(_) => !self.got.is_empty(),
         }
     }
 
@@ -72,10 +74,13 @@ impl Waiter {
         if self.request != descriptor.request || self.is_complete() {
             return false;
         }
+        let is_piece = descriptor.flags & FLAG_PIECE != 0;
         match (kind, self.expects) {
-            (Kind::Lend, Expects::Lends(_)) | (Kind::Grant, Expects::Grant) | (Kind::Sorry, _) => {
-                self.gateway == descriptor.peer
-            }
+            (Kind::Lend, Expects::Piece) => is_piece && self.gateway == descriptor.peer,
+            (Kind::Lend, Expects::Lends(_)) => !is_piece && self.gateway == descriptor.peer,
+            // That there is no more of a body is said by a piece.
+            (Kind::Sorry, Expects::Piece) => false,
+            (Kind::Grant, Expects::Grant) | (Kind::Sorry, _) => self.gateway == descriptor.peer,
             (Kind::Reply | Kind::Failed, Expects::Answer(head)) => head == head_of(descriptor),
             _ => false,
         }
@@ -267,6 +272,8 @@ fn give_back(descriptor: &PacketDescriptor) -> Option<PacketDescriptor> {
     let back = PacketDescriptor { kind: Kind::Return as u8, flags: 0, aux: 0, ..*descriptor };
     let back = PacketDescriptor { function: FunctionId::GATEWAY, ..back };
     match descriptor.kind()? {
+        // The end of a body is in no slot.
+        Kind::Lend if descriptor.flags & FLAG_PIECE != 0 && descriptor.aux == 0 => None,
         Kind::Lend => Some(back.with_flags(FLAG_LENT)),
         Kind::Grant => Some(back),
         // The sender was a function; which gateway worker the head belongs to is written in the head.

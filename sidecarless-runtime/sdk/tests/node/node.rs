@@ -119,6 +119,7 @@ impl Node {
             chain: "default/test".to_owned(),
             steps: steps.collect(),
             http: Default::default(),
+            streamed: Default::default(),
         };
         self.routes = vec![route];
     }
