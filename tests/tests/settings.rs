@@ -21,9 +21,9 @@ spec: {steps: [{function: a}]}
 #[test]
 fn readers_of_rings_sleep_as_they_are_told() {
     let (never, always) = (sleeps_per_request("never"), sleeps_per_request("always"));
-    // On a busy core some requests have come when it is about to sleep.
-    assert!(never > 0.5, "a function that never looks sleeps before each request, not {never} times");
-    assert!(always < 0.5, "a function that always looks does not sleep between requests, but did {always} times");
+    // On a busy core many requests have come when it is about to sleep.
+    assert!(never > 0.25, "a function that never looks sleeps before each request, not {never} times");
+    assert!(always < 0.25, "a function that always looks does not sleep between requests, but did {always} times");
     sleeps_per_request("adaptive");
 }
 
@@ -32,13 +32,15 @@ fn sleeps_per_request(busy_poll: &str) -> f64 {
     const REQUESTS: u32 = 500;
     let start = Start::new("ring", MANIFEST).with("RAMET_BUSY_POLL", busy_poll);
     let mut node = Node::start(&start).expect("ring runs everywhere");
-    let function = node.instances("actor")[0];
+    // Its own process and the one that it lives in.
+    let function = node.instances("actor");
+    let sleeps = || function.iter().copied().map(sleeps).sum::<u64>();
     let mut client = node.client();
-    let before = sleeps(function);
+    let before = sleeps();
     for _ in 0..REQUESTS {
         assert_eq!(client.request("POST", "/one", &[], b"x").expect("an answer").status, 200);
     }
-    let sleeps = sleeps(function) - before;
+    let sleeps = sleeps() - before;
     assert!(node.stop().success(), "{}", node.log());
     sleeps as f64 / f64::from(REQUESTS)
 }
