@@ -15,6 +15,7 @@ const RANDOM_BYTES: usize = 16;
 /// What was found in an address space while the process may have been running.
 #[derive(Debug)]
 pub(super) struct Space {
+    /// Opened when the process was in it.
     pub(super) memory: ProcessMemory,
     /// Where there is an instruction `syscall`.
     pub(super) instruction: u64,
@@ -32,12 +33,17 @@ impl Space {
         let random_at = value(&auxiliary, RANDOM).unwrap_or(vdso_start);
         let memory = ProcessMemory::open(pid)?;
         let mut vdso_page = vec![0; PAGE_BYTES as usize];
-        let mut random = [0; RANDOM_BYTES];
+        let (mut random, mut opened) = ([0; RANDOM_BYTES], [0; RANDOM_BYTES]);
+        let random_bytes = Range { start: random_at, bytes: RANDOM_BYTES as u64 };
         let read = memory.read(vdso_start, &mut vdso_page).and_then(|()| memory.read(random_at, &mut random));
         if let Err(error) = read {
             // What was told of one address space was looked for in another.
             let is_same = self::auxiliary(pid)? == auxiliary;
             return Err(if is_same { error.into() } else { PrepareError::Executing(pid) });
+        }
+        // What was opened may be the one before.
+        if memory.read_ranges(&[random_bytes], &mut opened).is_err() || opened != random {
+            return Err(PrepareError::Executing(pid));
         }
         let offset = vdso::syscall_offset(&vdso_page);
         let offset = offset.ok_or_else(|| PrepareError::unfit(pid, "its vdso makes no system call"))?;
