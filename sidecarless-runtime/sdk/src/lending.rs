@@ -81,9 +81,7 @@ impl Lent {
         let SlotRef { slot, generation } = self.reference;
         Part { slot, generation, offset: 0, bytes: bytes as u32 }
     }
-}
 
-impl Lent {
     /// The slot's first `bytes`, which the gateway has written.
     fn into_piece(mut self, bytes: usize) -> Piece {
         self.used = true;

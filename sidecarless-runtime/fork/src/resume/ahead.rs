@@ -104,7 +104,7 @@ impl Drop for Unborn {
     }
 }
 
-/// Who forks it. It is not forked any more when this has been dropped.
+/// Who forks one ahead, here or of the zygote. None is forked any more when this has been dropped.
 #[derive(Debug)]
 pub(super) struct Ahead {
     wanted: Option<SyncSender<()>>,

@@ -3,15 +3,15 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Child as Process;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use ramet_sys::Pidfd;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::ResumeError;
+use super::ahead::Ahead;
 use super::template::end;
 use crate::zygote::{self, Order};
 
@@ -21,12 +21,15 @@ const LATER: Duration = Duration::from_millis(2);
 /// Where copies come from. When it is dropped the zygote ends, and the copy that was made ahead.
 #[derive(Debug)]
 pub(super) struct Copies {
-    zygote: Process,
+    /// Goes before the zygote, which it asks.
+    ahead: Ahead,
     source: Arc<Source>,
-    /// None: it ends.
-    wanted: Option<SyncSender<()>>,
-    thread: Option<JoinHandle<()>>,
+    _zygote: Zygote,
 }
+
+/// Ends when this is dropped.
+#[derive(Debug)]
+struct Zygote(Process);
 
 #[derive(Debug)]
 struct Source {
@@ -48,10 +51,12 @@ impl Copies {
         let source = Arc::new(Source { orders: Mutex::new(orders), spare: Mutex::default() });
         source.copy_ahead();
         let theirs = Arc::clone(&source);
-        let (wanted, wants) = sync_channel(1);
-        let serve = move || theirs.serve(&wants);
-        let thread = thread::Builder::new().name("ramet-spare".to_owned()).spawn(serve)?;
-        Ok(Self { zygote, source, wanted: Some(wanted), thread: Some(thread) })
+        let ahead = Ahead::start(move || {
+            // tidy: what is waited for tells nobody when it is over.
+            thread::sleep(LATER);
+            theirs.copy_ahead();
+        })?;
+        Ok(Self { ahead, source, _zygote: Zygote(zygote) })
     }
 
     /// The zygote's copy becomes what an order says.
@@ -59,7 +64,7 @@ impl Copies {
         if let Order::Program(_) = order
             && let Some(mut spare) = self.source.spare().take()
         {
-            self.want();
+            self.ahead.want();
             // It may have been ended meanwhile.
             if zygote::tell(&spare.orders, order, fds).is_ok()
                 && let Some(process) = spare.process.take()
@@ -73,11 +78,6 @@ impl Copies {
     /// What takes the zygote's orders for as long as it is there.
     pub(super) fn orders(&self) -> MutexGuard<'_, OwnedFd> {
         self.source.orders()
-    }
-
-    fn want(&self) {
-        // One that is wanted already is enough.
-        let _ = self.wanted.as_ref().map(|wanted| wanted.try_send(()));
     }
 }
 
@@ -97,14 +97,6 @@ impl Source {
                 Err(ResumeError::Step { step: "fork", source })
             }
             pid => Ok(Pidfd::of_child(pid.cast_unsigned())?),
-        }
-    }
-
-    fn serve(&self, wants: &Receiver<()>) {
-        for () in wants {
-            // tidy: what is waited for tells nobody when it is over.
-            thread::sleep(LATER);
-            self.copy_ahead();
         }
     }
 
@@ -130,11 +122,9 @@ impl Drop for Spare {
     }
 }
 
-impl Drop for Copies {
+impl Drop for Zygote {
     fn drop(&mut self) {
-        self.wanted = None;
-        let _ = self.thread.take().map(JoinHandle::join);
-        let _ = self.zygote.kill();
-        let _ = self.zygote.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
