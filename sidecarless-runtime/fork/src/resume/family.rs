@@ -285,11 +285,15 @@ impl Nest {
         let (template, made) = match std::mem::replace(&mut state.template, Stage::Gone) {
             Stage::Made(template) => (template, None),
             begun => {
-                let begun = match begun {
-                    Stage::Begun(begun) => begun,
-                    _ => Template::begin(&self.host, &self.descriptor)?,
-                };
-                let template = begun.finish(warm)?;
+                let anew = || Template::begin(&self.host, &self.descriptor)?.finish(warm);
+                let template = match begun {
+                    Stage::Begun(begun) => match begun.finish(warm) {
+                        // Whoever was there before may have been ended meanwhile.
+                        Err(ResumeError::Silent(_)) => anew(),
+                        made => made,
+                    },
+                    _ => anew(),
+                }?;
                 let phases = template.phases;
                 (Arc::new(template), Some(phases))
             }
