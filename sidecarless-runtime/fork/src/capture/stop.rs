@@ -93,6 +93,8 @@ pub(super) fn stop_and_copy(
     attach_all(pid, space, &mut held)?;
     let start = Instant::now();
     let mut stopped = stop_all(pid, space, &mut held, start + STOP_TIMEOUT)?;
+    // One that executes a program has ended all others, and is the first one by now: it leaves the address space soon.
+    held.0[0].registers()?;
     space.expect(pid)?;
     let (memory, instruction) = (&space.memory, space.instruction);
     if stopped.iter().any(|thread| thread.registers.cs != USER_CS) {
