@@ -7,8 +7,11 @@
 mod body;
 mod connection;
 mod exchange;
+mod plain;
 mod probe;
+mod replay;
 mod stream;
+mod unusual;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,7 +28,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 pub(crate) use body::{Broken, ClientBody, Outgoing};
 pub(crate) use connection::{Age, ConnectError};
-pub(crate) use exchange::{Answered, AskError, Exchange, Rest};
+pub(crate) use exchange::{AnswerHead, Answered, AskError, Asked, Exchange, Rest};
+pub(crate) use plain::{NEXT_HEADER, PlainHead, PlainRequest};
 pub(crate) use probe::watch;
 pub(crate) use stream::Stream;
 
@@ -397,8 +401,13 @@ mod tests {
     }
 
     fn add(servers: &Servers, instance: u32) -> Arc<Server> {
+        server_at(servers, instance, Address::Port(1))
+    }
+
+    /// An instance that nobody has said to be ready.
+    pub(super) fn server_at(servers: &Servers, instance: u32, address: Address) -> Arc<Server> {
         let http = Http {
-            address: Address::Port(1),
+            address,
             concurrency: 1,
             queue: 1,
             readiness: None,

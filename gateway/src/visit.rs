@@ -1,6 +1,9 @@
 //! A step whose function serves HTTP by itself: the message becomes a request, the answer becomes the client's or the
 //! next step's input.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::response::Parts;
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
@@ -13,10 +16,10 @@ use tokio::time::{timeout, timeout_at};
 use crate::conduct::{Arrived, Journey, Outset, Stream, bad_message};
 use crate::ingress::{BodyLimits, Source, pieces_of, take_in};
 use crate::problem::Problem;
-use crate::servers::{Age, Answered, AskError, ClientBody, ConnectError, Exchange, Outgoing, Rest, Turn};
-
-/// With this header an answer says where it goes, where the chain leaves it a choice.
-const NEXT_HEADER: &str = "ramet-next";
+use crate::servers::{
+    Age, AnswerHead, Answered, AskError, Asked, ClientBody, ConnectError, Exchange, NEXT_HEADER, Outgoing, PlainHead,
+    PlainRequest, Rest, Server, Turn,
+};
 
 /// Where an answer goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +48,7 @@ impl Journey {
         then: Then,
     ) -> Result<Arrived, Problem> {
         let input = Input { block: &message.block, envelope: message.envelope };
-        let body = || Outgoing::whole(pieces_of(&message.body, head, &self.holdings));
-        let mut make = || request(input.block, body()).map(Some);
+        let mut make = || asked(input.block, pieces_of(&message.body, head, &self.holdings)).map(Some);
         let answered = self.ask(function, &mut make).await?;
         self.arrive(input, answered, at, then).await
     }
@@ -57,7 +59,7 @@ impl Journey {
         let input = Input { block: &block, envelope };
         let broken = body.problem();
         let mut body = Some(Outgoing::FromClient(Box::new(body)));
-        let mut make = || body.take().map(|body| request(&block, body)).transpose();
+        let mut make = || body.take().map(|body| request(&block, body).map(unusual)).transpose();
         let answered = self.ask(function, &mut make).await;
         let broken = broken.borrow_mut().take();
         match broken {
@@ -78,7 +80,7 @@ impl Journey {
             let mut request = request(block, Outgoing::whole(Default::default()))?;
             request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             request.headers_mut().insert(header::UPGRADE, protocol.clone());
-            Ok(Some(request))
+            Ok(Some(unusual(request)))
         };
         self.ask(function, &mut make).await
     }
@@ -88,12 +90,12 @@ impl Journey {
     async fn ask(
         &self,
         function: FunctionId,
-        make: &mut dyn FnMut() -> Result<Option<Request<Outgoing>>, Problem>,
+        make: &mut dyn FnMut() -> Result<Option<Asked>, Problem>,
     ) -> Result<Answered, Problem> {
         let (servers, mut patience_ends) = (&self.worker.shared.servers, None);
         let Some(mut request) = make()? else { return Err(Problem::BadBody) };
         loop {
-            let is_safe = request.method().is_idempotent();
+            let is_safe = request.is_idempotent();
             let turn = match self.turn(function).await? {
                 Ok(turn) => turn,
                 Err(Refusal::Full) => return Err(Problem::Overloaded),
@@ -148,49 +150,37 @@ impl Journey {
     }
 
     /// One attempt. An instance that has not answered at the deadline has its `hangGrace` to do so, unread.
-    async fn ask_once(
-        &self,
-        turn: Turn,
-        age: Age,
-        request: Request<Outgoing>,
-    ) -> Result<Result<Answered, AskError>, Problem> {
+    async fn ask_once(&self, turn: Turn, age: Age, request: Asked) -> Result<Result<Answered, AskError>, Problem> {
         let head_bytes_max = self.worker.shared.settings.header_bytes_max;
+        let server = Arc::clone(turn.server());
         let begun = timeout_at(self.deadline, Exchange::begin(turn, age, request, head_bytes_max)).await;
         let mut exchange = match begun.map_err(|_| self.late())? {
             Ok(exchange) => exchange,
             Err(error) => return Ok(Err(error)),
         };
-        if let Some(server) = exchange.server() {
-            server.count_asked();
+        server.count_asked();
+        let answered = timeout_at(self.deadline, exchange.head()).await;
+        match &answered {
+            Ok(Ok(_)) => server.count_answered(),
+            Ok(Err(_)) => {}
+            Err(_) => drop(tokio::task::spawn_local(see_whether_it_hangs(server, exchange))),
         }
-        match timeout_at(self.deadline, exchange.head()).await {
-            Ok(Ok(response)) => {
-                if let Some(server) = exchange.server() {
-                    server.count_answered();
-                }
-                Ok(Ok(exchange.answered(response)))
-            }
-            Ok(Err(error)) => Ok(Err(error)),
-            Err(_) => {
-                tokio::task::spawn_local(see_whether_it_hangs(exchange));
-                Err(self.late())
-            }
-        }
+        answered.map_err(|_| self.late())
     }
 
     /// Makes a message of an answer, and finds out where it goes.
     async fn arrive(&self, input: Input<'_>, answered: Answered, at: u16, then: Then) -> Result<Arrived, Problem> {
         let Answered { head, rest } = answered;
-        let block = answer_block(&head)?;
-        let status = head.status.as_u16();
-        if !(200..600).contains(&status) {
+        let head = plain_head(head)?;
+        if !(200..600).contains(&head.status.as_u16()) {
             return Err(Problem::BadAnswer("its status is none that an answer can have"));
         }
         let hop = match then {
             Then::Join => None,
-            Then::Onward => self.hop(input, &head, &block, at)?,
+            Then::Onward => self.hop(input, &head, at)?,
         };
-        let envelope = Envelope { status, ..input.envelope };
+        let PlainHead { status, block, .. } = head;
+        let envelope = Envelope { status: status.as_u16(), ..input.envelope };
         match (hop, then) {
             (None, Then::Onward) => Ok(Self::for_client(envelope, block, rest)),
             (next, _) => {
@@ -204,8 +194,8 @@ impl Journey {
     /// An answer that is the client's, whatever the chain says.
     pub(crate) fn declined(answered: Answered) -> Result<Arrived, Problem> {
         let Answered { head, rest } = answered;
-        let envelope = Envelope { status: head.status.as_u16(), ..Envelope::default() };
-        Ok(Self::for_client(envelope, answer_block(&head)?, rest))
+        let PlainHead { status, block, .. } = plain_head(head)?;
+        Ok(Self::for_client(Envelope { status: status.as_u16(), ..Envelope::default() }, block, rest))
     }
 
     fn for_client(envelope: Envelope, block: HeadBlock, rest: Rest) -> Arrived {
@@ -214,14 +204,13 @@ impl Journey {
     }
 
     /// The step that an answer goes to; none: it is the client's.
-    fn hop(&self, input: Input<'_>, head: &Parts, block: &HeadBlock, at: u16) -> Result<Option<u16>, Problem> {
-        let decision = head.headers.get(NEXT_HEADER).map(|value| value.to_str());
-        let decision = decision.transpose().map_err(|_| Problem::BadAnswer("its `ramet-next` header is not text"))?;
+    fn hop(&self, input: Input<'_>, head: &PlainHead, at: u16) -> Result<Option<u16>, Problem> {
+        let decision = head.decision.as_deref();
         // An error replies at once, and so does whoever says so.
         if decision == Some("reply") || decision.is_none() && head.status >= StatusCode::BAD_REQUEST {
             return Ok(None);
         }
-        let header = |name: &str| block.header(name).or_else(|| input.block.header(name));
+        let header = |name: &str| head.block.header(name).or_else(|| input.block.header(name));
         match self.route().after(at, decision, header) {
             Ok(Hop::Reply) => Ok(None),
             Ok(Hop::Function { step, .. } | Hop::Gateway { step }) => Ok(Some(step)),
@@ -251,14 +240,24 @@ impl Journey {
 }
 
 /// An instance has not answered in time. If it does before its grace is over, all is well with it; else it is replaced.
-async fn see_whether_it_hangs(mut exchange: Exchange) {
-    let Some(server) = exchange.server().cloned() else { return };
+async fn see_whether_it_hangs(server: Arc<Server>, mut exchange: Exchange) {
     if timeout(server.info.hang_grace, exchange.head()).await.is_err() {
         server.complain();
     }
 }
 
 /// A request as the instance gets it.
+fn asked(block: &HeadBlock, body: VecDeque<Bytes>) -> Result<Asked, Problem> {
+    match PlainRequest::new(block, &body) {
+        Some(request) => Ok(Asked::Plain(request)),
+        None => request(block, Outgoing::whole(body)).map(unusual),
+    }
+}
+
+fn unusual(request: Request<Outgoing>) -> Asked {
+    Asked::Unusual(Box::new(request))
+}
+
 fn request(block: &HeadBlock, body: Outgoing) -> Result<Request<Outgoing>, Problem> {
     let unusable = Problem::BadAnswer("the request that it passed on cannot be written as HTTP");
     let (Ok(method), Ok(uri)) = (Method::from_bytes(block.method().as_bytes()), block.target().parse::<Uri>()) else {
@@ -279,6 +278,19 @@ fn request(block: &HeadBlock, body: Outgoing) -> Result<Request<Outgoing>, Probl
         headers.insert(header::HOST, HeaderValue::from_static("localhost"));
     }
     Ok(request)
+}
+
+/// An answer's head, without what was for the connection.
+fn plain_head(head: AnswerHead) -> Result<PlainHead, Problem> {
+    match head {
+        AnswerHead::Plain(head) => Ok(head),
+        AnswerHead::Unusual(head) => {
+            let decision = head.headers.get(NEXT_HEADER).map(|value| value.to_str().map(str::to_owned));
+            let no_text = |_| Problem::BadAnswer("its `ramet-next` header is not text");
+            let (status, block) = (head.status, answer_block(&head)?);
+            Ok(PlainHead { status, block, decision: decision.transpose().map_err(no_text)? })
+        }
+    }
 }
 
 /// An answer's headers, without those that were for the connection.

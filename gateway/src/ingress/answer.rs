@@ -19,6 +19,7 @@ use crate::chains::Admission;
 use crate::conduct::{Arrived, Stream};
 use crate::exchange::Holdings;
 use crate::flight::Piece;
+use crate::http1::{is_name, is_value};
 use crate::problem::Problem;
 use crate::servers::Rest;
 use crate::worker::Departed;
@@ -113,10 +114,10 @@ pub(super) fn end_to_end<'b>(
     method: &'b str,
 ) -> impl Iterator<Item = Result<(&'b str, &'b [u8]), Problem>> {
     block.headers().filter(move |(name, _)| !is_ours(name, method)).map(|(name, value)| {
-        if !name.bytes().all(is_of_names) {
+        if !is_name(name) {
             return Err(Problem::BadAnswer("a header's name has characters that HTTP forbids"));
         }
-        if !value.iter().all(|&byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f)) {
+        if !is_value(value) {
             return Err(Problem::BadAnswer("a header's value has characters that HTTP forbids"));
         }
         Ok((name, value))
@@ -130,11 +131,6 @@ fn is_ours(name: &str, method: &str) -> bool {
         "connection" | "te" | "trailer" | "transfer-encoding" | "upgrade" | "keep-alive" | "proxy-connection" => true,
         _ => false,
     }
-}
-
-/// What the names of headers are made of (RFC 9110, 5.6.2); functions write them in lower case.
-fn is_of_names(byte: u8) -> bool {
-    byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// Turns what came back from the chain into the client's answer.

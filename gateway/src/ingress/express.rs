@@ -20,8 +20,8 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
+use ramet_dataplane::Slot;
 use ramet_dataplane::message::BodyPlace;
-use ramet_dataplane::{Slot, SlotRef};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
@@ -34,7 +34,7 @@ use super::answer::{AnswerBody, end_to_end, status_of};
 use super::open::Open;
 use super::request::{Accepted, Client, WHOLE_BYTES_MAX};
 use crate::chains::{Admission, Chain};
-use crate::conduct::Arrived;
+use crate::conduct::{Arrived, Stream};
 use crate::exchange::Holdings;
 use crate::problem::Problem;
 use crate::worker::Worker;
@@ -312,9 +312,10 @@ impl Lane<'_> {
         };
         match inline(&arrived, holdings) {
             _ if matches!(framing, Framing::NoBody | Framing::Length(0)) => {}
-            Some((slot, offset, bytes)) if bytes <= COPY_BYTES_MAX => {
+            Some(Inline::Slot(slot, offset, bytes)) if bytes <= COPY_BYTES_MAX => {
                 out.extend_from_slice(slot.slice(offset, bytes).unwrap_or_default());
             }
+            Some(Inline::Answer(bytes)) if bytes.len() <= COPY_BYTES_MAX => out.extend_from_slice(bytes),
             _ => {
                 let body = AnswerBody::from_slots(arrived, holdings, admission);
                 return self.write_pieces(Bytes::from(out), body, framing).await.map(|()| Ok(status));
@@ -357,11 +358,21 @@ impl Lane<'_> {
     }
 }
 
-/// Where an answer's body is, if it is in its head's slot.
-fn inline(arrived: &Arrived, holdings: &Holdings) -> Option<(Slot, usize, usize)> {
-    let SlotRef { slot, .. } = arrived.head?;
-    match arrived.message.body {
-        BodyPlace::Inline { offset, bytes } if arrived.stream.is_none() => Some((holdings.slot(slot)?, offset, bytes)),
-        BodyPlace::Inline { .. } | BodyPlace::Parts(_) => None,
+/// The whole of an answer's body.
+enum Inline<'a> {
+    /// In its head's slot.
+    Slot(Slot, usize, usize),
+    /// As an instance that serves HTTP by itself sent it.
+    Answer(&'a [u8]),
+}
+
+/// Where an answer's body is, if it is in one place.
+fn inline<'a>(arrived: &'a Arrived, holdings: &Holdings) -> Option<Inline<'a>> {
+    match (&arrived.stream, &arrived.message.body, arrived.head) {
+        (Some(Stream::Http(rest)), ..) => rest.whole().map(Inline::Answer),
+        (None, BodyPlace::Inline { offset, bytes }, Some(head)) => {
+            Some(Inline::Slot(holdings.slot(head.slot)?, *offset, *bytes))
+        }
+        _ => None,
     }
 }

@@ -20,7 +20,7 @@ use super::answer::{AnswerBody, respond};
 use super::request::Accepted;
 use crate::conduct::Journey;
 use crate::problem::Problem;
-use crate::servers::{Answered, Rest, Stream};
+use crate::servers::{AnswerHead, Answered, Rest, Stream};
 
 /// What the client wants to speak instead of HTTP/1.1, if it does.
 pub(super) fn wanted(request: &Request<Incoming>) -> Option<HeaderValue> {
@@ -39,11 +39,15 @@ pub(super) async fn open(
 ) -> Result<Response<AnswerBody>, Problem> {
     let on_upgrade = hyper::upgrade::on(&mut request);
     let answered = accepted.journey.visit_upgrade(function, block, &protocol).await?;
-    if answered.head.status != StatusCode::SWITCHING_PROTOCOLS {
-        let arrived = Journey::declined(answered)?;
-        return respond(arrived, &accepted.journey.holdings, accepted.admission, request.method());
-    }
-    let Answered { head, rest } = answered;
+    let (head, rest) = match answered {
+        Answered { head: AnswerHead::Unusual(head), rest } if head.status == StatusCode::SWITCHING_PROTOCOLS => {
+            (head, rest)
+        }
+        declined => {
+            let arrived = Journey::declined(declined)?;
+            return respond(arrived, &accepted.journey.holdings, accepted.admission, request.method());
+        }
+    };
     let mut response = Response::new(AnswerBody::full(Bytes::new()));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;

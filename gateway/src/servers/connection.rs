@@ -1,12 +1,13 @@
 //! The sockets of an instance: connected ones that wait for the next request, and unconnected ones of its own network,
 //! which are used again and again because nobody outside of that network can make others.
 //!
-//! An idle connection belongs to no worker: whoever has a turn takes it.
+//! An idle connection is whosever has a turn. It stays on the event loop of the worker that used it last, which takes it
+//! first: to change loops costs two calls and a wait.
 
 use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -58,10 +59,8 @@ pub(super) struct Sockets {
 /// A connection that waits for the next request.
 #[derive(Debug)]
 struct Idle {
-    fd: OwnedFd,
+    stream: Stream,
     since: Instant,
-    /// How much has gone over it.
-    bytes: u64,
 }
 
 impl Sockets {
@@ -77,10 +76,10 @@ impl Sockets {
     /// A connection, an idle one if there is one that is still good.
     pub(super) async fn take(&self) -> Result<(Stream, Age), ConnectError> {
         while let Some(idle) = self.take_idle() {
-            if idle.since.elapsed() < IDLE_MAX && is_quiet(&idle.fd) {
-                return Ok((self.on_this_worker(idle).map_err(ConnectError::Exhausted)?, Age::Used));
+            if idle.since.elapsed() < IDLE_MAX && is_quiet(&idle.stream) {
+                return Ok((idle.stream.on_this_worker().map_err(ConnectError::Exhausted)?, Age::Used));
             }
-            self.disconnect(idle.fd);
+            self.close(idle.stream);
         }
         Ok((self.take_new().await?, Age::New))
     }
@@ -95,16 +94,12 @@ impl Sockets {
 
     /// Keeps a connection for the next request.
     pub(super) fn keep(&self, stream: Stream) {
-        let bytes = stream.bytes();
-        match stream.into_fd() {
-            // A new one begins on the short-cut again, where there is one.
-            Ok(fd) if bytes >= SHORTCUT_BYTES_MAX => self.disconnect(fd),
-            Ok(fd) => {
-                let idle = Idle { fd, since: Instant::now(), bytes };
-                self.idle.lock().unwrap_or_else(PoisonError::into_inner).push_back(idle);
-            }
-            Err(error) => tracing::warn!(%error, "a connection to a function is lost"),
+        // A new one begins on the short-cut again, where there is one.
+        if stream.bytes() >= SHORTCUT_BYTES_MAX {
+            return self.close(stream);
         }
+        let idle = Idle { stream, since: Instant::now() };
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push_back(idle);
     }
 
     /// Ends a connection.
@@ -117,15 +112,11 @@ impl Sockets {
 
     /// The most recently used one is the likeliest to be good. Old ones make room.
     fn take_idle(&self) -> Option<Idle> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop_back()
-    }
-
-    fn on_this_worker(&self, Idle { fd, bytes, .. }: Idle) -> io::Result<Stream> {
-        let socket = match self.address {
-            Address::Port(_) => Socket::Tcp(TcpStream::from_std(fd.into())?),
-            Address::Socket { .. } => Socket::Unix(UnixStream::from_std(fd.into())?),
-        };
-        Ok(Stream::new(socket, bytes))
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        match idle.iter().rposition(|idle| idle.stream.is_on_this_worker()) {
+            Some(place) => idle.remove(place),
+            None => idle.pop_back(),
+        }
     }
 
     /// Makes an unconnected socket of a connected one; its address may be connected to again.
@@ -152,7 +143,7 @@ impl Sockets {
             // All others are connected and idle.
             None => {
                 let idle = self.take_idle().ok_or_else(|| ConnectError::Exhausted(Errno::MFILE.into()))?;
-                self.disconnect(idle.fd);
+                self.close(idle.stream);
                 let fd = self.unconnected.lock().unwrap_or_else(PoisonError::into_inner).pop();
                 fd.ok_or_else(|| ConnectError::Exhausted(Errno::MFILE.into()))?
             }
@@ -163,7 +154,7 @@ impl Sockets {
         match stream {
             Ok(stream) => {
                 socket.fd = None;
-                Ok(Stream::new(Socket::Tcp(stream), 0))
+                Ok(Stream::new(Socket::Tcp(stream)))
             }
             Err(error) => Err(ConnectError::Refused(error)),
         }
@@ -209,12 +200,12 @@ async fn connect_socket(path: &Path, user: Option<u32>) -> Result<Stream, Connec
     let found = getsockopt(&stream, PeerCredentials).map_err(|errno| ConnectError::Exhausted(errno.into()))?.uid();
     match user {
         Some(wanted) if wanted != found => Err(ConnectError::Stranger { found, wanted }),
-        Some(_) | None => Ok(Stream::new(Socket::Unix(stream), 0)),
+        Some(_) | None => Ok(Stream::new(Socket::Unix(stream))),
     }
 }
 
 /// Whether the far side has neither closed the connection nor sent anything.
-fn is_quiet(fd: &OwnedFd) -> bool {
-    let peeked = recv(fd.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
+fn is_quiet(stream: &Stream) -> bool {
+    let peeked = recv(stream.as_fd().as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
     peeked == Err(nix::errno::Errno::EAGAIN)
 }

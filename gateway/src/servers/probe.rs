@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use super::body::Outgoing;
 use super::connection::Age;
-use super::exchange::Exchange;
+use super::exchange::{AskError, Asked, Exchange};
 use super::{Held, Purpose, Server, Servers, State};
 
 /// How often an instance is tried that has not accepted a connection yet.
@@ -150,9 +150,9 @@ async fn ask(server: &Arc<Server>, probe: &Probe, head_bytes_max: usize) -> Outc
         .body(Outgoing::whole(Default::default()));
     let Ok(request) = request else { return Outcome::Failed(format!("{} is no path", probe.path)) };
     let asked = async {
+        let request = Asked::Unusual(Box::new(request));
         let mut exchange = Exchange::begin(turn, Age::New, request, head_bytes_max).await?;
-        let response = exchange.head().await?;
-        Ok::<_, super::AskError>(exchange.answered(response).head.status)
+        Ok::<_, AskError>(exchange.head().await?.head.status())
     };
     match timeout(probe.timeout, asked).await {
         Err(_) => Outcome::Failed(format!("GET {} was not answered within {:?}", probe.path, probe.timeout)),

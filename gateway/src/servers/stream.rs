@@ -1,9 +1,10 @@
 //! A connection to an instance, of either kind of socket.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::thread::{self, ThreadId};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -13,6 +14,8 @@ use tokio::net::{TcpStream, UnixStream};
 pub(crate) struct Stream {
     socket: Socket,
     bytes: u64,
+    /// Who runs the event loop that it is on.
+    worker: ThreadId,
 }
 
 /// One of the two.
@@ -33,9 +36,25 @@ macro_rules! either {
 }
 
 impl Stream {
-    /// A connection over which so many bytes have gone.
-    pub(super) fn new(socket: Socket, bytes: u64) -> Self {
-        Self { socket, bytes }
+    /// A connection on this worker's event loop, over which nothing has gone.
+    pub(super) fn new(socket: Socket) -> Self {
+        Self { socket, bytes: 0, worker: thread::current().id() }
+    }
+
+    pub(super) fn is_on_this_worker(&self) -> bool {
+        self.worker == thread::current().id()
+    }
+
+    /// Takes it over from another worker's event loop, if it is on another's.
+    pub(super) fn on_this_worker(self) -> io::Result<Self> {
+        if self.is_on_this_worker() {
+            return Ok(self);
+        }
+        let socket = match self.socket {
+            Socket::Tcp(stream) => Socket::Tcp(TcpStream::from_std(stream.into_std()?)?),
+            Socket::Unix(stream) => Socket::Unix(UnixStream::from_std(stream.into_std()?)?),
+        };
+        Ok(Self { bytes: self.bytes, ..Self::new(socket) })
     }
 
     /// How many bytes have gone over it, both ways.
@@ -43,7 +62,7 @@ impl Stream {
         self.bytes
     }
 
-    /// Takes the socket off this worker's event loop.
+    /// Takes the socket off the event loop.
     pub(super) fn into_fd(self) -> io::Result<OwnedFd> {
         Ok(match self.socket {
             Socket::Tcp(stream) => stream.into_std()?.into(),
@@ -56,6 +75,12 @@ impl Stream {
             self.bytes += *bytes as u64;
         }
         written
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        either!(&self.socket, |stream| stream.as_fd())
     }
 }
 

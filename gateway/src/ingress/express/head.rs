@@ -2,6 +2,7 @@
 
 use httparse::{Header, Request, Status};
 
+use crate::http1::{is_target, length, once};
 use crate::ingress::request::{Head, is_host};
 
 /// How many headers an express request may have.
@@ -23,7 +24,7 @@ pub(super) fn parse<'b>(bytes: &'b [u8], headers: &'b mut [Header<'b>]) -> Optio
     let Ok(Status::Complete(head_bytes)) = request.parse(bytes) else { return None };
     let (method, target) = (request.method?, request.path?);
     let is_usual = matches!(method, "GET" | "POST" | "PUT" | "PATCH" | "DELETE") && request.version == Some(1);
-    if !is_usual || !target.starts_with('/') || !target.bytes().all(is_of_targets) {
+    if !is_usual || !is_target(target) {
         return None;
     }
     let headers: &'b [Header<'b>] = request.headers;
@@ -51,21 +52,6 @@ pub(super) fn parse<'b>(bytes: &'b [u8], headers: &'b mut [Header<'b>]) -> Optio
     let host = host.filter(|host| !host.is_empty())?;
     let head = Head { method, target, host, headers };
     Some(Plain { head, head_bytes, body_bytes: body_bytes.unwrap_or(0), closes })
-}
-
-/// `None`: the header was there already.
-fn once<T>(place: &mut Option<T>, value: T) -> Option<()> {
-    place.replace(value).is_none().then_some(())
-}
-
-fn length(digits: &[u8]) -> Option<u64> {
-    let is_number = (1..=18).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
-    is_number.then(|| digits.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
-}
-
-/// What path and query are made of (RFC 3986, 3.3 and 3.4).
-fn is_of_targets(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?%".contains(&byte)
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use std::time::SystemTime;
 use http::StatusCode;
 use tokio::time::{Duration, Instant};
 
+use crate::http1::decimal;
+
 /// How the client knows where the body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
@@ -74,18 +76,6 @@ impl<'o> HeadWriter<'o> {
 pub(super) enum Ends {
     Request,
     Connection,
-}
-
-fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
-    let mut start = digits.len();
-    loop {
-        start -= 1;
-        digits[start] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            return &digits[start..];
-        }
-    }
 }
 
 /// The `date` header's value, made once a second.
