@@ -146,6 +146,12 @@ fn children_that_were_pulled_outlive_their_seed() {
         });
         done(&here.ramet(&["revoke", &seed.handle]));
         assert_eq!(child.ask(), before, "{source}");
+        let refusal = eventually("another host to hear that it has no further children", || {
+            let mut resume = keeper.resume_command(&seed, &["--source", source]);
+            let output = resume.stdin(Stdio::null()).output().expect("ramet runs");
+            (!output.status.success()).then(|| err(&output))
+        });
+        assert!(refusal.contains("it was revoked"), "{source}: {refusal}");
     }
 }
 

@@ -1,7 +1,8 @@
 //! What has come once from a seed on another host is kept here for all children of the seed on this one.
 //!
 //! A page is asked for once, however many children wait for it, and is given to the next from memory. When all pages
-//! were *pulled*, the seed is not needed any more: its end is no loss. A seed on this host is read where it is, so
+//! were *pulled*, the seed is not needed any more: its end is no loss, but it is still heard of, because who has been
+//! revoked is to have no further children. A seed on this host is read where it is, so
 //! nothing of it is kept until it is pulled.
 
 mod pages;
@@ -59,7 +60,7 @@ struct Read {
 
 /// The pages of a seed.
 pub(crate) struct Cache {
-    /// None: all pages are here.
+    /// None: all pages are here, and nobody tells of the seed's end any more.
     source: Option<Box<dyn PageSource>>,
     /// Whether pages are kept.
     keeps: bool,
@@ -74,6 +75,7 @@ pub(crate) struct Cache {
     /// Where among the seed's pages a pull goes on.
     pull_at: Option<usize>,
     is_independent: Arc<AtomicBool>,
+    has_ended: Arc<AtomicBool>,
     buffer: Vec<u8>,
 }
 
@@ -91,6 +93,7 @@ impl Cache {
             ready: VecDeque::new(),
             pull_at: None,
             is_independent: Arc::default(),
+            has_ended: Arc::default(),
             buffer: Vec::new(),
         }
     }
@@ -98,6 +101,12 @@ impl Cache {
     /// Comes to say that the seed is not needed any more.
     pub(crate) fn is_independent(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.is_independent)
+    }
+
+    /// Comes to say that a seed has ended that is not needed any more: who has all of its pages keeps them, and nobody
+    /// else is to get them.
+    pub(crate) fn has_ended(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.has_ended)
     }
 
     /// Takes pages that have come already. They are kept once all are: until then who has them needs them no more.
@@ -150,7 +159,8 @@ impl Cache {
 
     /// See [`PageSource::teach`].
     pub(crate) fn teach(&mut self, ranges: &[Range]) -> Result<(), SourceError> {
-        self.source.as_mut().map_or(Ok(()), |source| source.teach(ranges))
+        let taught = self.source.as_mut().map_or(Ok(()), |source| source.teach(ranges));
+        self.unless_independent(taught)
     }
 
     /// Whether a page is had without waiting.
@@ -194,10 +204,22 @@ impl Cache {
         if let Some(mut source) = self.source.take() {
             let outcome = source.answers(&mut |fetch, bytes| self.take(fetch, bytes, each));
             self.source = Some(source);
-            outcome?;
+            self.unless_independent(outcome)?;
         }
         self.serve(each)?;
         self.pull_on()
+    }
+
+    /// What a source says that is not needed any more is no loss, but the end of its seed.
+    fn unless_independent(&mut self, outcome: Result<(), SourceError>) -> Result<(), SourceError> {
+        let Err(error) = outcome else { return Ok(()) };
+        if !self.is_independent.load(Ordering::Relaxed) {
+            return Err(error);
+        }
+        tracing::info!(%error, "a seed has ended of which all pages are here; it has no further children");
+        self.has_ended.store(true, Ordering::Relaxed);
+        self.source = None;
+        Ok(())
     }
 
     /// Which pages of the ranges nobody has asked for yet, and which fetches bring others. What is not the seed's is
@@ -220,7 +242,8 @@ impl Cache {
 
     fn fetch(&mut self, ranges: Vec<Range>, readers: Vec<u64>, is_pull: bool) -> Result<(), SourceError> {
         // All that may be read is here, so this may not.
-        let source = self.source.as_mut().ok_or(SourceError::Refused(Refusal::OutOfBounds))?;
+        let source = self.source.as_mut().filter(|_| !self.is_independent.load(Ordering::Relaxed));
+        let source = source.ok_or(SourceError::Refused(Refusal::OutOfBounds))?;
         let Some(number) = self.fetches.iter().position(Option::is_none) else {
             let bytes = ranges.iter().map(|range| range.bytes).sum();
             return Err(SourceError::TooMuch { bytes, ranges: ranges.len(), reads: READS_MAX });
@@ -293,8 +316,12 @@ impl Cache {
                 if self.pages.coming() == 0 {
                     tracing::info!(bytes = self.pages.bytes(), "all pages of a seed are here; it is not needed more");
                     self.pull_at = None;
-                    self.source = None;
                     self.is_independent.store(true, Ordering::Relaxed);
+                    let is_told = self.source.as_mut().map_or(Ok(false), |source| source.let_go());
+                    if matches!(is_told, Ok(false)) {
+                        self.source = None;
+                    }
+                    return self.unless_independent(is_told.map(drop));
                 }
                 return Ok(());
             }

@@ -294,6 +294,14 @@ impl PageSource for Lineage {
         }
     }
 
+    fn let_go(&mut self) -> Result<bool, SourceError> {
+        let mut is_told = false;
+        for source in &mut *self.sources {
+            is_told |= source.let_go()?;
+        }
+        Ok(is_told)
+    }
+
     fn lineage(&self) -> Vec<SeedAt> {
         self.seeds.clone()
     }

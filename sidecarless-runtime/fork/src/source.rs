@@ -115,6 +115,15 @@ pub trait PageSource: Send {
     /// The seed is lost.
     fn teach(&mut self, ranges: &[Range]) -> Result<(), SourceError>;
 
+    /// Says that nothing will be read any more. From now on [`answers`](Self::answers) tells of the seed's end alone, by
+    /// an error. False: nobody would tell of that.
+    ///
+    /// # Errors
+    /// The seed has ended.
+    fn let_go(&mut self) -> Result<bool, SourceError> {
+        Ok(false)
+    }
+
     /// The seeds that it reads, the nearest first, where others can read them, too. None: that is not known.
     fn lineage(&self) -> Vec<SeedAt> {
         Vec::new()

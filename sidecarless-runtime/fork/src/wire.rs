@@ -14,6 +14,8 @@
 //!                                      ←   Renew: nothing; or Error, and the end
 //!   SetUp: opaque                      →
 //!                                      ←   SetUp: opaque
+//!   LetGo: nothing is read any more    →
+//!                                      ←   Error, when the seed ends, and the end
 //! ```
 //!
 //! The key never travels. A checksum is on every frame, so that a link that damages bytes is an error and no wrong
@@ -89,6 +91,7 @@ pub(crate) enum Kind {
     Teach = 2,
     SetUp = 3,
     Renew = 4,
+    LetGo = 5,
     Welcome = 16,
     Pages = 17,
     Error = 18,
@@ -102,6 +105,7 @@ impl Kind {
             2 => Self::Teach,
             3 => Self::SetUp,
             4 => Self::Renew,
+            5 => Self::LetGo,
             16 => Self::Welcome,
             17 => Self::Pages,
             18 => Self::Error,

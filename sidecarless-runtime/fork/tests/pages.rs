@@ -143,13 +143,18 @@ fn outlive_their_seed(waiting: &Waiting, family: &Family) {
 #[test]
 fn children_outlive_a_seed_that_was_pulled_over_tcp() {
     let waiting = Waiting::start();
-    outlive_their_seed(&waiting, &waiting.tcp(waiting.server.address()));
+    let family = waiting.tcp(waiting.server.address());
+    outlive_their_seed(&waiting, &family);
+    // A key that opens the seed no more is to open what was taken of it no more, either.
+    wait_until("the seed's end to be heard of", || !family.is_fertile());
 }
 
 #[test]
 fn children_outlive_a_seed_of_this_host_that_was_pulled() {
     let waiting = Waiting::start();
-    outlive_their_seed(&waiting, &waiting.local());
+    let family = waiting.local();
+    outlive_their_seed(&waiting, &family);
+    assert!(family.is_fertile(), "who may read a seed of this host its keeper says each time");
 }
 
 #[test]

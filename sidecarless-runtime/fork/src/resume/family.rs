@@ -72,6 +72,8 @@ pub struct Family {
     lost: Arc<AtomicBool>,
     /// Whether it is not needed any more.
     independent: Arc<AtomicBool>,
+    /// Whether the seed has ended that was not needed any more.
+    ended: Arc<AtomicBool>,
     pager: Option<JoinHandle<()>>,
 }
 
@@ -148,7 +150,7 @@ impl Family {
         let mut cache = Cache::new(source, Granted::with_ancestors(&descriptor));
         cache.take_over(Arc::clone(&warm.learned));
         cache.take_over(Arc::clone(&warm.in_place));
-        let independent = cache.is_independent();
+        let (independent, ended) = (cache.is_independent(), cache.has_ended());
         let pager = Pager::new(cache, Arc::clone(&host.guard), &news)?;
         let lost = pager.lost();
         let (told, receiver) = channel();
@@ -168,7 +170,7 @@ impl Family {
             told,
             news,
         });
-        Ok(Self { ahead: OnceLock::new(), nest, lineage, warm, lost, independent, pager: Some(pager) })
+        Ok(Self { ahead: OnceLock::new(), nest, lineage, warm, lost, independent, ended, pager: Some(pager) })
     }
 
     /// Forks a child. Several can be made at a time: they wait for each other only while the template forks.
@@ -217,10 +219,10 @@ impl Family {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Whether there can be children: neither the seed nor the host is lost.
+    /// Whether there can be children: the seed has not ended, as far as it is known here, and the host is not lost.
     #[must_use]
     pub fn is_fertile(&self) -> bool {
-        !self.is_lost() && self.nest.host.is_alive()
+        !self.is_lost() && !self.ended.load(Ordering::Relaxed) && self.nest.host.is_alive()
     }
 
     /// Begins to read all of the seed's memory, so that its children, and those to come, need it no more.

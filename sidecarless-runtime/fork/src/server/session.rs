@@ -23,7 +23,8 @@ pub(super) struct Session {
     stream: TcpStream,
     /// Counts it.
     link: Link,
-    reader: Reader,
+    /// None: all that it wanted is there, and it only waits for the seed's end.
+    reader: Option<Reader>,
     means: Option<Arc<dyn Means>>,
     /// What was set up over this connection.
     bound: Vec<Bound>,
@@ -73,7 +74,7 @@ impl Session {
         means: Option<Arc<dyn Means>>,
         stop: Arc<Stop>,
     ) -> Self {
-        Self { stream, link, reader, means, bound: Vec::new(), stop, room: Room::default() }
+        Self { stream, link, reader: Some(reader), means, bound: Vec::new(), stop, room: Room::default() }
     }
 
     /// Serves until the seed or the connection ends, or the server stops.
@@ -114,7 +115,7 @@ impl Session {
     fn welcome(&mut self, proof: &[u8; PROOF_BYTES]) -> Result<(), End> {
         let descriptor = Arc::clone(&self.link.0.descriptor);
         self.send(Kind::Welcome, 0, &[proof, &descriptor])?;
-        let learned = self.reader.learned()?;
+        let learned = self.reader()?.learned()?;
         let mut head = Vec::with_capacity(4 + learned.ranges.len() * 16);
         head.extend((learned.ranges.len() as u32).to_le_bytes());
         wire::push_ranges(&mut head, &learned.ranges);
@@ -155,7 +156,7 @@ impl Session {
                 }
                 room.pages.resize((bytes as usize).max(room.pages.len()), 0);
                 let pages = &mut room.pages[..bytes as usize];
-                self.reader.read(&room.ranges, pages)?;
+                self.reader()?.read(&room.ranges, pages)?;
                 let elided = Elided::of(pages, std::mem::take(&mut room.zeros));
                 self.send(Kind::Pages, frame.token, &elided.parts())?;
                 room.zeros = elided.into_zeros();
@@ -170,16 +171,25 @@ impl Session {
                 self.link.0.extend(Duration::from_millis(lease_ms))?;
                 self.send(Kind::Renew, frame.token, &[])?;
             }
+            Kind::LetGo => {
+                self.bound.clear();
+                self.reader = None;
+            }
             Kind::Welcome | Kind::Learned | Kind::Pages | Kind::Error => return Err(Refusal::Senseless.into()),
         }
         self.room = room;
         Ok(())
     }
 
+    fn reader(&self) -> Result<&Reader, Refusal> {
+        self.reader.as_ref().ok_or(Refusal::Senseless)
+    }
+
     /// An empty answer: there is no other way.
     fn set_up(&mut self, token: u64, request: &[u8]) -> Result<(), End> {
         const BOUND_MAX: usize = 64;
         let answer = match &self.means {
+            Some(_) if self.reader.is_none() => return Err(Refusal::Senseless.into()),
             Some(means) if self.bound.len() < BOUND_MAX => {
                 let (answer, bound) = means.set_up(&self.link.0, request)?;
                 self.bound.extend(bound);

@@ -347,6 +347,11 @@ impl PageSource for RdmaSource {
     fn teach(&mut self, ranges: &[Range]) -> Result<(), SourceError> {
         self.tcp.teach(ranges)
     }
+
+    fn let_go(&mut self) -> Result<bool, SourceError> {
+        self.direct = None;
+        self.tcp.let_go()
+    }
 }
 
 impl fmt::Debug for RdmaSource {

@@ -348,6 +348,11 @@ impl PageSource for TcpSource {
         }
         self.flush()
     }
+
+    fn let_go(&mut self) -> Result<bool, SourceError> {
+        wire::push_frame(&mut self.outgoing, Kind::LetGo, 0, &[]);
+        self.flush().map(|()| true)
+    }
 }
 
 impl fmt::Debug for TcpSource {
