@@ -13,6 +13,7 @@ mod maps;
 mod namespaces;
 mod numbers;
 mod pieces;
+mod reap;
 mod registers;
 mod seed;
 mod space;
@@ -81,14 +82,23 @@ pub enum PrepareError {
     #[error("there is no process {0}")]
     NoProcess(i32),
     /// It may not be looked into.
-    #[error(
-        "may not trace process {pid}: {source}; run this as root or as the process's user, with no debugger attached"
-    )]
+    #[error("may not trace process {pid}: {source}; run this as root or as the process's user")]
     NotAllowed {
         /// Which process.
         pid: i32,
         /// What was refused.
         source: CallError,
+    },
+    /// Somebody traces it.
+    #[error(
+        "process {pid} is being traced by process {tracer}; if that is a debugger, detach it, and if somebody else \
+         prepares the process, try again"
+    )]
+    Traced {
+        /// Which process.
+        pid: i32,
+        /// Who does.
+        tracer: i32,
     },
     /// It cannot be copied, by what it is.
     #[error("process {pid} cannot be forked: {reason}")]
@@ -160,6 +170,8 @@ impl PrepareError {
     /// Whether it may be over in a moment.
     fn may_pass(&self, child: Option<&resume::Watch>) -> bool {
         match self {
+            // Another one prepares it, which takes milliseconds.
+            Self::Traced { .. } => true,
             Self::TooEarly(_) | Self::Executing(_) => true,
             // What a child waits for in the kernel is likely to be a page that is on its way from another host.
             Self::Unstoppable { .. } => child.is_some(),
@@ -254,7 +266,7 @@ fn attempt(pid: i32, child: Option<&resume::Watch>, look: Look, unforked: Unfork
     let program = child.map_or(Range::new(0, 0), resume::Watch::program);
     let (seed, copied) = stop::stop_and_copy(pid, &space, program, watch, unforked)?;
     drop(beside);
-    let seed = Seed::take(seed, space.instruction, copied.filters)?;
+    let seed = Seed::take(seed, pid, space.instruction, copied.filters)?;
     let pause = copied.pause;
     let lacking = child.map(resume::Watch::lacking);
     let (descriptor, lineage) = seed.describe(pid, copied, lacking)?;

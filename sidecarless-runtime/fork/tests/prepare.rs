@@ -71,8 +71,47 @@ fn describes_a_process_that_goes_on() {
     let seed = prepared.seed.pid();
     drop(prepared);
     target.answers();
-    let state = fs::read_to_string(format!("/proc/{seed}/stat"));
-    assert!(state.is_err() || state.is_ok_and(|stat| stat.contains(") Z ")), "the seed ended");
+    assert!(!Path::new(&format!("/proc/{seed}")).exists(), "the seed ended");
+}
+
+/// Neither the process nor its parent is told of a child that it does not know, and none is left in the table.
+#[test]
+fn a_seed_is_nobodys_child_to_wait_for() {
+    const PARENT: &str = "
+import os, subprocess, sys
+child = subprocess.Popen(['cat'])
+print(child.pid, file=sys.stderr, flush=True)
+print(os.waitpid(-1, 0)[0], file=sys.stderr, flush=True)
+";
+    let mut command = Command::new("python3");
+    command.args(["-c", PARENT]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut parent = Target(command.spawn().expect("python3"));
+    let mut told = BufReader::new(parent.0.stderr.take().expect("its errors")).lines().map_while(Result::ok);
+    let pid: i32 = told.next().and_then(|line| line.parse().ok()).expect("the number of its child");
+    for _ in 0..3 {
+        parent.answers();
+        let prepared = prepare(pid).expect("prepared");
+        parent.answers();
+        let seed = prepared.seed.pid();
+        let status = fs::read_to_string(format!("/proc/{seed}/status")).expect("it is there");
+        assert!(status.contains(&format!("PPid:\t{pid}\n")), "{status}");
+        drop(prepared);
+        assert!(!Path::new(&format!("/proc/{seed}")).exists(), "it is not there any more");
+    }
+    drop(parent.0.stdin.take());
+    assert_eq!(told.next(), Some(pid.to_string()), "who ended first of those that its parent knows");
+}
+
+#[test]
+fn a_process_that_somebody_else_prepares_is_prepared_a_moment_later() {
+    let mut target = Target::start();
+    let pid = target.pid();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..5).for_each(|_| drop(prepare(pid).expect("prepared"))));
+        }
+    });
+    target.answers();
 }
 
 /// A program that was updated while it ran cannot be mapped again; its code must not come as zeros.

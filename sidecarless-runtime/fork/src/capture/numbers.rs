@@ -5,10 +5,11 @@ use std::io;
 
 use super::status;
 
-/// A process from which another one is to be made.
+/// A process of which a copy is to be made, and whose child that is.
 pub(super) struct Parentage {
     pid: i32,
-    /// Whose children its siblings are.
+    /// Whose child the copy is. A child of ours has siblings, which we take away when they end. Of any other process it
+    /// is a child that nobody is told of.
     parent: i32,
     /// Whether it is numbered otherwise there than here.
     is_nested: bool,
@@ -16,12 +17,22 @@ pub(super) struct Parentage {
 
 impl Parentage {
     pub(super) fn of(pid: i32) -> io::Result<Self> {
+        /// The first process of a namespace has no siblings.
+        const FIRST: i32 = 1;
         let status = status::of_thread(pid, pid)?;
-        Ok(Self { pid, parent: status.parent, is_nested: status.number != pid })
+        let is_ours = status.parent == std::process::id().cast_signed() && status.number != FIRST;
+        let parent = if is_ours { status.parent } else { pid };
+        Ok(Self { pid, parent, is_nested: status.number != pid })
     }
 
-    /// Our number of a new sibling of the process, from the number that the process knows it by.
-    pub(super) fn sibling(&self, number: i32) -> io::Result<i32> {
+    /// How clone(2) makes the copy that child. Without a signal for its end it is of a kind for which only who asks for
+    /// that kind waits (`__WALL`, `__WCLONE`).
+    pub(super) const fn flags(&self) -> libc::c_int {
+        if self.parent == self.pid { 0 } else { libc::CLONE_PARENT | libc::SIGCHLD }
+    }
+
+    /// Our number of the copy, from the number that the process knows it by.
+    pub(super) fn copy(&self, number: i32) -> io::Result<i32> {
         if !self.is_nested {
             return Ok(number);
         }
@@ -32,7 +43,7 @@ impl Parentage {
         };
         // The newest are the last.
         let found = children(self.parent)?.into_iter().rev().find(is_it);
-        found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the copy is no child of the process's parent"))
+        found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the copy is not where it should be"))
     }
 }
 

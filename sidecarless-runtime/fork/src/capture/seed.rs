@@ -12,7 +12,7 @@ use super::inherit::{Inheritance, Lacking};
 use super::inject::Injection;
 use super::status::{self, Status};
 use super::stop::{Copied, signal_stack};
-use super::{PrepareError, files, maps, namespaces};
+use super::{PrepareError, files, maps, namespaces, reap};
 use crate::descriptor::{
     Area, AreaKind, Clocks, Filter, ForkDescriptor, Scheduling, SignalAction, SignalStack, Thread, Traits,
 };
@@ -29,6 +29,8 @@ const RED_ZONE_BYTES: u64 = 128;
 #[derive(Debug)]
 pub struct Seed {
     pub(super) tracee: Tracee,
+    /// Of what it is a copy.
+    original: i32,
     memory: ProcessMemory,
     /// Where there is an instruction `syscall`.
     pub(super) instruction: u64,
@@ -46,14 +48,19 @@ struct Answers {
 
 impl Seed {
     /// Takes the copy of a process that was just made.
-    pub(super) fn take(tracee: Tracee, instruction: u64, filters: Filters) -> Result<Self, PrepareError> {
+    pub(super) fn take(
+        tracee: Tracee,
+        original: i32,
+        instruction: u64,
+        filters: Filters,
+    ) -> Result<Self, PrepareError> {
         // It is killed if this fails.
-        let copy = Unnamed(&tracee);
+        let copy = Unnamed(&tracee, original);
         tracee.wait_until_asked()?;
         tracee.end_with_tracer(filters)?;
         let memory = ProcessMemory::open(tracee.tid())?;
         std::mem::forget(copy);
-        Ok(Self { tracee, memory, instruction })
+        Ok(Self { tracee, original, memory, instruction })
     }
 
     /// Its process number, here.
@@ -230,24 +237,25 @@ impl Seed {
 }
 
 /// A copy that is killed unless it becomes a seed.
-struct Unnamed<'t>(&'t Tracee);
+struct Unnamed<'t>(&'t Tracee, i32);
 
 impl Drop for Unnamed<'_> {
     fn drop(&mut self) {
-        end(self.0);
+        end(self.0, self.1);
     }
 }
 
 impl Drop for Seed {
     fn drop(&mut self) {
-        end(&self.tracee);
+        end(&self.tracee, self.original);
     }
 }
 
-fn end(copy: &Tracee) {
+fn end(copy: &Tracee, original: i32) {
     ramet_sys::thread::kill(copy.tid());
     // What traces a process learns of its end, and takes it away if it is its parent besides.
     while matches!(copy.wait(), Ok(stop) if stop != Stop::Ended) {
         let _ = copy.resume();
     }
+    reap::by(original, copy.tid());
 }

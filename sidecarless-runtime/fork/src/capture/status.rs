@@ -29,6 +29,8 @@ pub(super) struct Status {
     pub(super) has_ended: bool,
     /// Whose child it is, in our numbers.
     pub(super) parent: i32,
+    /// Who traces it, in our numbers; 0: nobody.
+    pub(super) tracer: i32,
     /// Signals that are ignored; bit 0 is signal 1.
     pub(super) ignored: u64,
     /// Signals that have a handler.
@@ -63,6 +65,7 @@ impl Status {
                 b"Seccomp" => status.seccomp = value.parse().ok()?,
                 b"Seccomp_filters" => status.filters = value.parse().ok()?,
                 b"PPid" => status.parent = value.parse().ok()?,
+                b"TracerPid" => status.tracer = value.parse().ok()?,
                 b"NSpid" => status.number = value.split_ascii_whitespace().next_back()?.parse().ok()?,
                 b"SigIgn" => status.ignored = mask()?,
                 b"SigCgt" => status.caught = mask()?,

@@ -38,7 +38,7 @@ const THREADS_ASKED: usize = PAGE_BYTES as usize / ANSWER_BYTES;
 /// Only Linux's own headers name it.
 const PR_GET_TID_ADDRESS: u64 = 40;
 /// The code segment of 64-bit code.
-const USER_CS: u64 = 0x33;
+pub(super) const USER_CS: u64 = 0x33;
 
 /// What came of the stop.
 pub(super) struct Copied {
@@ -57,7 +57,7 @@ pub(super) struct Copied {
 
 /// Threads that are traced until this is dropped.
 #[derive(Default)]
-struct Held(Vec<Tracee>);
+pub(super) struct Held(pub(super) Vec<Tracee>);
 
 /// What a stopped thread holds.
 struct Stopped {
@@ -117,7 +117,7 @@ pub(super) fn stop_and_copy(
     let timers = timers::ask(&first, memory, room, std::mem::take(&mut frozen.timers))?;
     let advised = advise(&first, libc::MADV_DOFORK, &watch.left_out);
     let clocks = Clocks::now();
-    let copied = advised.and_then(|left_out| Ok((copy(pid, &first)?, left_out)));
+    let copied = advised.and_then(|left_out| Ok((copy(pid, &parentage, &first)?, left_out)));
     // Its own forks go on without.
     advise(&first, libc::MADV_DONTFORK, &watch.left_out)?;
     first.end()?;
@@ -128,7 +128,7 @@ pub(super) fn stop_and_copy(
     thread::yield_now();
     frozen.refused = watch.left_out.into_iter().filter(|range| !left_out.contains(range)).collect();
     frozen.left_out = left_out;
-    let seed = Tracee::inherited(parentage.sibling(seed).map_err(failed)?);
+    let seed = Tracee::inherited(parentage.copy(seed).map_err(failed)?);
     let queued_signals = queued.iter().map(|information| information.to_vec()).collect();
     let threads = stopped.into_iter().map(|thread| thread.state).collect();
     Ok((seed, Copied { threads, queued_signals, clocks, timers, frozen, filters, pause }))
@@ -167,7 +167,10 @@ fn attach_all(pid: i32, space: &Space, Held(attached): &mut Held) -> Result<(), 
                 Err(source) => {
                     // The number may just be taken by another thread, which executes a program.
                     space.expect(pid)?;
-                    return Err(PrepareError::NotAllowed { pid, source });
+                    return Err(match status::of_thread(pid, tid).map_or(0, |status| status.tracer) {
+                        0 => PrepareError::NotAllowed { pid, source },
+                        tracer => PrepareError::Traced { pid, tracer },
+                    });
                 }
             }
         }
@@ -372,10 +375,10 @@ fn advise(thread: &Injection<'_>, advice: libc::c_int, ranges: &[Range]) -> Resu
 }
 
 /// The thread forks. Gives the number that its process knows the copy by.
-fn copy(pid: i32, thread: &Injection<'_>) -> Result<i32, PrepareError> {
-    // A sibling, so that the process is told nothing of a child that it does not know; traced from the beginning.
-    // Should nobody trace it any more, it has no stack to go on with, and blocks the signal that it gets for that.
-    let flags = libc::CLONE_PARENT | libc::CLONE_PTRACE | libc::SIGCHLD;
+fn copy(pid: i32, parentage: &Parentage, thread: &Injection<'_>) -> Result<i32, PrepareError> {
+    // Traced from the beginning. Should nobody trace it any more, it has no stack to go on with, and blocks the signal
+    // that it gets for that.
+    let flags = parentage.flags() | libc::CLONE_PTRACE;
     match thread.call_without_stack(SYS_clone, [flags as u64, 0, 0, 0, 0, 0])? {
         error @ ..0 => {
             let source = io::Error::from_raw_os_error(-error as i32);
