@@ -6,10 +6,9 @@
 //! Reading order: `process` is the conversation with the supervisor; `worker` is one core's loop; `ingress` turns
 //! HTTP into an `exchange` and back; `conduct` takes an exchange through the steps of its chain; `flight` is one
 //! message out at the functions, and `incoming` a body on its way to one; `visit` is a step at a function that serves
-//! HTTP by itself, and `servers` are those functions' instances; `http1` is what both sides of the gateway read and write
-//! of HTTP/1.1 themselves; `exchange` owns every slot of a request; `domain` is a
-//! pool with its allocator; `chains` finds the chain of a request; `crew` is how workers share connections; `metrics`
-//! counts.
+//! HTTP by itself, and `servers` are those functions' instances; `http1` is what both sides of the gateway read and
+//! write of HTTP/1.1 themselves; `exchange` owns every slot of a request; `domain` is a pool with its allocator;
+//! `chains` finds the chain of a request; `crew` is how workers share connections; `metrics` counts.
 #![forbid(unsafe_code)]
 
 mod chains;

@@ -1,8 +1,8 @@
 //! The sockets of an instance: connected ones that wait for the next request, and unconnected ones of its own network,
 //! which are used again and again because nobody outside of that network can make others.
 //!
-//! An idle connection is whosever has a turn. It stays on the event loop of the worker that used it last, which takes it
-//! first: to change loops costs two calls and a wait.
+//! An idle connection is whosever has a turn. It stays on the event loop of the worker that used it last, which takes
+//! it first: to change loops costs two calls and a wait.
 
 use std::collections::VecDeque;
 use std::io;

@@ -115,8 +115,8 @@ pub trait PageSource: Send {
     /// The seed is lost.
     fn teach(&mut self, ranges: &[Range]) -> Result<(), SourceError>;
 
-    /// Says that nothing will be read any more. From now on [`answers`](Self::answers) tells of the seed's end alone, by
-    /// an error. False: nobody would tell of that.
+    /// Says that nothing will be read any more. From now on [`answers`](Self::answers) tells of the seed's end alone,
+    /// by an error. False: nobody would tell of that.
     ///
     /// # Errors
     /// The seed has ended.

@@ -1,5 +1,5 @@
-//! A seed that has ended is taken away by the process that it was a copy of, which does not know of it: it is stopped for
-//! a moment and made to wait for that child.
+//! A seed that has ended is taken away by the process that it was a copy of, which does not know of it: it is stopped
+//! for a moment and made to wait for that child.
 
 use std::thread;
 use std::time::{Duration, Instant};
