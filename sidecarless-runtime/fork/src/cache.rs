@@ -9,14 +9,15 @@ mod pages;
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use ramet_sys::Range;
 use ramet_sys::pagemap::PAGE_BYTES;
 
 use self::pages::{Page, Pages};
-use crate::seeds::{Granted, Refusal};
+use crate::seeds::{Ending, Granted, Refusal};
 use crate::source::{Learned, PageSource, READS_MAX, SourceError};
 
 /// How many bytes are kept of a seed. What came first goes first.
@@ -75,7 +76,7 @@ pub(crate) struct Cache {
     /// Where among the seed's pages a pull goes on.
     pull_at: Option<usize>,
     is_independent: Arc<AtomicBool>,
-    has_ended: Arc<AtomicBool>,
+    barren_from: Arc<OnceLock<Instant>>,
     buffer: Vec<u8>,
 }
 
@@ -93,7 +94,7 @@ impl Cache {
             ready: VecDeque::new(),
             pull_at: None,
             is_independent: Arc::default(),
-            has_ended: Arc::default(),
+            barren_from: Arc::default(),
             buffer: Vec::new(),
         }
     }
@@ -103,10 +104,10 @@ impl Cache {
         Arc::clone(&self.is_independent)
     }
 
-    /// Comes to say that a seed has ended that is not needed any more: who has all of its pages keeps them, and nobody
-    /// else is to get them.
-    pub(crate) fn has_ended(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.has_ended)
+    /// Comes to say from when on a seed has no further children that is not needed any more: who has all of its pages
+    /// keeps them.
+    pub(crate) fn barren_from(&self) -> Arc<OnceLock<Instant>> {
+        Arc::clone(&self.barren_from)
     }
 
     /// Takes pages that have come already. They are kept once all are: until then who has them needs them no more.
@@ -216,9 +217,16 @@ impl Cache {
         if !self.is_independent.load(Ordering::Relaxed) {
             return Err(error);
         }
-        tracing::info!(%error, "a seed has ended of which all pages are here; it has no further children");
-        self.has_ended.store(true, Ordering::Relaxed);
+        let ends = match error {
+            // Somebody wants it so.
+            SourceError::Refused(Refusal::Ended(Ending::Revoked | Ending::Expired)) => None,
+            _ => self.source.take().and_then(|source| source.lease_ends()),
+        };
+        let ends = ends.unwrap_or_else(Instant::now);
+        let left = ends.saturating_duration_since(Instant::now());
+        tracing::info!(%error, ?left, "a seed of which all pages are here has ended; how long it may have children");
         self.source = None;
+        let _ = self.barren_from.set(ends);
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use hmac::{Hmac, KeyInit, Mac};
 use ramet_sys::Range;
@@ -300,6 +301,10 @@ impl PageSource for Lineage {
             is_told |= source.let_go()?;
         }
         Ok(is_told)
+    }
+
+    fn lease_ends(&self) -> Option<Instant> {
+        self.sources.iter().filter_map(|source| source.lease_ends()).min()
     }
 
     fn lineage(&self) -> Vec<SeedAt> {

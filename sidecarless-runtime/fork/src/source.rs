@@ -12,7 +12,7 @@ mod local;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ramet_sys::{CallError, Range};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -122,6 +122,11 @@ pub trait PageSource: Send {
     /// The seed has ended.
     fn let_go(&mut self) -> Result<bool, SourceError> {
         Ok(false)
+    }
+
+    /// Until when the seed would have been kept, as far as that is known, if nobody is there any more to say so.
+    fn lease_ends(&self) -> Option<Instant> {
+        None
     }
 
     /// The seeds that it reads, the nearest first, where others can read them, too. None: that is not known.

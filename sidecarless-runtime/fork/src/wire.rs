@@ -15,7 +15,8 @@
 //!   SetUp: opaque                      →
 //!                                      ←   SetUp: opaque
 //!   LetGo: nothing is read any more    →
-//!                                      ←   Error, when the seed ends, and the end
+//!                                      ←   LetGo: milliseconds of the lease that are left; Error, when the seed
+//!                                          ends, and the end
 //! ```
 //!
 //! The key never travels. A checksum is on every frame, so that a link that damages bytes is an error and no wrong

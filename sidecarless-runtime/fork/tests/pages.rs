@@ -31,11 +31,14 @@ struct Waiting {
 
 impl Waiting {
     fn start() -> Self {
+        Self::with_lease(Duration::from_secs(600))
+    }
+
+    fn with_lease(lease: Duration) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let target = Witness::start(&[go(folder.path()).as_os_str()]);
         let seeds = Arc::new(Seeds::new(Limits::default()));
-        let terms = Terms { lease: Duration::from_secs(600) };
-        let held = seeds.prepare(target.pid(), terms).expect("prepared");
+        let held = seeds.prepare(target.pid(), Terms { lease }).expect("prepared");
         let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
         let server = PageServer::start(listener, Arc::clone(&seeds)).expect("a server");
         Self { _target: target, folder, seeds, held, server }
@@ -147,6 +150,25 @@ fn children_outlive_a_seed_that_was_pulled_over_tcp() {
     outlive_their_seed(&waiting, &family);
     // A key that opens the seed no more is to open what was taken of it no more, either.
     wait_until("the seed's end to be heard of", || !family.is_fertile());
+}
+
+/// Nobody has taken it back, and there is nobody any more who could: its lease says for how long it has children.
+#[test]
+fn a_seed_that_was_pulled_has_children_when_its_host_is_gone_until_its_lease_ends() {
+    for (lease, is_fertile) in [(Duration::from_secs(600), true), (Duration::from_millis(1500), false)] {
+        let waiting = Waiting::with_lease(lease);
+        waiting.let_look();
+        let family = waiting.tcp(waiting.server.address());
+        family.pull().expect("it is not too large");
+        wait_until("the seed to be left alone", || waiting.seeds.list()[0].readers == 0);
+        drop(waiting.server);
+        if is_fertile {
+            says_right(child(&family));
+            assert!(family.is_fertile(), "nobody has revoked it");
+        } else {
+            wait_until("its lease to end", || !family.is_fertile());
+        }
+    }
 }
 
 #[test]

@@ -72,8 +72,8 @@ pub struct Family {
     lost: Arc<AtomicBool>,
     /// Whether it is not needed any more.
     independent: Arc<AtomicBool>,
-    /// Whether the seed has ended that was not needed any more.
-    ended: Arc<AtomicBool>,
+    /// When there are no children any more, of a seed that has ended when it was not needed any more.
+    barren_from: Arc<OnceLock<Instant>>,
     pager: Option<JoinHandle<()>>,
 }
 
@@ -150,7 +150,7 @@ impl Family {
         let mut cache = Cache::new(source, Granted::with_ancestors(&descriptor));
         cache.take_over(Arc::clone(&warm.learned));
         cache.take_over(Arc::clone(&warm.in_place));
-        let (independent, ended) = (cache.is_independent(), cache.has_ended());
+        let (independent, barren_from) = (cache.is_independent(), cache.barren_from());
         let pager = Pager::new(cache, Arc::clone(&host.guard), &news)?;
         let lost = pager.lost();
         let (told, receiver) = channel();
@@ -170,7 +170,7 @@ impl Family {
             told,
             news,
         });
-        Ok(Self { ahead: OnceLock::new(), nest, lineage, warm, lost, independent, ended, pager: Some(pager) })
+        Ok(Self { ahead: OnceLock::new(), nest, lineage, warm, lost, independent, barren_from, pager: Some(pager) })
     }
 
     /// Forks a child. Several can be made at a time: they wait for each other only while the template forks.
@@ -219,10 +219,12 @@ impl Family {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Whether there can be children: the seed has not ended, as far as it is known here, and the host is not lost.
+    /// Whether there can be children: the seed's lease has not ended, as far as it is known here, and the host is not
+    /// lost.
     #[must_use]
     pub fn is_fertile(&self) -> bool {
-        !self.is_lost() && !self.ended.load(Ordering::Relaxed) && self.nest.host.is_alive()
+        let is_barren = self.barren_from.get().is_some_and(|from| *from <= Instant::now());
+        !self.is_lost() && !is_barren && self.nest.host.is_alive()
     }
 
     /// Begins to read all of the seed's memory, so that its children, and those to come, need it no more.

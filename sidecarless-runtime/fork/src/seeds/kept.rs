@@ -132,7 +132,7 @@ impl Kept {
     }
 
     /// When its lease ends.
-    pub(super) fn expires(&self) -> Instant {
+    pub(crate) fn expires(&self) -> Instant {
         self.life().expires
     }
 

@@ -174,6 +174,9 @@ impl Session {
             Kind::LetGo => {
                 self.bound.clear();
                 self.reader = None;
+                let left = self.link.0.expires().saturating_duration_since(Instant::now());
+                let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+                self.send(Kind::LetGo, frame.token, &[&left_ms.to_le_bytes()])?;
             }
             Kind::Welcome | Kind::Learned | Kind::Pages | Kind::Error => return Err(Refusal::Senseless.into()),
         }

@@ -13,6 +13,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use ramet_rdma::{Device, ReadError, VerbsError};
 use ramet_sys::Range;
@@ -351,6 +352,10 @@ impl PageSource for RdmaSource {
     fn let_go(&mut self) -> Result<bool, SourceError> {
         self.direct = None;
         self.tcp.let_go()
+    }
+
+    fn lease_ends(&self) -> Option<Instant> {
+        self.tcp.lease_ends()
     }
 }
 

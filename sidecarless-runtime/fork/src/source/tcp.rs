@@ -92,6 +92,7 @@ pub struct TcpSource {
     is_timed: bool,
     scratch: Vec<u8>,
     learned: Coming,
+    lease_ends: Option<Instant>,
 }
 
 /// The pages that the seed's host gives unasked.
@@ -134,6 +135,7 @@ impl TcpSource {
             is_timed: false,
             scratch: Vec::new(),
             learned: Coming::NotYet,
+            lease_ends: None,
         })
     }
 
@@ -307,7 +309,7 @@ impl PageSource for TcpSource {
                 Ok(Filled::End) => return Err(ended()),
                 Err(error) => return Err(SourceError::Link(error)),
             }
-            let Self { inbox, reads, asked, told, scratch, learned: coming, .. } = self;
+            let Self { inbox, reads, asked, told, scratch, learned: coming, lease_ends, .. } = self;
             while let Some(frame) = inbox.next()? {
                 match frame.kind {
                     Kind::Pages => {
@@ -321,6 +323,11 @@ impl PageSource for TcpSource {
                     }
                     Kind::Learned if matches!(coming, Coming::NotYet) => {
                         *coming = Coming::Here(learned(frame.payload)?);
+                    }
+                    Kind::LetGo => {
+                        let left_ms = frame.payload.try_into().map(u64::from_le_bytes);
+                        let left_ms = left_ms.map_err(|_| WireError::Senseless("a lease that is none"))?;
+                        *lease_ends = Instant::now().checked_add(Duration::from_millis(left_ms));
                     }
                     Kind::Error => return Err(wire::decode_refusal(frame.payload)?.into()),
                     _ => return Err(WireError::Senseless("an answer of another kind").into()),
@@ -352,6 +359,10 @@ impl PageSource for TcpSource {
     fn let_go(&mut self) -> Result<bool, SourceError> {
         wire::push_frame(&mut self.outgoing, Kind::LetGo, 0, &[]);
         self.flush().map(|()| true)
+    }
+
+    fn lease_ends(&self) -> Option<Instant> {
+        self.lease_ends
     }
 }
 
