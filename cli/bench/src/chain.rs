@@ -8,7 +8,7 @@ use crate::options::chain::{ChainOptions, System, Target};
 use crate::options::each_once;
 use crate::process::Launcher;
 use crate::report::LoadReport;
-use crate::setting::{Identity, Setting};
+use crate::setting::{Identity, Protocol, Setting};
 use crate::subject::Subject;
 use crate::system;
 
@@ -62,6 +62,7 @@ fn settings(options: &ChainOptions, functions: u32) -> Vec<Setting> {
     let of_connections = |&connections: &usize| {
         let setting = move |&payload_bytes: &usize| Setting {
             rate_per_s: options.rate.per_s,
+            protocol: options.reconnect.then_some(Protocol::Http1Close),
             ..Setting::new(functions, connections, payload_bytes)
         };
         options.payload.iter().map(setting)

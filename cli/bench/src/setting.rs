@@ -86,10 +86,12 @@ impl Placement {
 
 /// How a client speaks to a front.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Protocol {
     /// HTTP/1.1, a request after the other on each connection
     Http1,
+    /// HTTP/1.1, each request on a new connection
+    Http1Close,
     /// HTTP/2 without TLS, prior knowledge; all requests share few connections
     H2c,
 }
@@ -100,6 +102,7 @@ impl Protocol {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Http1 => "http1",
+            Self::Http1Close => "http1-close",
             Self::H2c => "h2c",
         }
     }

@@ -145,11 +145,33 @@ async fn measured(setting: Setting, pause: Duration) -> Sample {
 }
 
 #[tokio::test]
-async fn both_protocols_are_spoken() {
-    for protocol in [Protocol::Http1, Protocol::H2c] {
+async fn all_protocols_are_spoken() {
+    for protocol in [Protocol::Http1, Protocol::Http1Close, Protocol::H2c] {
         let found = measured(Setting { protocol: Some(protocol), connections: 40, ..SETTING }, Duration::ZERO).await;
         assert!(found.requests_per_s > 100.0 && found.cost.is_none(), "{found:?}");
     }
+}
+
+#[tokio::test]
+async fn each_request_has_a_connection_of_its_own_where_that_is_wanted() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let served = tokio::spawn(async move {
+        for _ in 0..3 {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut heard = vec![0; 4096];
+            let count = stream.read(&mut heard).await.unwrap();
+            let text = String::from_utf8_lossy(&heard[..count]).into_owned();
+            assert!(text.contains("\r\nConnection: close\r\n"), "{text}");
+            stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+        }
+    });
+    let exchange = Workload::Any { host: "h".to_owned(), path: "/".to_owned() }.exchange(address, 1, 0);
+    let mut client = Clients::new(address, Some(Protocol::Http1Close)).next().await.unwrap();
+    for _ in 0..3 {
+        exchange.run(&mut client).await.unwrap();
+    }
+    served.await.unwrap();
 }
 
 #[tokio::test]

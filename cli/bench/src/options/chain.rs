@@ -30,6 +30,9 @@ pub struct ChainOptions {
     /// How long the posted bodies are, such as 100, 64KiB or 1MiB
     #[arg(long, value_name = "BYTES,…", value_delimiter = ',', default_value = "100", value_parser = payload_bytes)]
     pub payload: Vec<usize>,
+    /// Each request comes on a new connection
+    #[arg(long)]
+    pub reconnect: bool,
     /// How requests come
     #[command(flatten)]
     pub rate: RateOptions,

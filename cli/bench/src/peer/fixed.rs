@@ -66,7 +66,9 @@ async fn accept(
         tokio::spawn(async move {
             // A client that goes away is no failure of the server.
             match protocol {
-                Some(Protocol::Http1) => drop(http1::Builder::new().serve_connection(stream, service).await),
+                Some(Protocol::Http1 | Protocol::Http1Close) => {
+                    drop(http1::Builder::new().serve_connection(stream, service).await)
+                }
                 Some(Protocol::H2c) => {
                     drop(http2::Builder::new(TokioExecutor::new()).serve_connection(stream, service).await);
                 }
