@@ -23,10 +23,8 @@ use self::foreign::Unfit;
 use crate::event::{Event, Events};
 use crate::reach::{Reach, Unreached};
 
-/// For how long a seed is kept without being asked for. It is renewed long before.
-const LEASE: Duration = Duration::from_secs(600);
-/// How often its lease is renewed.
-const RENEWAL: Duration = Duration::from_secs(200);
+/// How often a lease is renewed until it would have ended.
+const RENEWALS: u32 = 3;
 
 /// How many children are made at a time.
 const HANDS: usize = 4;
@@ -194,13 +192,14 @@ impl Worker {
         self.tell(News::Prepared(Ok(Seeded { pause: rooted.pause })));
         let mut is_pulled = rooted.own.is_some();
         let mut renewed = Instant::now();
+        let lease = self.means.reach.seeds.usual_lease();
         loop {
             // However often children are asked for.
-            let until_renewal = RENEWAL.saturating_sub(renewed.elapsed());
+            let until_renewal = (lease / RENEWALS).saturating_sub(renewed.elapsed());
             if until_renewal.is_zero() {
                 renewed = Instant::now();
                 // One that has ended meanwhile is found out by who wants a child.
-                let _ = rooted.own.as_ref().map(|seed| self.means.reach.seeds.renew(seed.handle, LEASE));
+                let _ = rooted.own.as_ref().map(|seed| self.means.reach.seeds.renew(seed.handle, lease));
                 continue;
             }
             match asked.recv_timeout(until_renewal) {
@@ -250,7 +249,7 @@ impl Worker {
         let Reach { seeds, address, .. } = &self.means.reach;
         match parent {
             Parent::Here { pid, kin, habitat } => {
-                let (pid, terms) = (pid.cast_signed(), Terms { lease: LEASE });
+                let (pid, terms) = (pid.cast_signed(), Terms { lease: seeds.usual_lease() });
                 let watch = kin.as_ref().map(Kin::watch).transpose()?;
                 let held = seeds.prepare_waiting(pid, habitat.clone(), watch, terms)?;
                 let seed = SeedAt { address: *address, handle: held.handle, key: held.key.clone() };

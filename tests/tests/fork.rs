@@ -347,6 +347,37 @@ fn a_killed_zygote_is_replaced() {
     }
 }
 
+/// A function that is forked, where a lease is shorter than who asks for none of his own would have.
+#[test]
+fn where_leases_are_short_there_are_seeds_and_copies_too() {
+    const FORKED: &str = "
+apiVersion: ramet.dev/v1alpha1
+kind: Function
+metadata: {name: a}
+spec: {command: ['{actor}', forked], start: fork, replicas: 3}
+";
+    if !can_fork() {
+        return;
+    }
+    let start = Start::new("ring", FORKED).with("RAMET_FORK__LEASE_MAX", "2s");
+    let node = Node::start(&start).expect("ring runs everywhere");
+    eventually("copies", || {
+        (node.metric("ramet_instance_starts_total", "kind=\"fork\"") >= 2.0).then_some(())
+    });
+    let (target, keeper) = (Target::python(), Keeper::of_node(node.socket()));
+    done(&keeper.ramet(&["prepare", &target.pid().to_string()]));
+    let seeds = || keeper.list().as_array().cloned().expect("seeds");
+    let is_of_target = |seed: &serde_json::Value| seed["parent"].as_i64() == Some(target.pid().into());
+    assert!(seeds().iter().any(|seed| is_of_target(seed) && seed["lease_left_seconds"].as_u64() <= Some(2)));
+    // The function's own is renewed, and nobody renews the other.
+    eventually("a lease to end", || (!seeds().iter().any(is_of_target)).then_some(()));
+    let age = || seeds().first().map(|seed| seed["age_seconds"].as_u64().expect("a number"));
+    eventually("a renewed one not to", || (age().expect("the function's own") >= 4).then_some(()));
+    let long = keeper.ramet(&["prepare", &target.pid().to_string(), "--lease", "3s"]);
+    assert_eq!(code(&long), 2);
+    assert!(err(&long).contains("2s at most") && err(&long).contains("`fork.lease_max`"), "{}", err(&long));
+}
+
 const MANIFEST: &str = "
 apiVersion: ramet.dev/v1alpha1
 kind: Function

@@ -45,9 +45,9 @@ pub(crate) struct Prepare {
     /// The process: its number, or `instance/ID` for an instance of a function
     #[arg(value_name = "PID|INSTANCE")]
     pub(crate) process: Target,
-    /// For how long the seed is kept
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
-    pub(crate) lease: Duration,
+    /// For how long the seed is kept [default: 10m, or `fork.lease_max` if that is shorter]
+    #[arg(long, value_name = "TIME", value_parser = lease)]
+    pub(crate) lease: Option<Duration>,
     #[command(flatten)]
     pub(crate) output: OutputArgument,
 }
@@ -139,7 +139,7 @@ pub(crate) struct Renew {
     /// The seed
     pub(crate) handle: Handle,
     /// For how long it is kept from now on, if that is longer than it would be
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = lease)]
     pub(crate) lease: Duration,
 }
 
@@ -156,8 +156,12 @@ pub(crate) struct Serve {
     pub(crate) seeds: Option<u32>,
 }
 
-fn duration(text: &str) -> Result<Duration, &'static str> {
-    duration_from_text(text).ok_or("expected numbers with units, such as 90s, 10m or 1h30m")
+fn lease(text: &str) -> Result<Duration, &'static str> {
+    match duration_from_text(text) {
+        None => Err("expected numbers with units, such as 90s, 10m or 1h30m"),
+        Some(Duration::ZERO) => Err("a lease is longer than nothing"),
+        Some(lease) => Ok(lease),
+    }
 }
 
 fn bytes(text: &str) -> Result<u64, String> {

@@ -42,16 +42,16 @@ pub enum Question {
     Prepare {
         /// Its number.
         pid: i32,
-        /// For how long the seed is kept.
-        lease: Duration,
+        /// For how long the seed is kept. `None`: as long as is usual there.
+        lease: Option<Duration>,
     },
     /// Fork an instance of this node's into a seed, between two of its requests, so that other nodes can have instances
     /// of it.
     PrepareInstance {
         /// Its id.
         id: u32,
-        /// For how long the seed is kept.
-        lease: Duration,
+        /// For how long the seed is kept. `None`: as long as is usual there.
+        lease: Option<Duration>,
     },
     /// Make children of a seed. Comes with three descriptors: their standard streams.
     Resume(Resume),

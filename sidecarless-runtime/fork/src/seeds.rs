@@ -33,6 +33,8 @@ pub(crate) use self::registered::{Offer, PIN_BYTES, RegisterError, Registered, l
 pub(crate) use self::secret::random;
 pub use self::secret::{Handle, KEY_BYTES, Key, NoHandle};
 
+/// For how long a seed is kept where nobody says for how long.
+const LEASE: Duration = Duration::from_secs(600);
 /// Of how many seeds it is remembered why they ended.
 const ENDINGS_MAX: usize = 256;
 
@@ -127,8 +129,14 @@ pub enum SeedError {
         limit: u64,
     },
     /// The lease is none.
-    #[error("a lease is longer than nothing and not longer than {limit:?}, not {asked:?}")]
-    Lease {
+    #[error("a lease is longer than nothing, such as 10m")]
+    NoLease,
+    /// The lease is too long.
+    #[error(
+        "a lease may last {limit:?} at most, and one of {asked:?} was asked for; ask for a shorter one (`--lease`), or \
+         raise `fork.lease_max`"
+    )]
+    LeaseTooLong {
         /// What was asked for.
         asked: Duration,
         /// The longest.
@@ -314,9 +322,19 @@ impl Seeds {
         self.registry.find(handle)
     }
 
+    /// For how long a seed is kept where nobody says for how long.
+    #[must_use]
+    pub fn usual_lease(&self) -> Duration {
+        LEASE.min(self.registry.limits.lease_max)
+    }
+
     fn check_lease(&self, asked: Duration) -> Result<(), SeedError> {
         let limit = self.registry.limits.lease_max;
-        if asked.is_zero() || asked > limit { Err(SeedError::Lease { asked, limit }) } else { Ok(()) }
+        match asked {
+            Duration::ZERO => Err(SeedError::NoLease),
+            asked if asked > limit => Err(SeedError::LeaseTooLong { asked, limit }),
+            _ => Ok(()),
+        }
     }
 }
 

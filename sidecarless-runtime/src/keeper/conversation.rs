@@ -92,7 +92,7 @@ impl Conversation {
     }
 
     /// Prepares an instance of the node, which stands still for it.
-    fn prepare_instance(&self, id: u32, lease: Duration) -> Result<fork::Prepared, Problem> {
+    fn prepare_instance(&self, id: u32, lease: Option<Duration>) -> Result<fork::Prepared, Problem> {
         if !self.asker.is_trusted() {
             return Err(forbidden(self.asker.forbidden("fork instances")));
         }
@@ -109,7 +109,7 @@ impl Conversation {
         self.keep(loan.pid(), lease, prepare)
     }
 
-    fn prepare(&self, pid: i32, lease: Duration) -> Result<fork::Prepared, Problem> {
+    fn prepare(&self, pid: i32, lease: Option<Duration>) -> Result<fork::Prepared, Problem> {
         let watch = self.kept.nursery.watch(pid).map_err(|error| problem(ProblemKind::Failed, error))?;
         self.keep(pid, lease, |terms| match watch {
             // A child of this keeper may not have touched all that it has.
@@ -122,12 +122,12 @@ impl Conversation {
     fn keep(
         &self,
         pid: i32,
-        lease: Duration,
+        lease: Option<Duration>,
         prepare: impl FnOnce(Terms) -> Result<Held, SeedError>,
     ) -> Result<fork::Prepared, Problem> {
         self.asker.may_copy(pid).map_err(forbidden)?;
-        let held = prepare(Terms { lease });
-        let held = held.map_err(refused)?;
+        let lease = lease.unwrap_or_else(|| self.kept.reach.seeds.usual_lease());
+        let held = prepare(Terms { lease }).map_err(refused)?;
         // Its number may have become another's meanwhile. The seed is of whoever it was.
         let seed = self.kept.reach.seeds.list().into_iter().find(|seed| seed.handle == held.handle);
         if let Some(Err(why)) = seed.map(|seed| self.asker.may_copy(seed.seed)) {
@@ -238,7 +238,7 @@ fn refused(error: SeedError) -> Problem {
         SeedError::Prepare(PrepareError::NoProcess(_)) | SeedError::Unknown(_) | SeedError::Ended(..) => {
             ProblemKind::NotFound
         }
-        SeedError::Lease { .. } => ProblemKind::Invalid,
+        SeedError::NoLease | SeedError::LeaseTooLong { .. } => ProblemKind::Invalid,
         _ => ProblemKind::Failed,
     };
     problem(kind, error)

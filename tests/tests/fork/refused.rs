@@ -111,7 +111,7 @@ fn what_cannot_be_prepared_is_named() {
         (vec!["prepare", "999999999"], 3, "there is no process 999999999"),
         (vec!["prepare", "python3"], 2, "instance/"),
         (vec!["prepare", "1", "--lease", "0s"], 2, "a lease is longer than nothing"),
-        (vec!["prepare", "1", "--lease", "25h"], 2, "not longer than"),
+        (vec!["prepare", "1", "--lease", "25h"], 2, "raise `fork.lease_max`"),
         (vec!["prepare", own.as_str()], 1, own.as_str()),
         (vec!["renew", "00000000000000000000000000000000", "--lease", "1m"], 3, "there is no seed 00000000"),
         (vec!["revoke", "00000000000000000000000000000000"], 3, "there is no seed 00000000"),

@@ -44,7 +44,7 @@ pub enum Refusal {
     #[error("the seed's pages cannot be read")]
     Unreadable,
     /// Nobody may hold on to it for so long.
-    #[error("the seed's host gives no lease that is as long as that")]
+    #[error("the seed's host gives no lease that is as long as that; ask for a shorter one (`--lease`)")]
     Lease,
     /// What was said to the seed's host makes no sense to it.
     #[error("the seed's host was told what makes no sense to it")]
