@@ -30,7 +30,6 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ramet_sys::ptrace::Stop;
 use ramet_sys::{CallError, ProcessMemory, Range, latency};
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
@@ -122,6 +121,9 @@ pub enum PrepareError {
     /// It executes a program.
     #[error("process {0} is executing a program and has not begun with it; try again")]
     Executing(i32),
+    /// Somebody has stopped it, and a stopped process makes no copy of itself.
+    #[error("process {0} is stopped (SIGSTOP, or Ctrl-Z at its terminal); let it go on first: kill -CONT {0}")]
+    Stopped(i32),
     /// A thread does not stop.
     #[error("thread {tid} does not stop: it waits in the kernel for something that does not come; try again")]
     Unstoppable {
@@ -139,12 +141,10 @@ pub enum PrepareError {
         source: io::Error,
     },
     /// A thread stopped for something else.
-    #[error("thread {tid} stopped for another reason than asked ({stop:?}); try again")]
+    #[error("thread {tid} stopped for another reason than asked; try again")]
     Unexpected {
         /// Which thread.
         tid: i32,
-        /// For what.
-        stop: Stop,
     },
     /// It has come to have open files or shared memory that it had not.
     #[error("process {0} opens files or shares memory faster than that can be listed; try again")]
@@ -247,6 +247,9 @@ fn attempt(pid: i32, child: Option<&resume::Watch>, look: Look, unforked: Unfork
     latency::keep_awake();
     let space = Space::find(pid)?;
     let status = Status::parse(&status::read(pid, "status").map_err(proc_failed(pid))?).unwrap_or_default();
+    if status.is_stopped {
+        return Err(PrepareError::Stopped(pid));
+    }
     if status.seccomp == 1 {
         return Err(PrepareError::unfit(pid, "it is in seccomp's strict mode, which nothing can look into"));
     }

@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use ramet_fork::descriptor::{Area, AreaKind, OpenFileKind};
 use ramet_fork::{ForkDescriptor, prepare};
@@ -154,6 +155,30 @@ fn a_seed_that_is_read_shares_its_memory_as_before() {
     assert!(hoard.is_right(hoard.data.start, &bytes), "what it has");
     let more = private_kib().saturating_sub(before);
     assert!(more < BYTES >> 14, "{more} KiB were copied");
+}
+
+#[test]
+fn one_that_is_stopped_goes_on_first() {
+    let mut target = Target::start();
+    let signal = |name: &str| {
+        let sent = Command::new("kill").args([name, &target.pid().to_string()]).status();
+        assert!(sent.expect("kill").success());
+    };
+    let state = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", target.pid())).expect("its status");
+        status.lines().find_map(|line| line.strip_prefix("State:\t")).expect("its state").to_owned()
+    };
+    signal("-STOP");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !state().starts_with('T') {
+        assert!(Instant::now() < deadline, "{}", state());
+    }
+    let error = prepare(target.pid()).expect_err("it is stopped").to_string();
+    assert!(error.contains("is stopped") && error.contains(&format!("kill -CONT {}", target.pid())), "{error}");
+    assert!(state().starts_with('T'), "it stays as it is: {}", state());
+    signal("-CONT");
+    prepare(target.pid()).expect("prepared");
+    target.answers();
 }
 
 #[test]

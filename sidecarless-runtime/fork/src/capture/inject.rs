@@ -46,7 +46,7 @@ impl<'t> Injection<'t> {
     pub(super) fn end_call(&self) -> Result<i64, PrepareError> {
         match self.tracee.end_step()? {
             Stop::Signal(libc::SIGTRAP) => {}
-            stop => return Err(PrepareError::Unexpected { tid: self.tracee.tid(), stop }),
+            _ => return Err(PrepareError::Unexpected { tid: self.tracee.tid() }),
         }
         Ok(self.tracee.registers()?.rax.cast_signed())
     }

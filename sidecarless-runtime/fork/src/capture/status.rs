@@ -27,6 +27,8 @@ pub(super) struct Status {
     pub(super) number: i32,
     /// Whether it runs no more and only waits to be taken away.
     pub(super) has_ended: bool,
+    /// Whether it is stopped, as by SIGSTOP.
+    pub(super) is_stopped: bool,
     /// Whose child it is, in our numbers.
     pub(super) parent: i32,
     /// Who traces it, in our numbers; 0: nobody.
@@ -51,7 +53,10 @@ impl Status {
             let mask = || u64::from_str_radix(value, 16).ok();
             let credentials = &mut status.credentials;
             match key {
-                b"State" => status.has_ended = value.starts_with(['Z', 'X']),
+                b"State" => {
+                    status.has_ended = value.starts_with(['Z', 'X']);
+                    status.is_stopped = value.starts_with('T');
+                }
                 b"Umask" => status.umask = u32::from_str_radix(value, 8).ok()?,
                 b"Uid" => credentials.users = numbers(value)?.try_into().ok()?,
                 b"Gid" => credentials.groups = numbers(value)?.try_into().ok()?,
