@@ -205,6 +205,13 @@ fn seeds_are_prepared_listed_renewed_and_revoked() {
     assert!(renewed.contains(&format!("seed {} is kept until 20", seed.handle)), "{renewed}");
     assert!(keeper.list()[0]["lease_left_seconds"].as_u64().is_some_and(|left| left > 7100));
 
+    // One that lasts longer stays as it is, and that is said. What ends a moment later may end in the next second.
+    eventually("its true end to be told", || {
+        let renewed = done(&keeper.ramet(&["renew", &seed.handle, "--lease", "10s"]));
+        let expires = keeper.list()[0]["expires"].as_str().expect("text").to_owned();
+        (renewed == format!("seed {} is kept until {expires}\n", seed.handle)).then_some(())
+    });
+
     let revoked = done(&keeper.ramet(&["revoke", &seed.handle]));
     assert_eq!(revoked, format!("seed {} revoked\n", seed.handle));
     let gone = keeper.resume_fails(&seed, &[]);

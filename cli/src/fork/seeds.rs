@@ -1,7 +1,5 @@
 //! `prepare`, `list`, `renew` and `revoke`.
 
-use std::time::Duration;
-
 use ramet_control::fork::{self, Answer, Question};
 use ramet_fork::Handle;
 use serde::Serialize;
@@ -100,12 +98,7 @@ pub(super) fn renew(node: &NodeArguments, options: &Renew) -> Result<(), Failure
     let Renew { handle, lease } = *options;
     let question = Question::Renew { handle: handle.to_bytes(), lease };
     let Answer::Renewed(left) = Keeper::reach(node)?.ask(&question, &[])? else { return Err(unexpected()) };
-    output::line(&format!("seed {handle} is kept until {}", expiry::in_universal_time(rounded(left))))
-}
-
-/// A lease's end is told to the second, and what is left of it a moment later is as good.
-const fn rounded(left: Duration) -> Duration {
-    Duration::from_secs(left.as_secs() + if left.subsec_millis() >= 500 { 1 } else { 0 })
+    output::line(&format!("seed {handle} is kept until {}", expiry::in_universal_time(left)))
 }
 
 /// `ramet fork revoke`.

@@ -131,7 +131,7 @@ pub enum Answer {
     Resumed(Vec<Child>, Option<Problem>),
     /// All seeds, the oldest first.
     Seeds(Vec<Seed>),
-    /// The lease lasts so long from now.
+    /// The lease lasts so long from now, which may be longer than was asked for.
     Renewed(Duration),
     /// So many seeds were ended.
     Revoked(u32),

@@ -74,8 +74,8 @@ impl Conversation {
             Question::List => Ok(Answer::Seeds(self.seeds().iter().map(told).collect())),
             Question::Renew { handle, lease } => {
                 let handle = self.own(handle)?;
-                self.kept.reach.seeds.renew(handle, lease).map_err(refused)?;
-                Ok(Answer::Renewed(lease))
+                let expires = self.kept.reach.seeds.renew(handle, lease).map_err(refused)?;
+                Ok(Answer::Renewed(left(expires)))
             }
             Question::Revoke { handle: Some(handle) } => {
                 self.kept.reach.seeds.revoke(self.own(handle)?).map_err(refused)?;
@@ -142,7 +142,7 @@ impl Conversation {
             address: self.kept.reach.address,
             handle: held.handle.to_bytes(),
             key: fork::Key(*held.key.reveal()),
-            lease: held.expires.duration_since(SystemTime::now()).unwrap_or_default(),
+            lease: left(held.expires),
             pause: held.pause,
             prepare: held.prepare,
             descriptor_bytes: held.descriptor_bytes as u64,
@@ -250,6 +250,11 @@ pub(super) fn unread(refusal: Refusal) -> Problem {
         _ => ProblemKind::Failed,
     };
     problem(kind, refusal)
+}
+
+/// How long it is until then.
+fn left(expires: SystemTime) -> Duration {
+    expires.duration_since(SystemTime::now()).unwrap_or_default()
 }
 
 fn told(seed: &SeedStatus) -> fork::Seed {
