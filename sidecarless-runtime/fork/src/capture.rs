@@ -272,7 +272,7 @@ fn attempt(pid: i32, child: Option<&resume::Watch>, look: Look, unforked: Unfork
     let seed = Seed::take(seed, pid, space.instruction, copied.filters)?;
     let pause = copied.pause;
     let lacking = child.map(resume::Watch::lacking);
-    let (descriptor, lineage) = seed.describe(pid, copied, lacking)?;
+    let (descriptor, lineage) = seed.describe(pid, copied, lacking, unforked)?;
     Ok(Prepared { seed, descriptor, pause, lineage })
 }
 

@@ -11,8 +11,8 @@ use ramet_sys::{Limits, seccomp};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unfit {
     #[error(
-        "its seed was not prepared between two requests of an instance: it has threads that serve; prepare it there by \
-         `ramet fork prepare instance/ID`"
+        "its seed was not prepared between two requests of an instance; prepare it there by `ramet fork prepare \
+         instance/ID`"
     )]
     Serves,
     #[error(
@@ -25,7 +25,8 @@ pub(crate) enum Unfit {
 
 /// Whether copies wait to be told who they are, and are confined as instances are.
 pub(super) fn check(descriptor: &ForkDescriptor, limits: &Limits) -> Result<(), Unfit> {
-    if descriptor.threads.len() != 1 {
+    // And threads that serve would go on with that.
+    if !descriptor.awaits_identity || descriptor.threads.len() != 1 {
         return Err(Unfit::Serves);
     }
     if !descriptor.credentials.no_new_privileges {
@@ -64,6 +65,8 @@ mod tests {
         let limits = Limits { memory_bytes: Some(1 << 30), ..Limits::default() };
         let refused = |descriptor: &ForkDescriptor| check(descriptor, &limits).expect_err("it is not confined");
 
+        assert_eq!(refused(&descriptor), Unfit::Serves);
+        descriptor.awaits_identity = true;
         assert_eq!(refused(&descriptor), Unfit::Unconfined("it may have new privileges"));
         descriptor.credentials.no_new_privileges = true;
         assert_eq!(refused(&descriptor), Unfit::Unconfined("it has other system call filters, or none"));

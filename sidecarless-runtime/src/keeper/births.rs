@@ -16,6 +16,11 @@ use super::conversation::{forbidden, problem, unread};
 use super::{Kept, SeedName};
 use crate::reach::Unreached;
 
+/// Why a seed of an instance has no children here.
+const OF_AN_INSTANCE: &str = "the seed is of a function's instance, and its copies wait to be told by a node who they \
+                              are; make them instances: name it in the manifest of a function, as `start: \
+                              {remote-fork: {address: …, handle: …, keyFile: …}}`";
+
 /// Makes children for one asker.
 pub(super) struct Births<'k> {
     kept: &'k Kept,
@@ -98,7 +103,13 @@ impl<'k> Births<'k> {
         }
         let SeedAt { address, handle, key } = seed;
         let name = SeedName { address: *address, handle: *handle, key: key.fingerprint(), source };
-        let reach = || reach.reach(seed, source).map_err(|error| NoChild(unreached(error)));
+        let reach = || {
+            let reached = reach.reach(seed, source).map_err(|error| NoChild(unreached(error)))?;
+            if reached.0.awaits_identity {
+                return Err(NoChild(problem(ProblemKind::Invalid, OF_AN_INSTANCE)));
+            }
+            Ok(reached)
+        };
         let born = self.kept.nursery.child(&name, given, vigil, reach)?;
         if resume.pages == Pages::All
             && let Err(error) = self.kept.nursery.pull(&name)

@@ -84,6 +84,11 @@ fn instances_are_copies_of_another_nodes_and_need_it_no_more_when_they_have_its_
         let seed = prepare(&origin);
         // The parent goes on.
         keep(&origin, b"something else");
+        // Nobody would tell a process that is no instance who it is.
+        let resume = ["fork", "resume", &seed.address, "--handle", &seed.handle, "--key", &seed.key];
+        let refused = origin.ramet(&resume);
+        let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(refused.status.code() == Some(2) && why.contains("start: {remote-fork"), "{refused:?}");
 
         let (manifest, _folder) = of_seed(&seed, ", replicas: 3");
         let node = Node::start(&Start::new(transport, &manifest)).expect("as the other");

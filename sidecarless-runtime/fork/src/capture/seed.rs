@@ -12,7 +12,7 @@ use super::inherit::{Inheritance, Lacking};
 use super::inject::Injection;
 use super::status::{self, Status};
 use super::stop::{Copied, signal_stack};
-use super::{PrepareError, files, maps, namespaces, reap};
+use super::{PrepareError, Unforked, files, maps, namespaces, reap};
 use crate::descriptor::{
     Area, AreaKind, Clocks, Filter, ForkDescriptor, Scheduling, SignalAction, SignalStack, Thread, Traits,
 };
@@ -81,6 +81,7 @@ impl Seed {
         parent: i32,
         copied: Copied,
         lacking: Option<Lacking>,
+        unforked: Unforked,
     ) -> Result<(ForkDescriptor, Vec<SeedAt>), PrepareError> {
         let pid = self.pid();
         let failed = |source| PrepareError::Proc { pid, source };
@@ -144,6 +145,7 @@ impl Seed {
             files,
             shared,
             left_out,
+            awaits_identity: unforked == Unforked::LeftOut,
         };
         Ok((descriptor, lineage))
     }
