@@ -15,6 +15,8 @@ pub(crate) enum LoanRequest {
     Begin(InstanceId, SyncSender<Result<Frozen, NoLoan>>),
     /// To let it go on.
     End(InstanceId),
+    /// Which instance a process is, if it is one.
+    Which(i32, SyncSender<Option<InstanceId>>),
 }
 
 /// An instance that is frozen.
@@ -46,6 +48,14 @@ pub(crate) enum NoLoan {
     Awake(InstanceId, String),
     #[error("the node is stopping, or starting anew; try again")]
     Stopping,
+}
+
+/// Which instance of a node a process is, if it is one.
+pub(crate) fn instance_of(events: &Events, pid: i32) -> Option<InstanceId> {
+    let (sender, answer) = sync_channel(1);
+    events.blocking_send(Event::Loan(LoanRequest::Which(pid, sender))).ok()?;
+    // A node that is gone has none.
+    answer.recv().ok()?
 }
 
 /// A loan. The instance goes on when it is dropped.

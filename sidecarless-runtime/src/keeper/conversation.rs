@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use super::Kept;
 use super::asker::{Asker, Forbidden};
 use super::births::Births;
-use crate::loan::{Loan, NoLoan};
+use crate::loan::{Loan, NoLoan, instance_of};
 
 /// One end of a conversation with somebody who asks.
 pub(super) struct Conversation {
@@ -110,6 +110,13 @@ impl Conversation {
     }
 
     fn prepare(&self, pid: i32, lease: Option<Duration>) -> Result<fork::Prepared, Problem> {
+        let node = self.kept.node.get().filter(|_| self.asker.is_trusted());
+        if let Some(id) = node.and_then(|events| instance_of(events, pid)) {
+            let why = format!(
+                "process {pid} is an instance of a function and shares its node's memory; prepare `instance/{id}`"
+            );
+            return Err(problem(ProblemKind::Failed, why));
+        }
         let watch = self.kept.nursery.watch(pid).map_err(|error| problem(ProblemKind::Failed, error))?;
         self.keep(pid, lease, |terms| match watch {
             // A child of this keeper may not have touched all that it has.

@@ -6,7 +6,7 @@ use ramet_common::InstanceId;
 
 use super::Node;
 use crate::function::Ancestry;
-use crate::instance::Stage;
+use crate::instance::{Instance, Stage};
 use crate::loan::{Frozen, LoanRequest, NoLoan};
 
 /// Asked → frozen when the instance says so; gone when it does not freeze, ends, or whoever has it gives it back.
@@ -25,6 +25,12 @@ impl Node {
                 Ok(()) => _ = self.loans.insert(id, Loan::Asked(borrower)),
                 Err(error) => drop(borrower.try_send(Err(error))),
             },
+            LoanRequest::Which(pid, asker) => {
+                let is_it = |instance: &Instance| instance.process.pid == pid.cast_unsigned();
+                let id = self.instances.iter().find(|(_, instance)| is_it(instance)).map(|(id, _)| *id);
+                // Who does not wait any more does not mind.
+                let _ = asker.try_send(id);
+            }
             LoanRequest::End(id) => {
                 if self.loans.remove(&id).is_some() {
                     self.thaw(Some(id));

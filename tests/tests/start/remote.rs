@@ -1,6 +1,7 @@
 //! Instances that are copies of another node's, and what happens where there is nothing to copy.
 
 use std::collections::BTreeSet;
+use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -151,9 +152,15 @@ fn what_is_no_frozen_instance_is_no_parent() {
     let (code, why) = refused("instance/4711");
     assert!(code == Some(3) && why.contains("there is no instance 4711"), "{code:?} {why}");
 
-    // The process as it is in the middle of its work is no parent: its threads serve.
-    let pid = instances(&origin).into_iter().find(|one| one["origin"] == "exec").expect("a parent")["pid"].to_string();
-    let printed = origin.ramet(&["fork", "prepare", &pid, "-o", "json"]);
+    // Nor is one in the middle of its work: it has to be asked for as what it is.
+    for instance in instances(&origin) {
+        let (code, why) = refused(&instance["pid"].to_string());
+        assert!(code == Some(1) && why.contains(&format!("prepare `instance/{}`", instance["id"])), "{code:?} {why}");
+    }
+
+    let mut other = Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().expect("a process");
+    let printed = origin.ramet(&["fork", "prepare", &other.id().to_string(), "-o", "json"]);
+    other.kill().and_then(|()| other.wait()).expect("ended");
     let printed: serde_json::Value = serde_json::from_slice(&printed.stdout).expect("a seed");
     let text = |field: &str| printed[field].as_str().expect("text").to_owned();
     let seed = Seed { address: text("address"), handle: text("handle"), key: text("key") };
