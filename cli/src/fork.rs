@@ -59,7 +59,10 @@ fn serve(node: &NodeArguments, options: &Serve) -> Result<(), Failure> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let keeper = Keeper::start(&settings).map_err(|error| failed(&error))?;
         // So that the first child does not wait for it, and a host that can make none says so now.
-        keeper.hosts().host().map_err(|error| failed(&error))?;
+        let host = keeper.hosts().host().map_err(|error| failed(&error))?;
+        if let Err(error) = host.may_fork() {
+            tracing::warn!(%error, "seeds are kept for other hosts, and there can be no children here");
+        }
         let socket = settings.socket.display();
         tracing::info!(address = %keeper.address(), %socket, "seeds are kept and children looked after");
         tokio::select! {

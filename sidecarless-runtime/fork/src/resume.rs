@@ -32,7 +32,7 @@ use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, Recv
 use rustix::net::{recvmsg, socketpair};
 
 use self::copies::Copies;
-use self::identity::Rights;
+use self::identity::{Rights, TRACES};
 use crate::capture::this_machine;
 use crate::descriptor::Clocks;
 use crate::interpreter::FAILURE_BYTES;
@@ -170,11 +170,19 @@ pub enum ResumeError {
         /// Which; bit 0 is capability 0.
         lacking: u64,
     },
+    /// The host may not do what it takes.
+    #[error("this host may not {what}: that takes {needs}; run who keeps seeds here as root")]
+    Unprivileged {
+        /// What.
+        what: &'static str,
+        /// The capability that it has not got.
+        needs: &'static str,
+    },
     /// Something else cannot be carried.
     #[error("the process cannot be resumed: {0}")]
     Unfit(&'static str),
     /// A step of the child failed.
-    #[error("the new process failed at {step}: {source}")]
+    #[error("the new process failed at {step}: {source}; {}", what_to_do(source))]
     Step {
         /// Which step.
         step: &'static str,
@@ -232,6 +240,14 @@ impl Host {
         matches!(poll(&mut ends, Some(&now)), Ok(0))
     }
 
+    /// Whether it may make children at all.
+    ///
+    /// # Errors
+    /// What it lacks.
+    pub fn may_fork(&self) -> Result<(), ResumeError> {
+        self.rights.need(TRACES, "give processes and their forks the pages that they touch (userfaultfd)")
+    }
+
     /// A PID namespace for whatever is to be forked: the first process of one cannot be, and here that is another.
     ///
     /// # Errors
@@ -250,6 +266,19 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         let _ = self.first.signal(ramet_sys::End::Kill);
         let _ = self.first.wait();
+    }
+}
+
+/// What to do about a step that has failed.
+fn what_to_do(source: &io::Error) -> &'static str {
+    match source.raw_os_error() {
+        // It seemed to be allowed: in a user namespace there are rights that are none to the machine.
+        Some(libc::EPERM | libc::EACCES) => "run who keeps seeds here as root, in the machine's own user namespace",
+        Some(libc::ENOMEM | libc::EAGAIN | libc::EMFILE | libc::ENOSPC) => {
+            "end some processes, or let who keeps seeds here have more of memory, processes and open files"
+        }
+        Some(libc::ENOENT | libc::ENOTDIR) => "this host needs what the process has on its own",
+        _ => "try again, here or on another host",
     }
 }
 

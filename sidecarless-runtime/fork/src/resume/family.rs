@@ -131,6 +131,7 @@ impl Family {
         descriptor: ForkDescriptor,
         mut source: Box<dyn PageSource>,
     ) -> Result<Self, ResumeError> {
+        host.may_fork()?;
         host.machine.can_take(&descriptor.machine)?;
         latency::keep_awake();
         let lineage = source.lineage();

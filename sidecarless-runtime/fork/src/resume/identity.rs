@@ -43,9 +43,17 @@ const CAPABILITY_BITS: u32 = 64;
 /// `CAP_SETGID`, `CAP_SETUID` and `CAP_SETPCAP`: with these a process can become any other.
 const CHANGES_USERS: u64 = 1 << 6 | 1 << 7 | 1 << 8;
 
-/// `CAP_SYS_ADMIN` and `CAP_SYS_RESOURCE`.
-const ADMINISTRATES: u32 = 21;
-const RAISES_LIMITS: u32 = 24;
+const RAISES_LIMITS: Capability = Capability { bit: 24, name: "CAP_SYS_RESOURCE" };
+/// The faults of forks are for who has this, whatever `vm.unprivileged_userfaultfd` says (`UFFD_FEATURE_EVENT_FORK`).
+pub(super) const TRACES: Capability = Capability { bit: 19, name: "CAP_SYS_PTRACE" };
+pub(super) const ADMINISTRATES: Capability = Capability { bit: 21, name: "CAP_SYS_ADMIN" };
+
+/// A right of a host.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Capability {
+    bit: u32,
+    name: &'static str,
+}
 
 /// What the host itself is, and with that whom it can make.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,14 +78,22 @@ impl Rights {
         self.scheduling
     }
 
-    /// Whether the host may administrate the system, which takes `CAP_SYS_ADMIN`.
-    pub(super) const fn may_administrate(&self) -> bool {
-        self.own.capabilities.effective >> ADMINISTRATES & 1 == 1
+    /// Whether the host has a capability.
+    pub(super) const fn has(&self, capability: Capability) -> bool {
+        self.own.capabilities.effective >> capability.bit & 1 == 1
+    }
+
+    /// Whether the host may do something that takes a capability.
+    ///
+    /// # Errors
+    /// It has not got it.
+    pub(super) const fn need(&self, capability: Capability, what: &'static str) -> Result<(), ResumeError> {
+        if self.has(capability) { Ok(()) } else { Err(ResumeError::Unprivileged { what, needs: capability.name }) }
     }
 
     /// What a child may use. The host lowers all limits, and raises those of itself if it may.
     fn limits(&self, there: &[[u64; 2]], given: Option<Limits>) -> [[u64; 2]; LIMITS] {
-        let may_raise = self.own.capabilities.effective >> RAISES_LIMITS & 1 == 1;
+        let may_raise = self.has(RAISES_LIMITS);
         let mut limits = self.limits;
         let mut set = |resource: u32, [soft, hard]: [u64; 2]| {
             let Some(limit) = limits.get_mut(resource as usize) else { return };
@@ -250,3 +266,18 @@ fn bits(set: u64) -> impl Iterator<Item = u64> {
 }
 
 const _: () = assert!((MAY_USE - CAPABILITIES) as u64 * WORD_BYTES == CAPSET_BYTES);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_host_lacks_is_named_with_what_to_do() {
+        let mut rights = Rights::own().expect("rights");
+        rights.own.capabilities.effective = 1 << TRACES.bit;
+        rights.need(TRACES, "serve").expect("it has it");
+        let error = rights.need(ADMINISTRATES, "make a PID namespace").expect_err("it has not").to_string();
+        let expected = "this host may not make a PID namespace: that takes CAP_SYS_ADMIN";
+        assert!(error.starts_with(expected) && error.ends_with("as root"), "{error}");
+    }
+}

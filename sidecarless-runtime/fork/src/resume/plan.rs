@@ -18,7 +18,7 @@ use ramet_sys::pagemap::PAGE_BYTES;
 use super::ResumeError;
 use super::ahead::ARRIVED;
 use super::confinement::Confinement;
-use super::identity::{Identity, Rights};
+use super::identity::{ADMINISTRATES, Identity, Rights};
 use crate::descriptor::{Area, AreaKind, Clocks, ForkDescriptor, Layout};
 use crate::mapped::{self, Beneath};
 use crate::missing::Missing;
@@ -100,10 +100,8 @@ impl Plan {
         rights: &Rights,
         clocks: Option<Clocks>,
     ) -> Result<Self, ResumeError> {
-        if clocks.is_some() && !rights.may_administrate() {
-            return Err(ResumeError::Unfit(
-                "its clocks have to go on from what they showed, which takes a time namespace; resume it as root",
-            ));
+        if clocks.is_some() {
+            rights.need(ADMINISTRATES, "make a time namespace, in which clocks go on from what they showed")?;
         }
         let on_exec = |flags: u32| u64::from(flags & libc::O_CLOEXEC.cast_unsigned());
         let mut open: Vec<_> = descriptor.files.iter().map(|file| (file.fd, on_exec(file.flags))).collect();
@@ -117,6 +115,9 @@ impl Plan {
         let restorer = descriptor.signal_return;
         let call_and_return = if vdso == 0 || restorer == 0 { 0 } else { call_and_return.map_or(0, |at| vdso + at) };
         let numbers = numbers(descriptor);
+        if numbers != Numbers::Any {
+            rights.need(ADMINISTRATES, "make a PID namespace, in which threads have the numbers that they had")?;
+        }
         let confinement = Confinement::of(descriptor);
         let in_place = mapped::in_place(descriptor);
         let planner = |place| Planner {

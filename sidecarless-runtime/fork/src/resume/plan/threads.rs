@@ -14,7 +14,7 @@ use crate::program::Argument::{At, Word};
 use crate::program::{Finish, Program};
 use crate::resume::ResumeError;
 use crate::resume::confinement::Call;
-use crate::resume::identity::Identity;
+use crate::resume::identity::{ADMINISTRATES, Identity};
 use crate::zygote::{CONTROL_FD, PROGRAM_FD};
 
 const ARCH_SET_GS: u64 = 0x1001;
@@ -130,7 +130,7 @@ impl Planner<'_> {
             filters.install(main);
         } else {
             // Without that promise filters are for who is privileged.
-            if !self.rights.may_administrate() || !allows(SYS_capset, [0; 3]) {
+            if !self.rights.has(ADMINISTRATES) || !allows(SYS_capset, [0; 3]) {
                 return Err(ResumeError::Unfit(
                     "its seccomp filters were installed by root and forbid to drop privileges",
                 ));
