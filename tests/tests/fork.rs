@@ -368,9 +368,7 @@ spec: {command: ['{actor}', forked], start: fork, replicas: 3}
     }
     let start = Start::new("ring", FORKED).with("RAMET_FORK__LEASE_MAX", "2s");
     let node = Node::start(&start).expect("ring runs everywhere");
-    eventually("copies", || {
-        (node.metric("ramet_instance_starts_total", "kind=\"fork\"") >= 2.0).then_some(())
-    });
+    eventually("copies", || (node.metric("ramet_instance_starts_total", "kind=\"fork\"") >= 2.0).then_some(()));
     let (target, keeper) = (Target::python(), Keeper::of_node(node.socket()));
     done(&keeper.ramet(&["prepare", &target.pid().to_string()]));
     let seeds = || keeper.list().as_array().cloned().expect("seeds");

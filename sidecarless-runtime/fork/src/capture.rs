@@ -39,6 +39,7 @@ use self::maps::Flag;
 use self::space::Space;
 use self::status::Status;
 use crate::beside::Beside;
+use crate::carried::Uncarried;
 use crate::descriptor::{Credentials, ForkDescriptor};
 use crate::lineage::SeedAt;
 use crate::machine::Machine;
@@ -107,6 +108,9 @@ pub enum PrepareError {
         /// Why.
         reason: Cow<'static, str>,
     },
+    /// It has what no fork carries.
+    #[error(transparent)]
+    Uncarried(#[from] Uncarried),
     /// It is confined by seccomp, and what that means cannot be found out.
     #[error("process {pid} is confined by seccomp, which only root sees through ({source}); run this as root")]
     Confined {

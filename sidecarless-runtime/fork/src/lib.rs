@@ -6,8 +6,9 @@
 //! a process of it: a copy of the [`zygote`] runs a `program` in the `interpreter` and goes on from a signal `frame`;
 //! its files are `mapped` again; the `pager` gives it what is `missing`, after all `changes`, from a [`source`] or the
 //! [`cache`], and a child's child from its whole [`mod@lineage`]; its template is `shown` what it had of files; a
-//! `guard` sees that the end of all this is no zeros; its `clocks` go on. [`seeds`] are kept for others, whom a
-//! [`server`] lets read them; `wire` is how they speak. What must not take long is done `beside` whom it is for.
+//! `guard` sees that the end of all this is no zeros; its `clocks` go on. What cannot be `carried` is refused at both
+//! ends. [`seeds`] are kept for others, whom a [`server`] lets read them; `wire` is how they speak. What must not take
+//! long is done `beside` whom it is for.
 #![deny(unsafe_code)]
 
 pub mod cache;
@@ -24,6 +25,7 @@ pub mod validate;
 pub mod zygote;
 
 mod beside;
+mod carried;
 mod changes;
 mod clocks;
 mod frame;
@@ -38,6 +40,7 @@ mod wire;
 
 pub use cache::PullError;
 pub use capture::{PrepareError, Prepared, Seed, prepare};
+pub use carried::Uncarried;
 pub use descriptor::ForkDescriptor;
 pub use lineage::{Lineage, SeedAt};
 pub use nursery::{Hosts, Nursery};

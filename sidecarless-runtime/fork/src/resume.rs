@@ -34,6 +34,7 @@ use rustix::net::{recvmsg, socketpair};
 use self::copies::Copies;
 use self::identity::{Rights, TRACES};
 use crate::capture::this_machine;
+use crate::carried::Uncarried;
 use crate::descriptor::Clocks;
 use crate::interpreter::FAILURE_BYTES;
 use crate::machine::{Machine, MachineError};
@@ -148,14 +149,9 @@ pub enum ResumeError {
         /// How it differs.
         reason: String,
     },
-    /// An open file cannot be carried.
-    #[error("the process has {name} open as descriptor {fd}, which a fork cannot carry; close it before the fork")]
-    Open {
-        /// Its descriptor.
-        fd: i32,
-        /// What it is.
-        name: String,
-    },
+    /// It has what no fork carries.
+    #[error(transparent)]
+    Uncarried(#[from] Uncarried),
     /// The host is another user and may not change that.
     #[error("the child would be user {there}; this host is user {here} and may not make another's; resume it as root")]
     User {

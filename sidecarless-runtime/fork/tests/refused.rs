@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ramet_fork::descriptor::ForkDescriptor;
+use ramet_fork::descriptor::{ForkDescriptor, OpenFileKind};
 use ramet_fork::{Family, Given, Host, LocalSource, Prepared, prepare};
 
 #[path = "programs/target.rs"]
@@ -66,7 +66,13 @@ fn a_refusal_says_why_and_leaves_nothing() {
     let error = refused(&host, &prepared, |descriptor| descriptor.mapped_files[0].identity.inode ^= 1);
     assert!(error.contains("is not the file that the forked process has"), "{error}");
 
+    // Whoever wrote the descriptor did not ask.
+    let other = OpenFileKind::Other { name: b"anon_inode:inotify".to_vec() };
+    let error = refused(&host, &prepared, |descriptor| descriptor.files[0].kind = other);
+    assert!(error.contains("inotify open as descriptor 0, which a fork cannot carry"), "{error}");
+
     for (make, name) in [
+        ("master, held = os.openpty()\nos.close(master)", "a terminal"),
         ("held = open(folder + '/held', 'w')\nos.unlink(folder + '/held')", "held (deleted)"),
         ("import ctypes\nheld = ctypes.CDLL(None).inotify_init1(0)", "inotify"),
         ("held = os.pidfd_open(os.getpid())", "pid"),
@@ -83,8 +89,9 @@ fn a_refusal_says_why_and_leaves_nothing() {
             eprintln!("skipped: this kernel or its settings give no {name}");
             continue;
         }
-        let prepared = prepare(target.pid()).expect("prepared");
-        let error = refused(&host, &prepared, |_| {});
+        let before = belongings();
+        let error = prepare(target.pid()).map(drop).expect_err("it cannot be carried").to_string();
+        assert_eq!(belongings(), before, "{error}");
         assert!(error.contains(name) && error.contains("which a fork cannot carry"), "{error}");
         target.tell("held.close() if hasattr(held, 'close') else os.close(held)");
     }

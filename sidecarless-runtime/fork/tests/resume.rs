@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use std::sync::Arc;
 
 use ramet_fork::descriptor::{OpenFile, OpenFileKind};
-use ramet_fork::{Family, Given, Host, LocalSource, Prepared, prepare};
+use ramet_fork::{Family, Given, Host, LocalSource, PrepareError, Prepared, prepare};
 use ramet_sys::End;
 
 /// A process that counts: it writes how far it has come, and the sum of its data, to a file with its number. A child
@@ -67,11 +67,14 @@ impl Target {
     /// Forks it at a moment at which it has none of the test's files open: those have other names a little later.
     fn prepare(&self) -> Prepared {
         wait_until("the target to have nothing open", || {
-            let prepared = prepare(self.pid()).expect("prepared");
+            let prepared = match prepare(self.pid()) {
+                // Another has taken the place of one.
+                Err(PrepareError::Uncarried(_)) => return None,
+                prepared => prepared.expect("prepared"),
+            };
             let folder = self.folder.path().as_os_str().as_bytes();
-            // One that another has taken the place of is a kind of its own.
             let is_open = |file: &OpenFile| match &file.kind {
-                OpenFileKind::Path { path: name, .. } | OpenFileKind::Other { name } => name.starts_with(folder),
+                OpenFileKind::Path { path, .. } => path.starts_with(folder),
                 _ => false,
             };
             (!prepared.descriptor.files.iter().any(is_open)).then_some(prepared)

@@ -13,6 +13,7 @@ use super::inject::Injection;
 use super::status::{self, Status};
 use super::stop::{Copied, signal_stack};
 use super::{PrepareError, Unforked, files, maps, namespaces, reap};
+use crate::carried;
 use crate::descriptor::{
     Area, AreaKind, Clocks, Filter, ForkDescriptor, Scheduling, SignalAction, SignalStack, Thread, Traits,
 };
@@ -147,6 +148,7 @@ impl Seed {
             left_out,
             awaits_identity: unforked == Unforked::LeftOut,
         };
+        carried::check(&descriptor)?;
         Ok((descriptor, lineage))
     }
 

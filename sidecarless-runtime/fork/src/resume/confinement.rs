@@ -2,7 +2,6 @@
 
 use libc::SYS_seccomp;
 
-use super::ResumeError;
 use crate::descriptor::{Filter, ForkDescriptor};
 use crate::program::Program;
 
@@ -50,22 +49,6 @@ impl<'d> Confinement<'d> {
             action == Some(libc::SECCOMP_RET_ALLOW) || action == Some(libc::SECCOMP_RET_LOG)
         };
         self.0.iter().all(passes)
-    }
-
-    /// Whether all filters can be installed anew.
-    ///
-    /// # Errors
-    /// One of them asks another process.
-    pub(super) fn check(self) -> Result<(), ResumeError> {
-        let asks = |word: &u64| {
-            let instruction = Instruction::of(*word);
-            u32::from(instruction.code) == libc::BPF_RET | libc::BPF_K
-                && instruction.constant & ACTION == libc::SECCOMP_RET_USER_NOTIF
-        };
-        if self.0.iter().any(|filter| filter.instructions.iter().any(asks)) {
-            return Err(ResumeError::Unfit("another process decides on its system calls (SECCOMP_RET_USER_NOTIF)"));
-        }
-        Ok(())
     }
 
     /// Installs the filters for all threads.

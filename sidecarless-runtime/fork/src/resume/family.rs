@@ -20,6 +20,7 @@ use super::shared::Contents;
 use super::template::{Begun, Belongings, Expected, Template};
 use super::{Child, Given, Host, Phases, ResumeError, TemplatePhases};
 use crate::cache::{CACHE_BYTES_MAX, Cache, PullError};
+use crate::carried;
 use crate::descriptor::ForkDescriptor;
 use crate::lineage::SeedAt;
 use crate::mapped;
@@ -132,6 +133,7 @@ impl Family {
         mut source: Box<dyn PageSource>,
     ) -> Result<Self, ResumeError> {
         host.may_fork()?;
+        carried::check(&descriptor)?;
         host.machine.can_take(&descriptor.machine)?;
         latency::keep_awake();
         let lineage = source.lineage();

@@ -12,14 +12,16 @@ use ramet_sys::{Limits, User, events};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fs::{Mode, OFlags, SeekFrom, fcntl_setfl, seek};
 use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
-};
+use rustix::time::{Itimerspec, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime};
 
 use super::ResumeError;
 use super::shared::reopen;
 use crate::capture::identity;
+use crate::carried;
 use crate::descriptor::{Expiry, FileIdentity, ForkDescriptor, OpenFile, OpenFileKind, Timer};
+
+/// What cannot be carried is found out before.
+const NO_FILE: ResumeError = ResumeError::Unfit("one of its open files is none");
 
 /// What a child is given by its host in place of what it cannot have from the forked process.
 #[derive(Debug)]
@@ -59,7 +61,7 @@ pub(super) fn open(
             OpenFileKind::Same { fd } => {
                 let first = descriptor.files[..at].binary_search_by_key(&fd, |file| file.fd);
                 let first = first.ok().and_then(|first| opened.get(first));
-                first.ok_or(ResumeError::Unfit("one of its open files is none"))?.try_clone()?
+                first.ok_or(NO_FILE)?.try_clone()?
             }
             _ => open_one(file, given, &mut pipes, pieces)?,
         };
@@ -92,10 +94,10 @@ fn open_one(
             fcntl_setfl(end, flags & OFlags::NONBLOCK).map_err(io::Error::from)?;
             end.try_clone()?
         }
-        OpenFileKind::Timer(timer) => open_timer(file, *timer)?,
+        OpenFileKind::Timer(timer) => open_timer(*timer)?,
         OpenFileKind::Signals { mask } => events::signals(*mask)?,
         OpenFileKind::Memory { piece, position } => {
-            let piece = pieces.get(*piece as usize).ok_or_else(|| cannot_carry(file, b"memory without content"))?;
+            let piece = pieces.get(*piece as usize).ok_or(NO_FILE)?;
             let made = OFlags::CREATE | OFlags::TRUNC | OFlags::EXCL;
             let opened = reopen(piece, flags - made)?;
             seek(&opened, SeekFrom::Start(*position)).map_err(io::Error::from)?;
@@ -113,10 +115,8 @@ fn open_one(
         }
         // What it watches is known once that has its numbers.
         OpenFileKind::Epoll { .. } => epoll::create(epoll::CreateFlags::CLOEXEC).map_err(io::Error::from)?,
-        OpenFileKind::Same { .. } => return Err(cannot_carry(file, b"the file of another descriptor")),
-        OpenFileKind::Terminal => return Err(cannot_carry(file, b"a terminal")),
         OpenFileKind::Socket => dead_socket(flags)?,
-        OpenFileKind::Other { name } => return Err(cannot_carry(file, name)),
+        OpenFileKind::Same { .. } | OpenFileKind::Terminal | OpenFileKind::Other { .. } => return Err(NO_FILE),
     };
     if matches!(file.kind, OpenFileKind::Signals { .. } | OpenFileKind::Timer(_) | OpenFileKind::Epoll { .. }) {
         fcntl_setfl(&opened, flags & OFlags::NONBLOCK).map_err(io::Error::from)?;
@@ -136,13 +136,8 @@ fn fill(write: &OwnedFd, unread: &[u8]) -> io::Result<()> {
     File::from(write.try_clone()?).write_all(unread)
 }
 
-fn open_timer(file: &OpenFile, timer: Timer) -> Result<OwnedFd, ResumeError> {
-    let clock = match timer.clock.cast_signed() {
-        libc::CLOCK_REALTIME => TimerfdClockId::Realtime,
-        libc::CLOCK_MONOTONIC => TimerfdClockId::Monotonic,
-        libc::CLOCK_BOOTTIME => TimerfdClockId::Boottime,
-        _ => return Err(cannot_carry(file, b"a timer that wakes the machine")),
-    };
+fn open_timer(timer: Timer) -> Result<OwnedFd, ResumeError> {
+    let clock = carried::clock(timer).ok_or(NO_FILE)?;
     let opened = timerfd_create(clock, TimerfdFlags::CLOEXEC).map_err(io::Error::from)?;
     let time = |[seconds, nanoseconds]: [u64; 2]| Timespec {
         tv_sec: seconds.cast_signed(),
@@ -190,8 +185,4 @@ fn open_path(
         seek(&opened, SeekFrom::Start(position)).map_err(io::Error::from)?;
     }
     Ok(opened)
-}
-
-fn cannot_carry(file: &OpenFile, name: &[u8]) -> ResumeError {
-    ResumeError::Open { fd: file.fd, name: String::from_utf8_lossy(name).into_owned() }
 }

@@ -32,7 +32,6 @@ impl Planner<'_> {
     pub(super) fn become_child(&self, main: &mut Program, identity: Identity<'_>) -> Result<Vec<Program>, ResumeError> {
         let ForkDescriptor { threads, traits, .. } = self.descriptor;
         let Place { start, main_bytes, thread_bytes, .. } = self.place;
-        self.confinement.check()?;
         main.call(
             "setting its timers' slack",
             SYS_prctl,
