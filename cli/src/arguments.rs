@@ -174,10 +174,10 @@ pub(crate) struct Up {
     #[arg(short = 'f', long = "filename", value_name = "MANIFEST")]
     pub(crate) files: Vec<PathBuf>,
     /// Where requests are taken [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     pub(crate) listen: Option<SocketAddr>,
     /// Where /healthz, /readyz and /metrics are [default: 127.0.0.1:9090]
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     pub(crate) admin: Option<SocketAddr>,
     /// How descriptors travel [default: auto]
     #[arg(long, value_enum, value_name = "TRANSPORT")]
@@ -342,4 +342,9 @@ pub(crate) enum SchemaKind {
     Manifest,
     /// The node's settings file
     Node,
+}
+
+/// An address without its port, or a name, is the usual mistake.
+pub(crate) fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "expected an IP address and a port, such as 192.0.2.7:7070 or [2001:db8::7]:7070")
 }

@@ -218,7 +218,7 @@ fn seeds_are_prepared_listed_renewed_and_revoked() {
     assert_eq!(code(&gone), 3);
     assert!(err(&gone).contains("it was revoked"), "{}", err(&gone));
     assert_eq!(code(&keeper.ramet(&["revoke", &seed.handle])), 3, "it is no more");
-    assert_eq!(done(&keeper.ramet(&["revoke", "--all"])), "1 seeds revoked\n");
+    assert_eq!(done(&keeper.ramet(&["revoke", "--all"])), "1 seed revoked\n");
     assert_eq!(keeper.list().as_array().map(Vec::len), Some(0));
     assert!(err(&keeper.resume_fails(&other, &[])).contains("it was revoked"));
     eventually("the seeds' processes to end", || (family_of(target.marker()) == [target.pid()]).then_some(()));

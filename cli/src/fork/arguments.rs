@@ -13,7 +13,7 @@ use ramet_manifest::quantity::duration_from_text;
 use ramet_manifest::settings::{ENVIRONMENT_FORK_KEY, SEEDS_BYTES, SEEDS_MAX};
 
 use super::key::KeyText;
-use crate::arguments::OutputArgument;
+use crate::arguments::{OutputArgument, address};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ForkCommand {
@@ -76,7 +76,7 @@ impl FromStr for Target {
 #[derive(Debug, Args)]
 pub(crate) struct Resume {
     /// Where the seed is read, as `prepare` has printed it
-    #[arg(value_name = "ADDR")]
+    #[arg(value_name = "ADDR", value_parser = address)]
     pub(crate) address: SocketAddr,
     /// The seed
     #[arg(long)]
@@ -146,7 +146,7 @@ pub(crate) struct Renew {
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
     /// Where other hosts read the seeds [default: 127.0.0.1 and any port]
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     pub(crate) listen: Option<SocketAddr>,
     /// The memory that all seeds together may hold on to [default: 4Gi]
     #[arg(long, value_name = "BYTES", value_parser = bytes)]

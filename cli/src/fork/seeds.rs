@@ -107,6 +107,6 @@ pub(super) fn revoke(node: &NodeArguments, options: &Revoke) -> Result<(), Failu
     let Answer::Revoked(count) = Keeper::reach(node)?.ask(&question, &[])? else { return Err(unexpected()) };
     match options.handle {
         Some(handle) => output::line(&format!("seed {handle} revoked")),
-        None => output::line(&format!("{count} seeds revoked")),
+        None => output::line(&format!("{count} {} revoked", if count == 1 { "seed" } else { "seeds" })),
     }
 }

@@ -227,6 +227,12 @@ pub(crate) fn prepare_with(
     child: Option<resume::Watch>,
     unforked: Unforked,
 ) -> Result<Prepared, PrepareError> {
+    if pid == std::process::id().cast_signed() {
+        return Err(PrepareError::unfit(
+            pid,
+            "it is the one that prepares, and cannot stop itself; have another do it",
+        ));
+    }
     let deadline = Instant::now() + BEGINNING_TIMEOUT;
     let mut look = Look::Before;
     loop {

@@ -113,12 +113,31 @@ pub enum SeedError {
     #[error(transparent)]
     Prepare(#[from] PrepareError),
     /// There are too many that are in use.
-    #[error("there are {0} seeds, all in use, and there may be no more; revoke one")]
+    #[error("there are {0} seeds, all in use, and there may be no more; revoke one, or raise `fork.seeds`")]
     TooMany(usize),
-    /// It is too large.
+    /// The process is a seed.
+    #[error("process {pid} is the seed {handle} itself, which never runs; `ramet fork resume` makes children of it")]
+    IsSeed {
+        /// The process.
+        pid: i32,
+        /// The seed.
+        handle: Handle,
+    },
+    /// It is larger than all seeds together may be.
     #[error(
-        "the seed would hold on to {needed} bytes; {busy} of the {limit} bytes for seeds are in use; revoke a seed, or \
-         raise the limit"
+        "the seed would hold on to {needed} bytes, and all seeds together may to {limit}; raise `fork.memory` \
+         (`--memory` of `ramet fork serve`)"
+    )]
+    TooLarge {
+        /// What it would hold on to.
+        needed: u64,
+        /// What all may.
+        limit: u64,
+    },
+    /// It is too large beside those that are being read.
+    #[error(
+        "the seed would hold on to {needed} bytes; of the {limit} that all seeds together may, those that are being \
+         read have {busy}; revoke one of them, or raise `fork.memory` (`--memory` of `ramet fork serve`)"
     )]
     NoRoom {
         /// What it would hold on to.
@@ -228,6 +247,9 @@ impl Seeds {
 
     fn prepare_as(&self, parent: Parent, terms: Terms) -> Result<Held, SeedError> {
         self.check_lease(terms.lease)?;
+        if let Some(seed) = self.list().into_iter().find(|seed| seed.seed == parent.pid) {
+            return Err(SeedError::IsSeed { pid: parent.pid, handle: seed.handle });
+        }
         let place = Place::take(&self.registry)?;
         let begun = keeper::start(Arc::downgrade(&self.registry), parent, terms.lease)?;
         let seed = Arc::clone(&begun.seed);
@@ -439,6 +461,9 @@ impl Place {
         let busy: u64 = table.busy().map(|seed| seed.granted.bytes()).sum();
         let no_room = |busy| SeedError::NoRoom { needed, busy, limit };
         // None is given up in vain.
+        if needed > limit {
+            return Err((SeedError::TooLarge { needed, limit }, keeper));
+        }
         if busy.saturating_add(needed) > limit {
             return Err((no_room(busy), keeper));
         }

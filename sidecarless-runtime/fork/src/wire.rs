@@ -74,7 +74,7 @@ pub enum WireError {
     #[error("it does not speak version {VERSION} of the page protocol; both hosts must run the same release")]
     Version,
     /// Bytes are changed.
-    #[error("a frame was damaged on its way")]
+    #[error("a frame was damaged on its way; try again")]
     Damaged,
     /// A frame is longer than any is.
     #[error("a frame of {0} bytes is longer than any is")]

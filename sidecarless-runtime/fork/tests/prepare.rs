@@ -173,7 +173,7 @@ fn one_that_is_stopped_goes_on_first() {
     while !state().starts_with('T') {
         assert!(Instant::now() < deadline, "{}", state());
     }
-    let error = prepare(target.pid()).expect_err("it is stopped").to_string();
+    let error = prepare(target.pid()).map(drop).expect_err("it is stopped").to_string();
     assert!(error.contains("is stopped") && error.contains(&format!("kill -CONT {}", target.pid())), "{error}");
     assert!(state().starts_with('T'), "it stays as it is: {}", state());
     signal("-CONT");
@@ -185,6 +185,17 @@ fn one_that_is_stopped_goes_on_first() {
 fn says_why_not() {
     let error = prepare(i32::MAX).expect_err("no such process").to_string();
     assert!(error.contains("there is no process"), "{error}");
+}
+
+/// The second process of a machine is a thread of its kernel; a container may have another, or none.
+#[test]
+fn a_thread_of_the_kernel_is_none_at_once() {
+    if fs::read_to_string("/proc/2/comm").is_ok_and(|name| name == "kthreadd\n") {
+        let error = prepare(2).map(drop).expect_err("it has no memory").to_string();
+        assert!(error.contains("a thread of the kernel"), "{error}");
+    } else {
+        eprintln!("skipped: no thread of the kernel is seen here");
+    }
 }
 
 #[test]

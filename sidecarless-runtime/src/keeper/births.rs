@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ramet_control::fork::{self, Answer, CHILDREN_MAX, Life, Pages, Problem, ProblemKind, Resume, SourceKind};
 use ramet_control::socket::ControlSocket;
 use ramet_fork::nursery::{Born, NurseryError, Vigil};
+use ramet_fork::seeds::Refusal;
 use ramet_fork::{Given, Handle, Key, SeedAt};
 use ramet_sys::End;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,6 +21,9 @@ use crate::reach::Unreached;
 const OF_AN_INSTANCE: &str = "the seed is of a function's instance, and its copies wait to be told by a node who they \
                               are; make them instances: name it in the manifest of a function, as `start: \
                               {remote-fork: {address: …, handle: …, keyFile: …}}`";
+
+/// What to add where a seed is looked for here, and its address is another's.
+const NOT_LOCAL: &str = "; --source local is for seeds that are kept here, and this one's address is another keeper's";
 
 /// Makes children for one asker.
 pub(super) struct Births<'k> {
@@ -99,7 +103,11 @@ impl<'k> Births<'k> {
         let source = resume.source.or_else(|| reach.is_here(seed).then_some(SourceKind::Local));
         if source == Some(SourceKind::Local) {
             // A family that was reached before its seed has ended would not know yet.
-            reach.seeds.check(seed.handle, &seed.key).map_err(|refusal| NoChild(unread(refusal)))?;
+            reach.seeds.check(seed.handle, &seed.key).map_err(|refusal| {
+                let Problem { kind, detail } = unread(refusal);
+                let is_anothers = refusal == Refusal::Stranger && seed.address != reach.address;
+                NoChild(Problem { kind, detail: detail + if is_anothers { NOT_LOCAL } else { "" } })
+            })?;
         }
         let SeedAt { address, handle, key } = seed;
         let name = SeedName { address: *address, handle: *handle, key: key.fingerprint(), source };

@@ -106,13 +106,16 @@ fn what_cannot_be_prepared_is_named() {
     }
     let target = Target::python();
     let keeper = Keeper::start_with(&["--memory", "4Mi", "--seeds", "2"]);
+    let nothing = "00000000000000000000000000000000";
     let own = keeper.pid().to_string();
     for (arguments, exit, part) in [
         (vec!["prepare", "999999999"], 3, "there is no process 999999999"),
         (vec!["prepare", "python3"], 2, "instance/"),
         (vec!["prepare", "1", "--lease", "0s"], 2, "a lease is longer than nothing"),
         (vec!["prepare", "1", "--lease", "25h"], 2, "raise `fork.lease_max`"),
-        (vec!["prepare", own.as_str()], 1, own.as_str()),
+        (vec!["prepare", own.as_str()], 1, "it is the one that prepares"),
+        (vec!["resume", "localhost:7", "--handle", nothing], 2, "an IP address and a port, such as"),
+        (vec!["resume", "127.0.0.1", "--handle", nothing], 2, "an IP address and a port, such as"),
         (vec!["renew", "00000000000000000000000000000000", "--lease", "1m"], 3, "there is no seed 00000000"),
         (vec!["revoke", "00000000000000000000000000000000"], 3, "there is no seed 00000000"),
         (vec!["revoke"], 2, "--all"),
@@ -124,8 +127,19 @@ fn what_cannot_be_prepared_is_named() {
     }
     let large = keeper.ramet(&["prepare", &target.pid().to_string()]);
     assert_eq!(code(&large), 1);
-    assert!(err(&large).contains("of the 4194304 bytes for seeds are in use"), "{}", err(&large));
+    assert!(err(&large).contains("all seeds together may to 4194304; raise `fork.memory`"), "{}", err(&large));
     assert_eq!(family_of(target.marker()), [target.pid()], "it was given up again");
+
+    let small = Command::new("sleep").arg("600").stdin(Stdio::null()).spawn();
+    let mut small = small.expect("a process");
+    let seed = Seed::prepare(&keeper, small.id().cast_signed());
+    let of_seed = keeper.ramet(&["prepare", &keeper.list()[0]["pid"].to_string()]);
+    assert_eq!(code(&of_seed), 1, "{}", err(&of_seed));
+    assert!(err(&of_seed).contains(&format!("is the seed {} itself", seed.handle)), "{}", err(&of_seed));
+    let elsewhere = Keeper::start();
+    let not_there = elsewhere.resume_fails(&seed, &["--source", "local"]);
+    assert!(err(&not_there).contains("another keeper's"), "{}", err(&not_there));
+    small.kill().and_then(|()| small.wait()).expect("ended");
 }
 
 #[test]
@@ -179,7 +193,7 @@ fn a_stranger_to_the_keeper_has_what_is_its_own() {
     let prepared: serde_json::Value = serde_json::from_str(&prepared).expect("a seed");
     let handle = prepared["handle"].as_str().expect("text");
     assert!(done(&nobody(&["list"])).contains(handle));
-    assert_eq!(done(&nobody(&["revoke", "--all"])), "1 seeds revoked\n", "its own");
+    assert_eq!(done(&nobody(&["revoke", "--all"])), "1 seed revoked\n", "its own");
     assert_eq!(keeper.list()[0]["handle"], roots.handle, "root's is untouched");
     let _ = own.kill();
     let _ = own.wait();

@@ -65,13 +65,15 @@ impl Space {
 
 /// The auxiliary vector. While a program is being executed the new address space has none yet.
 fn auxiliary(pid: i32) -> Result<Vec<u64>, PrepareError> {
+    let no_memory = || PrepareError::unfit(pid, "it has no memory: it has ended, or is a thread of the kernel");
     let bytes = status::read(pid, "auxv").map_err(|source| match source.kind() {
         io::ErrorKind::PermissionDenied => PrepareError::not_allowed(pid, "open(/proc/PID/auxv)", source),
+        _ if source.raw_os_error() == Some(libc::ESRCH) && status::is_kernels(pid) => no_memory(),
         _ => proc_failed(pid)(source),
     })?;
     let words: Vec<u64> = bytes.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word)).collect();
     match words.first() {
-        None => Err(PrepareError::unfit(pid, "it has no memory: it has ended, or is a thread of the kernel")),
+        None => Err(no_memory()),
         Some(0) => Err(PrepareError::Executing(pid)),
         Some(_) => Ok(words),
     }

@@ -8,6 +8,9 @@ use crate::descriptor::{Credentials, Layout};
 /// How many kinds of limits a process has (`RLIM_NLIMITS`).
 pub(crate) const LIMITS: usize = 16;
 
+/// The number of the field after the name in `/proc/PID/stat`.
+const FIRST_FIELD: usize = 3;
+
 /// `/proc/PID/FILE`.
 pub(super) fn read(pid: i32, file: &'static str) -> io::Result<Vec<u8>> {
     fs::read(format!("/proc/{pid}/{file}"))
@@ -81,6 +84,22 @@ impl Status {
     }
 }
 
+/// Whether it is a thread of the kernel, which has no memory.
+pub(super) fn is_kernels(pid: i32) -> bool {
+    /// `PF_KTHREAD`.
+    const OF_KERNEL: u64 = 0x0020_0000;
+    const FLAGS: usize = 9;
+    let stat = read(pid, "stat").unwrap_or_default();
+    let flags = fields(&stat).and_then(|fields| fields.get(FLAGS - FIRST_FIELD)?.parse::<u64>().ok());
+    flags.is_some_and(|flags| flags & OF_KERNEL != 0)
+}
+
+/// The fields of `/proc/PID/stat` from the third one on. The name before may have anything in it.
+fn fields(stat: &[u8]) -> Option<Vec<&str>> {
+    let after_name = stat.iter().rposition(|byte| *byte == b')')? + 2;
+    Some(std::str::from_utf8(stat.get(after_name..)?).ok()?.split_ascii_whitespace().collect())
+}
+
 /// What is told of a thread.
 pub(super) fn of_thread(pid: i32, tid: i32) -> io::Result<Status> {
     let status = Status::parse(&fs::read(format!("/proc/{pid}/task/{tid}/status"))?);
@@ -108,10 +127,8 @@ fn numbers(text: &str) -> Option<Vec<u32>> {
 
 /// Reads `/proc/PID/stat` and `/proc/PID/auxv`.
 pub(super) fn layout(stat: &[u8], auxiliary: &[u8]) -> Option<Layout> {
-    // The name, in parentheses, may have anything in it. The field after it is number 3.
-    let after_name = stat.iter().rposition(|byte| *byte == b')')? + 2;
-    let fields: Vec<&str> = std::str::from_utf8(&stat[after_name..]).ok()?.split_ascii_whitespace().collect();
-    let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+    let fields = fields(stat)?;
+    let field = |number: usize| fields.get(number - FIRST_FIELD)?.parse::<u64>().ok();
     Some(Layout {
         start_code: field(26)?,
         end_code: field(27)?,
