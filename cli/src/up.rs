@@ -1,5 +1,6 @@
 //! `up`: the node in the foreground; and its gateway, which is this program under another name.
 
+use std::io::IsTerminal;
 use std::path::Path;
 
 use ramet_control::socket::ControlSocket;
@@ -88,7 +89,10 @@ pub(crate) fn start_log(settings: LogSettings) {
         LogLevel::Trace => "trace",
     };
     let filter = EnvFilter::try_from_env("RUST_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Colours are for who looks at a terminal and has not asked for none (https://no-color.org).
+    let wants_none = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let in_colour = std::io::stderr().is_terminal() && !wants_none;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(in_colour).with_writer(std::io::stderr);
     // A second subscriber is refused; the first is as good.
     let _ = match settings.format {
         LogFormat::Text => builder.with_target(false).try_init(),

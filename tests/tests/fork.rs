@@ -316,6 +316,25 @@ fn who_waits_hears_of_ends_and_ends_children() {
     eventually("its standard input is at its end, so the child ends", || has_ended(&[pid]));
 }
 
+/// A host has children of many seeds.
+#[test]
+fn a_log_says_which_seed_was_lost() {
+    if !can_fork() {
+        return;
+    }
+    let target = Target::python();
+    let (here, there) = (Keeper::start(), Keeper::start());
+    let seed = Seed::prepare(&here, target.pid());
+    let mut child = there.resume(&seed, &["--source", "tcp", "-o", "json", "--wait"]);
+    child.rows();
+    done(&here.ramet(&["revoke", &seed.handle]));
+    assert_eq!(child.ask_for(b'?'), None, "it does not have its data");
+    let log = there.log();
+    let line = log.lines().find(|line| line.contains("the seed is lost")).expect("it is told");
+    assert!(line.contains(&seed.handle) && line.contains(&seed.address), "{line}");
+    assert!(!log.contains('\u{1b}'), "a file has no colours: {log}");
+}
+
 #[test]
 fn a_lease_that_ends_takes_the_seed_away() {
     if !can_fork() {

@@ -243,7 +243,9 @@ impl Node {
                 if function.fruitless == 0 {
                     function.start_problem = None;
                 }
-                tracing::info!(function = %name, ?pause, "its further instances are forked");
+                // Where the parent is another node's there was none here.
+                let pause = pause.map(tracing::field::debug);
+                tracing::info!(function = %name, pause, "its further instances are forked");
                 self.thaw(parent);
                 self.fill_places(id);
             }

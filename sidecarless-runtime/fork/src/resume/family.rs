@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use ramet_sys::pagemap::PAGE_BYTES;
 use ramet_sys::{Pidfd, ProcessMemory, Range, latency};
 use rustix::event::{EventfdFlags, eventfd};
+use tracing::field::display;
 
 use super::ahead::{Ahead, Unborn};
 use super::habit::Habit;
@@ -157,7 +158,12 @@ impl Family {
         let pager = Pager::new(cache, Arc::clone(&host.guard), &news)?;
         let lost = pager.lost();
         let (told, receiver) = channel();
+        let seed = lineage.first();
+        let address = seed.map(|seed| display(seed.address));
+        let span = tracing::error_span!("family", address, handle = seed.map(|seed| display(seed.handle)));
         let serve = move || {
+            // Whatever it has to say, it says of which seed.
+            let _family = span.entered();
             if let Err(error) = pager.run(&receiver, &theirs) {
                 tracing::error!(%error, "the pager has ended; its children wait until they are killed");
             }
