@@ -42,6 +42,26 @@ pub enum SocketError {
 pub(crate) struct SocketFile {
     path: PathBuf,
     identity: Identity,
+    _folders: Folders,
+}
+
+/// The folders that were made for a socket, the innermost first. They go when this is dropped, if they are empty.
+#[derive(Debug)]
+struct Folders(Vec<PathBuf>);
+
+impl Folders {
+    fn make(innermost: &Path) -> io::Result<Self> {
+        let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
+        let missing = Self(innermost.ancestors().take_while(is_missing).map(Path::to_owned).collect());
+        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(innermost).map(|()| missing)
+    }
+}
+
+impl Drop for Folders {
+    fn drop(&mut self) {
+        // One that is not empty is somebody's by now, and so are those around it.
+        let _ = self.0.iter().try_for_each(std::fs::remove_dir);
+    }
 }
 
 /// Inode and time of change: an inode alone may be another file's by now.
@@ -53,14 +73,12 @@ fn identity(path: &Path) -> io::Result<Identity> {
 }
 
 impl SocketFile {
-    /// Binds a socket, with its folder where that is missing, and listens without blocking. Only this process's user
-    /// may connect.
+    /// Binds a socket and listens without blocking. Only this process's user may connect. A folder that is missing is
+    /// made, and goes with the socket.
     pub(crate) fn bind(path: &Path, kind: SocketType) -> Result<(Self, OwnedFd), SocketError> {
         let system = |call| move |source: io::Error| SocketError::System { path: path.to_owned(), call, source };
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            let made = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(folder);
-            made.map_err(system("mkdir"))?;
-        }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folders = folder.map_or(Ok(Folders(Vec::new())), Folders::make).map_err(system("mkdir"))?;
         let socket = open(kind).map_err(system("socket"))?;
         let address = SocketAddrUnix::new(path).map_err(|errno| system("bind")(errno.into()))?;
         clear_stale(path, kind)?;
@@ -72,7 +90,7 @@ impl SocketFile {
         chmod(path, Mode::RUSR | Mode::WUSR).map_err(io::Error::from).map_err(system("chmod"))?;
         listen(&socket, BACKLOG).map_err(|errno| system("listen")(errno.into()))?;
         let identity = identity(path).map_err(system("stat"))?;
-        Ok((Self { path: path.to_owned(), identity }, socket))
+        Ok((Self { path: path.to_owned(), identity, _folders: folders }, socket))
     }
 }
 
@@ -141,6 +159,26 @@ mod tests {
         assert!(matches!(SocketFile::bind(&path, SocketType::STREAM), Err(SocketError::InUse(_))));
         drop(listener);
         SocketFile::bind(&path, SocketType::STREAM).expect("the old one is stale");
+    }
+
+    #[test]
+    fn folders_that_were_made_for_it_go_with_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (outer, path) = (folder.path().join("new"), folder.path().join("new/inner/ramet.sock"));
+        let bind = |path: &Path| SocketFile::bind(path, SocketType::STREAM);
+        let (socket, listener) = bind(&path).expect("bound");
+        let (beside, _listener) = bind(&path.with_extension("fork")).expect("bound");
+        drop(beside);
+        assert!(path.exists(), "they are the first one's");
+        drop((socket, listener));
+        assert!(!outer.exists());
+
+        bind(&outer.join("x".repeat(200))).expect_err("that is too long for a socket");
+        assert!(!outer.exists());
+        let (socket, _listener) = bind(&path).expect("bound");
+        std::fs::write(outer.join("file"), "precious").expect("written");
+        drop(socket);
+        assert!(outer.join("file").exists() && !outer.join("inner").exists());
     }
 
     #[test]
