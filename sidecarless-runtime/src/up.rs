@@ -4,6 +4,7 @@ use std::os::unix::net::UnixListener as StdUnixListener;
 use std::time::Duration;
 
 use ramet_manifest::{Desired, Errors, NodeSettings, Source};
+use ramet_sys::latency;
 use rustix::net::SocketType;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixListener;
@@ -69,6 +70,11 @@ pub fn up(settings: NodeSettings, sources: Vec<Source>) -> Result<(), UpError> {
     raise_open_files();
     if let Some(own) = threads::numbers(&threads::own_cores()?) {
         placement::check(&settings.placement, &own)?;
+    }
+    if settings.keep_awake && !latency::may_keep_awake() {
+        tracing::warn!(
+            "keep_awake = true does nothing here: /dev/cpu_dma_latency cannot be written to, which takes root"
+        );
     }
     let (socket, listener) = SocketFile::bind(&settings.socket, SocketType::STREAM)?;
     let keeper = Keeper::start(&KeeperSettings::of(&settings))?;

@@ -66,6 +66,11 @@ pub struct NodeSettings {
     /// Whether readers of rings look at them before they sleep. Without rings it changes nothing.
     #[schemars(default)]
     pub busy_poll: BusyPoll,
+    /// Whether the machine's cores are kept awake while requests come: whoever is sent a message is there tens of
+    /// microseconds sooner. It costs power, in a virtual machine the time of its host, and takes the right to write to
+    /// `/dev/cpu_dma_latency`.
+    #[schemars(default)]
+    pub keep_awake: bool,
     /// Which cores the instances of functions run on. One whose author has said so runs where that is.
     #[schemars(default)]
     pub placement: Placement,
@@ -276,6 +281,7 @@ impl NodeSettings {
             socket: default::socket(surroundings),
             transport: Transport::default(),
             busy_poll: BusyPoll::default(),
+            keep_awake: false,
             placement: Placement::default(),
             shortcut: Shortcut::default(),
             tls: None,

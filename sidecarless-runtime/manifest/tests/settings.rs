@@ -11,6 +11,7 @@ listen = "[::]:80"
 admin = "127.0.0.1:9999"
 socket = "ramet.sock"
 transport = "ring"
+keep_awake = true
 uid_base = 0x30d40
 
 [tls]
@@ -75,6 +76,7 @@ fn everything_can_be_set() {
     let settings = parse(EVERYTHING, &[]).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!((settings.listen.port(), settings.transport, settings.uid_base), (80, Transport::Ring, 200_000));
     assert_eq!(settings.socket, Path::new("/etc/ramet/ramet.sock"));
+    assert!(settings.keep_awake && !parse("", &[]).unwrap().keep_awake);
     let tls = settings.tls.as_ref().unwrap();
     assert_eq!(
         (tls.certificate.as_path(), tls.key.as_path()),

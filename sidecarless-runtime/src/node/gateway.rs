@@ -104,7 +104,10 @@ impl Node {
             FromGateway::Probed { instance, health } => self.hear_probed(instance, health),
             FromGateway::Loads(loads) => self.hear_loads(loads),
             FromGateway::Relieved { instance } => self.hear_relieved(instance),
-            FromGateway::AtWork => self.hear_at_work(),
+            FromGateway::AtWork => {
+                self.keep_awake();
+                self.hear_at_work();
+            }
             FromGateway::WantMetrics { servers } => {
                 let text = self.metrics(&servers);
                 self.tell_gateway(ToGateway::Metrics { text }, Vec::new());

@@ -1,5 +1,5 @@
 //! Which cores instances run on: those that the setting names; or, while there are requests, those that the rule in
-//! `placement` gives them. A node without requests looks at nothing.
+//! `placement` gives them, and that they are kept awake, if that is wanted. A node without requests looks at nothing.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use ramet_common::InstanceId;
 use ramet_dataplane::TransportKind;
 use ramet_manifest::{self as manifest, settings};
+use ramet_sys::latency;
 use rustix::thread::CpuSet;
 
 use super::Node;
@@ -16,6 +17,9 @@ use crate::timers::Timer;
 
 /// How the gateway's threads that serve requests are called.
 const WORKER_NAME: &str = "gateway-";
+
+/// For how long it is true that the gateway has requests when it has said so: it says so once a second.
+const AT_WORK_LASTS: Duration = Duration::from_millis(1200);
 
 /// What is known of where threads are.
 #[derive(Debug, Default)]
@@ -97,6 +101,13 @@ impl Node {
     fn is_adaptive(&self) -> bool {
         let looks = self.plane.kind() == TransportKind::Ring && self.settings.busy_poll != settings::BusyPoll::Never;
         self.settings.placement == manifest::Placement::Adaptive && self.placing.given_up.is_none() && !looks
+    }
+
+    /// Keeps the machine's cores awake until the gateway would say again that there are requests, if that is wanted.
+    pub(super) fn keep_awake(&self) {
+        if self.settings.keep_awake {
+            latency::keep_awake_for(AT_WORK_LASTS);
+        }
     }
 
     /// The gateway has requests.

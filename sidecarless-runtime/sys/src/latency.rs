@@ -15,7 +15,7 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 const REQUESTS: &str = "/dev/cpu_dma_latency";
-/// How long after the last call cores are kept awake.
+/// How long after the last call cores are kept awake, where nobody says so.
 const LASTING: Duration = Duration::from_millis(5);
 /// Microseconds until a core is there; and that nobody cares.
 const AT_ONCE: i32 = 0;
@@ -36,9 +36,19 @@ struct Keeper {
 /// Keeps the machine's cores awake for some milliseconds from now on. Called again and again it costs a look at the
 /// clock.
 pub fn keep_awake() {
+    keep_awake_for(LASTING);
+}
+
+/// The same for so long from now on.
+pub fn keep_awake_for(lasting: Duration) {
     if let Some(keeper) = KEEPER.get_or_init(Keeper::start) {
-        keeper.keep_awake();
+        keeper.keep_awake(lasting);
     }
+}
+
+/// Whether this process may ask for it.
+pub fn may_keep_awake() -> bool {
+    KEEPER.get_or_init(Keeper::start).is_some()
 }
 
 impl Keeper {
@@ -58,9 +68,9 @@ impl Keeper {
         u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    fn keep_awake(&self) {
-        let until = self.now() + LASTING.as_nanos() as u64;
-        if self.until.swap(until, Ordering::Relaxed) == 0 {
+    fn keep_awake(&self, lasting: Duration) {
+        let until = self.now() + lasting.as_nanos() as u64;
+        if self.until.fetch_max(until, Ordering::Relaxed) == 0 {
             self.ask(AT_ONCE);
             self.thread.unpark();
         }
@@ -117,7 +127,11 @@ mod tests {
             eprintln!("skipped: {REQUESTS} cannot be written here");
             return;
         }
-        for _ in 0..3 {
+        assert!(may_keep_awake());
+        for lasting in [LASTING, 20 * LASTING, LASTING] {
+            let start = Instant::now();
+            keep_awake_for(lasting);
+            // It lasts no shorter for that.
             keep_awake();
             assert_eq!(granted(), Some(AT_ONCE));
             let deadline = Instant::now() + Duration::from_secs(60);
@@ -126,6 +140,7 @@ mod tests {
                 assert!(Instant::now() < deadline, "they are kept awake for ever");
                 thread::yield_now();
             }
+            assert!(before == AT_ONCE || start.elapsed() >= lasting, "for {:?} only", start.elapsed());
         }
     }
 }

@@ -94,6 +94,7 @@ fn node(
         busy_poll: fields
             .get("busy_poll", report, |at, report| scalar::keyword(at, report, &busy_polls))
             .unwrap_or_default(),
+        keep_awake: fields.get("keep_awake", report, truth).unwrap_or(default.keep_awake),
         placement: fields.get("placement", report, placement).unwrap_or_default(),
         shortcut: fields
             .get("shortcut", report, |at, report| scalar::keyword(at, report, &shortcuts))
@@ -103,11 +104,7 @@ fn node(
             .get("gateway", report, |at, report| gateway(at, report, &default.gateway))
             .unwrap_or_else(|| default.gateway.clone()),
         pool: fields.get("pool", report, pool::pool_sizes).unwrap_or_default(),
-        prefault_pools: fields
-            .get("prefault_pools", report, |at, report| {
-                scalar::keyword(at, report, &[("true", true), ("false", false)])
-            })
-            .unwrap_or(default.prefault_pools),
+        prefault_pools: fields.get("prefault_pools", report, truth).unwrap_or(default.prefault_pools),
         fork: fields
             .get("fork", report, |at, report| fork(at, report, &default.fork))
             .unwrap_or_else(|| default.fork.clone()),
@@ -125,6 +122,10 @@ fn node(
     }
     fields.end(report);
     Some(settings)
+}
+
+fn truth(at: At<'_>, report: &mut Report) -> Option<bool> {
+    scalar::keyword(at, report, &[("true", true), ("false", false)])
 }
 
 fn gateway(at: At<'_>, report: &mut Report, default: &GatewaySettings) -> Option<GatewaySettings> {
