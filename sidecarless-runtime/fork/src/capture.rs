@@ -91,14 +91,15 @@ pub enum PrepareError {
     },
     /// Somebody traces it.
     #[error(
-        "process {pid} is being traced by process {tracer}; if that is a debugger, detach it, and if somebody else \
-         prepares the process, try again"
+        "process {pid} is being traced by {}; if that is a debugger, detach it, and if somebody else prepares the \
+         process, try again",
+        tracer.map_or_else(|| "somebody, or ptrace(2) is forbidden here".to_owned(), |pid| format!("process {pid}"))
     )]
     Traced {
         /// Which process.
         pid: i32,
-        /// Who does.
-        tracer: i32,
+        /// Who does. None: he had ceased to when it was looked who that is.
+        tracer: Option<i32>,
     },
     /// It cannot be copied, by what it is.
     #[error("process {pid} cannot be forked: {reason}")]
@@ -184,6 +185,17 @@ impl PrepareError {
             Self::Proc { source, .. } => source.raw_os_error() == Some(libc::ESRCH),
             Self::Call(error) => error.is_gone(),
             _ => false,
+        }
+    }
+
+    /// Why a thread is not traced whose memory may be read: so nobody forbids it, but a process has one tracer at most.
+    fn not_seized(pid: i32, tid: i32, source: CallError) -> Self {
+        match source.source.raw_os_error() {
+            Some(libc::EPERM) => {
+                let tracer = status::of_thread(pid, tid).ok().map(|status| status.tracer);
+                Self::Traced { pid, tracer: tracer.filter(|tracer| *tracer != 0) }
+            }
+            _ => Self::NotAllowed { pid, source },
         }
     }
 

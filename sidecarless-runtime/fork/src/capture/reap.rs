@@ -34,10 +34,7 @@ pub(super) fn by(original: i32, copy: i32) {
 fn attempt(pid: i32, copy: i32, deadline: Instant) -> Result<(), PrepareError> {
     let space = Space::find(pid)?;
     let own = status::of_thread(pid, pid).map_err(|source| PrepareError::Proc { pid, source })?;
-    let tracee = Tracee::seize(pid).map_err(|source| match own.tracer {
-        0 => PrepareError::NotAllowed { pid, source },
-        tracer => PrepareError::Traced { pid, tracer },
-    })?;
+    let tracee = Tracee::seize(pid).map_err(|source| PrepareError::not_seized(pid, pid, source))?;
     let held = Held(vec![tracee]);
     let tracee = &held.0[0];
     tracee.interrupt()?;

@@ -167,10 +167,7 @@ fn attach_all(pid: i32, space: &Space, Held(attached): &mut Held) -> Result<(), 
                 Err(source) => {
                     // The number may just be taken by another thread, which executes a program.
                     space.expect(pid)?;
-                    return Err(match status::of_thread(pid, tid).map_or(0, |status| status.tracer) {
-                        0 => PrepareError::NotAllowed { pid, source },
-                        tracer => PrepareError::Traced { pid, tracer },
-                    });
+                    return Err(PrepareError::not_seized(pid, tid, source));
                 }
             }
         }
