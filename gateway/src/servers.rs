@@ -31,7 +31,6 @@ pub(crate) use connection::{Age, ConnectError};
 pub(crate) use exchange::{AnswerHead, Answered, AskError, Asked, Exchange, Rest};
 pub(crate) use plain::{NEXT_HEADER, PlainHead, PlainRequest};
 pub(crate) use probe::watch;
-pub(crate) use stream::Stream;
 
 use connection::Sockets;
 

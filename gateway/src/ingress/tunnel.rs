@@ -1,11 +1,7 @@
 //! A connection that a client and an instance use for something else than HTTP, such as WebSocket: bytes pass through,
 //! both ways, each as fast as the other side reads.
 
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -13,14 +9,14 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use ramet_common::FunctionId;
 use ramet_dataplane::message::HeadBlock;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
+use tokio::io::copy_bidirectional;
 use tokio::task::spawn_local;
 
 use super::answer::{AnswerBody, respond};
 use super::request::Accepted;
 use crate::conduct::Journey;
 use crate::problem::Problem;
-use crate::servers::{AnswerHead, Answered, Rest, Stream};
+use crate::servers::{AnswerHead, Answered, Rest};
 
 /// What the client wants to speak instead of HTTP/1.1, if it does.
 pub(super) fn wanted(request: &Request<Incoming>) -> Option<HeaderValue> {
@@ -60,46 +56,13 @@ pub(super) async fn open(
 }
 
 async fn pass(on_upgrade: OnUpgrade, rest: Rest) {
-    let Some((stream, said, _turn)) = rest.into_tunnel().await else { return };
+    let Some((mut server, _turn)) = rest.into_tunnel().await else { return };
     match on_upgrade.await {
         Ok(client) => {
-            let (mut client, mut server) = (TokioIo::new(client), Said { stream, said });
-            if let Err(error) = copy_bidirectional(&mut client, &mut server).await {
+            if let Err(error) = copy_bidirectional(&mut TokioIo::new(client), &mut server).await {
                 tracing::debug!(%error, "a tunnel ended with an error");
             }
         }
         Err(error) => tracing::debug!(%error, "a client did not go on after the answer to its upgrade"),
-    }
-}
-
-/// A connection of which some bytes were read already.
-struct Said {
-    stream: Stream,
-    said: Bytes,
-}
-
-impl AsyncRead for Said {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.said.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(context, into);
-        }
-        let bytes = self.said.len().min(into.remaining());
-        into.put_slice(&self.said[..bytes]);
-        self.said.advance(bytes);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Said {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

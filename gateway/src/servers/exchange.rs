@@ -14,7 +14,7 @@ use super::Turn;
 use super::body::Outgoing;
 use super::connection::{Age, ConnectError};
 use super::plain::{self, Heard, Plain, PlainHead, PlainRequest};
-use super::stream::Stream;
+use super::replay::Replay;
 use super::unusual::{self, Unusual};
 
 /// Why an instance has not answered.
@@ -169,7 +169,7 @@ impl Rest {
 
     /// The connection itself, after the instance has agreed to speak something else on it, with what it has said so
     /// far.
-    pub(crate) async fn into_tunnel(self) -> Option<(Stream, Bytes, Turn)> {
+    pub(crate) async fn into_tunnel(self) -> Option<(Replay, Turn)> {
         match self {
             Self::Plain(_) => None,
             Self::Unusual(body) => body.into_tunnel().await,

@@ -1,5 +1,6 @@
-//! A connection as hyper sees it. Where the gateway has sent the request itself and read some of the answer, hyper is
-//! given that to read, and what it writes meanwhile is a request that nobody is sent.
+//! A connection of which some bytes have been read already, which come first. Where the gateway has sent the request
+//! itself and read some of the answer, hyper is given that to read, and what it writes meanwhile is a request that
+//! nobody is sent.
 
 use std::io;
 use std::pin::Pin;
@@ -10,8 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::stream::Stream;
 
-/// A connection, and what hyper is still to be given of what has been read from it.
-pub(super) struct Replay {
+/// A connection, and what of it has been read and is still to be given.
+pub(crate) struct Replay {
     stream: Stream,
     unread: Bytes,
     stage: Stage,
@@ -20,8 +21,8 @@ pub(super) struct Replay {
 /// Who sends the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// Hyper does.
-    Hyper,
+    /// Who writes to the connection.
+    Writer,
     /// It has been sent. Hyper does not know of one yet, and would not take an answer.
     SentUnknown,
     /// Hyper takes its own for the one that was sent.
@@ -31,7 +32,12 @@ enum Stage {
 impl Replay {
     /// A connection on which hyper does everything.
     pub(super) const fn nothing(stream: Stream) -> Self {
-        Self { stream, unread: Bytes::new(), stage: Stage::Hyper }
+        Self::passing(stream, Bytes::new())
+    }
+
+    /// A connection on which so much has come.
+    pub(super) const fn passing(stream: Stream, unread: Bytes) -> Self {
+        Self { stream, unread, stage: Stage::Writer }
     }
 
     /// A connection on which a request has been sent and so much of the answer has come.
@@ -39,7 +45,7 @@ impl Replay {
         Self { stream, unread, stage: Stage::SentUnknown }
     }
 
-    /// The connection, and what hyper has not read of what was read before.
+    /// The connection, and what has not been given.
     pub(super) fn into_parts(self) -> (Stream, Bytes) {
         (self.stream, self.unread)
     }
@@ -64,7 +70,7 @@ impl AsyncRead for Replay {
 
 impl AsyncWrite for Replay {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.stage == Stage::Hyper {
+        if self.stage == Stage::Writer {
             return Pin::new(&mut self.stream).poll_write(context, bytes);
         }
         self.stage = Stage::SentKnown;
@@ -80,7 +86,7 @@ impl AsyncWrite for Replay {
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stage == Stage::Hyper && self.stream.is_write_vectored()
+        self.stage == Stage::Writer && self.stream.is_write_vectored()
     }
 
     fn poll_write_vectored(

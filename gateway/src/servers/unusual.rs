@@ -139,14 +139,14 @@ impl Body {
 
     /// The connection itself, after the instance has agreed to speak something else on it, with what it has said so
     /// far.
-    pub(super) async fn into_tunnel(mut self) -> Option<(Stream, Bytes, Turn)> {
+    pub(super) async fn into_tunnel(mut self) -> Option<(Replay, Turn)> {
         let driver = self.link.driver.as_mut()?;
         poll_fn(|context| driver.connection.poll_without_shutdown(context)).await.ok()?;
         let Driver { connection, .. } = self.link.driver.take()?;
         let parts = connection.into_parts();
         // The turn lasts as long as the tunnel. One that is asked for was never plain, so nothing was read before.
         let (stream, _) = parts.io.into_inner().into_parts();
-        Some((stream, parts.read_buf, self.link.turn.take()?))
+        Some((Replay::passing(stream, parts.read_buf), self.link.turn.take()?))
     }
 }
 
