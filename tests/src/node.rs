@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Seek, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
@@ -271,8 +271,11 @@ fn filled_in(text: &str) -> String {
         .replace("{hostile}", &program("hostile").display().to_string())
 }
 
+/// A free port of a loopback address that is this process's own: between here and the node's start, the tests beside it
+/// open connections, each of which has a port of 127.0.0.1.
 fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    let listener = TcpListener::bind((Ipv4Addr::new(127, 0x80 | high, middle, low), 0)).expect("a free port");
     listener.local_addr().expect("an address")
 }
 
