@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::slice;
 
 use crate::VerbsError;
 use crate::bindings::{
@@ -152,6 +153,14 @@ impl Reader {
             assert!(self.is_quiet(to, bytes), "a read is under way to where a piece goes");
             after = to + bytes;
         }
+        // Most reads are of one piece.
+        if let [piece] = pieces {
+            let mut part = self.part(piece);
+            let mut request = request(self.posted, piece);
+            request.sg_list = &raw mut part;
+            request.send_flags = SEND_SIGNALED;
+            return self.post_requests(token, pieces, slice::from_mut(&mut request));
+        }
         let mut parts: Vec<ibv_sge> = pieces.iter().map(|piece| self.part(piece)).collect();
         let mut requests: Vec<ibv_send_wr> = pieces.iter().map(|piece| request(self.posted, piece)).collect();
         for (request, part) in requests.iter_mut().zip(&mut parts) {
@@ -165,6 +174,11 @@ impl Reader {
         if let Some(last) = requests.last_mut() {
             last.send_flags = SEND_SIGNALED;
         }
+        self.post_requests(token, pieces, &mut requests)
+    }
+
+    /// Notes and posts what each piece became, linked in order.
+    fn post_requests(&mut self, token: u64, pieces: &[Piece], requests: &mut [ibv_send_wr]) -> Result<(), ReadError> {
         let pair = self.pair.as_mut().ok_or(ReadError::Ended)?;
         // First noted, then posted: V4.
         self.under_way.push_back(Read { id: self.posted, token, pieces: pieces.to_vec() });
