@@ -1,9 +1,11 @@
 //! Settings that change how a node works and not what it answers.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 
 use nix::unistd::Pid;
+use ramet_tests::node::skipped;
 use ramet_tests::{Node, Start, eventually};
 
 const MANIFEST: &str = "
@@ -53,6 +55,34 @@ fn sleeps(process: Pid) -> u64 {
         line.and_then(|number| number.trim().parse::<u64>().ok()).expect("a number")
     };
     fs::read_dir(format!("/proc/{process}/task")).expect("threads").map(of_thread).sum()
+}
+
+#[test]
+fn cores_are_kept_awake_while_requests_come_and_no_longer() {
+    if let Err(error) = longest_wake() {
+        return skipped(&format!("nobody may say how long cores may take to wake: {error}"));
+    }
+    let start = Start::new("ring", MANIFEST).with("RAMET_KEEP_AWAKE", "true");
+    let node = Node::start(&start).expect("ring runs everywhere");
+    let is_awake = || longest_wake().expect("what the kernel keeps to") == 0;
+    let mut client = node.client();
+    let mut ask = || assert_eq!(client.request("POST", "/one", &[], b"x").expect("an answer").status, 200);
+    eventually("the cores to be kept awake", || {
+        ask();
+        is_awake().then_some(())
+    });
+    for _ in 0..500 {
+        ask();
+        assert!(is_awake(), "requests come");
+    }
+    eventually("the cores to sleep again", || (!is_awake()).then_some(()));
+}
+
+/// How many microseconds a core may take to wake, by all that programs have asked for.
+fn longest_wake() -> std::io::Result<i32> {
+    let mut bytes = [0; 4];
+    fs::File::open("/dev/cpu_dma_latency")?.read_exact(&mut bytes)?;
+    Ok(i32::from_ne_bytes(bytes))
 }
 
 #[test]
