@@ -4,17 +4,18 @@
 //! A probe takes a turn like any request. While there is none the instance is at work, which is as good a sign; whether
 //! its requests take too long is for their deadlines to say.
 
+use std::future::poll_fn;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Request, StatusCode, header};
 use ramet_control::gateway::{FromGateway, Health, Probe};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::body::Outgoing;
 use super::connection::Age;
-use super::exchange::{AskError, Asked, Exchange};
+use super::exchange::{Answered, Asked, Exchange, Rest};
 use super::{Held, Purpose, Server, Servers, State};
 
 /// How often an instance is tried that has not accepted a connection yet.
@@ -25,6 +26,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long an instance that does not start to serve is left without a word.
 const SILENT_FOR: Duration = Duration::from_secs(1);
+
+/// So much of an answer's body is read, though nobody looks at it: to a server that is still writing, a connection that
+/// is closed meanwhile is an error, which it would log each time.
+const BODY_BYTES_MAX: usize = 64 << 10;
 
 /// How an instance took a probe.
 enum Outcome {
@@ -147,18 +152,33 @@ async fn ask(server: &Arc<Server>, probe: &Probe, head_bytes_max: usize) -> Outc
         .uri(&probe.path)
         .header(header::HOST, "localhost")
         .header(header::USER_AGENT, "ramet-probe")
+        .header(header::CONNECTION, "close")
         .body(Outgoing::whole(Default::default()));
     let Ok(request) = request else { return Outcome::Failed(format!("{} is no path", probe.path)) };
     let asked = async {
         let request = Asked::Unusual(Box::new(request));
         let mut exchange = Exchange::begin(turn, Age::New, request, head_bytes_max).await?;
-        Ok::<_, AskError>(exchange.head().await?.head.status())
+        exchange.head().await
     };
-    match timeout(probe.timeout, asked).await {
-        Err(_) => Outcome::Failed(format!("GET {} was not answered within {:?}", probe.path, probe.timeout)),
-        Ok(Err(error)) => Outcome::Failed(format!("GET {}: {error}", probe.path)),
-        Ok(Ok(status)) if is_good(status) => Outcome::Passed,
-        Ok(Ok(status)) => Outcome::Failed(format!("GET {} was answered {status}", probe.path)),
+    let deadline = Instant::now() + probe.timeout;
+    let status = match timeout_at(deadline, asked).await {
+        Err(_) => return Outcome::Failed(format!("GET {} was not answered within {:?}", probe.path, probe.timeout)),
+        Ok(Err(error)) => return Outcome::Failed(format!("GET {}: {error}", probe.path)),
+        Ok(Ok(Answered { head, rest })) => {
+            let _ = timeout_at(deadline, read_on(rest)).await;
+            head.status()
+        }
+    };
+    if is_good(status) { Outcome::Passed } else { Outcome::Failed(format!("GET {} was answered {status}", probe.path)) }
+}
+
+/// Reads what follows a head.
+async fn read_on(mut rest: Rest) {
+    let mut left = BODY_BYTES_MAX;
+    while left > 0
+        && let Some(Ok(piece)) = poll_fn(|context| rest.poll_piece(context)).await
+    {
+        left = left.saturating_sub(piece.len());
     }
 }
 
@@ -180,5 +200,41 @@ fn is_good(status: StatusCode) -> bool {
 impl Server {
     fn tell(&self, health: Health) {
         (self.say)(FromGateway::Probed { instance: self.info.instance, health });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    use ramet_control::gateway::Address;
+
+    use super::*;
+    use crate::servers::tests::server_at;
+
+    #[test]
+    fn an_answer_is_read_to_its_end() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("socket");
+        let listener = UnixListener::bind(&path).expect("a socket");
+        let peer = thread::spawn(move || {
+            let (mut stream, _) = listener.accept()?;
+            assert!(stream.read(&mut [0; 4096])? > 0, "no request has come");
+            let body = [b'x'; BODY_BYTES_MAX - 1];
+            write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len())?;
+            stream.write_all(&body)?;
+            // If it was closed before all was read, this fails.
+            stream.read(&mut [0])
+        });
+        let servers = Servers::new(Arc::new(|_| {}));
+        let server = server_at(&servers, 1, Address::Socket { path, user: None });
+        let second = Duration::from_secs(1);
+        let probe = Probe { path: "/".to_owned(), period: second, timeout: 60 * second, failure_threshold: 1 };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let outcome = runtime.block_on(ask(&server, &probe, 8192));
+        assert!(matches!(outcome, Outcome::Passed));
+        assert_eq!(peer.join().expect("no panic").expect("an end"), 0);
     }
 }
