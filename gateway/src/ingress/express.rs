@@ -207,6 +207,8 @@ impl Lane<'_> {
             Ok(status) => (status, ends),
             Err((problem, ends)) => {
                 tracing::debug!(?problem, "answered by the gateway itself");
+                // It may have waited in vain.
+                self.now = Instant::now();
                 self.apologise(&problem, ends).await?;
                 (problem.status(), ends)
             }
