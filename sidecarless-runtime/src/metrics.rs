@@ -135,7 +135,8 @@ pub(crate) struct Metrics {
     /// By names: versions of a function are one function here.
     edges: BTreeMap<(String, String), EdgeCount>,
     shortcuts: BTreeMap<String, ShortcutCount>,
-    flows: BTreeMap<String, Figures>,
+    /// And how many of the messages wait.
+    flows: BTreeMap<String, (Figures, u64)>,
 }
 
 impl Metrics {
@@ -164,9 +165,10 @@ impl Metrics {
         total.batches += count.batches;
     }
 
-    /// What came to a version of a function.
-    pub(crate) fn flow(&mut self, function: String, figures: Figures) {
-        let total: &mut Figures = self.flows.entry(function).or_default();
+    /// What came to a version of a function whose instances take so many messages at a time.
+    pub(crate) fn flow(&mut self, function: String, figures: Figures, capacity: u64) {
+        let (total, waiting) = self.flows.entry(function).or_default();
+        *waiting += figures.held.saturating_sub(capacity);
         total.done += figures.done;
         total.held += figures.held;
         total.spent += figures.spent;
@@ -191,10 +193,12 @@ impl Metrics {
             line(&mut batches, "ramet_sproxy_sends_total", &labels, count.batches);
         }
         let (mut done, mut held, mut spent) = (String::new(), String::new(), String::new());
-        for (function, figures) in &self.flows {
+        let mut waits = String::new();
+        for (function, (figures, waiting)) in &self.flows {
             let labels = format!("function=\"{function}\"");
             line(&mut done, "ramet_function_messages_total", &labels, figures.done);
             line(&mut held, "ramet_function_held", &labels, figures.held);
+            line(&mut waits, "ramet_function_waiting", &labels, waiting);
             line(&mut spent, "ramet_function_seconds_total", &labels, figures.spent.as_secs_f64());
         }
         let (mut sends, mut bytes) = (String::new(), String::new());
@@ -228,9 +232,16 @@ impl Metrics {
             ("ramet_function_messages_total", "counter", "Messages that a function has done with.", done),
             ("ramet_function_held", "gauge", "Messages that a function has, waiting and in service.", held),
             (
+                "ramet_function_waiting",
+                "gauge",
+                "Messages that a function has beyond what its instances take at a time.",
+                waits,
+            ),
+            (
                 "ramet_function_seconds_total",
                 "counter",
-                "The time that all messages spent at a function, waiting and in service.",
+                "The time that all messages spent at a function, waiting and in service; where none waits it is the \
+                 service time.",
                 spent,
             ),
             (

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use ramet_tests::{Client, Node, Start, TRANSPORTS, eventually};
 
@@ -41,17 +42,16 @@ spec: {steps: [{function: front}, {function: fast}], deadline: 20s}
 /// Many more than all functions of the slow chain have room for together.
 const MANY: usize = 24;
 
-/// Sends so many requests at once, each with what the slow function shall do. Each gives its status and `retry-after`.
-fn at_once(
-    address: SocketAddr,
-    count: usize,
-    target: &'static str,
-    order: &'static str,
-) -> Vec<JoinHandle<(u16, Option<String>)>> {
+/// What became of a request: its status, `retry-after`, and how long it took.
+type Ended = (u16, Option<String>, Duration);
+
+/// Sends so many requests at once, each with what the slow function shall do.
+fn at_once(address: SocketAddr, count: usize, target: &'static str, order: &'static str) -> Vec<JoinHandle<Ended>> {
     let one = move || {
+        let start = Instant::now();
         let mut client = Client::connect(address).expect("connected");
         let answer = client.request("POST", target, &[("x-do-slow", order)], b"x").expect("an answer");
-        (answer.status, answer.header("retry-after").map(str::to_owned))
+        (answer.status, answer.header("retry-after").map(str::to_owned), start.elapsed())
     };
     (0..count).map(|_| std::thread::spawn(one)).collect()
 }
@@ -72,6 +72,8 @@ fn a_slow_function_holds_up_its_own_chain_at_the_gateway_and_no_other() {
             (held(&node, "slow") == 2.0 && others == (MANY - 2) as f64).then_some(())
         });
         assert_eq!(held(&node, "front"), 0.0, "{transport}: nothing waits there for room at the slow one");
+        let waiting = node.metric("ramet_function_waiting", "function=\"default/slow\"");
+        assert_eq!(waiting, 1.0, "{transport}: it takes one at a time");
         for _ in 0..50 {
             let answer = node.post("/good", b"x");
             assert_eq!((answer.status, answer.text().as_str()), (200, "x+front+fast"), "{transport}");
@@ -79,13 +81,16 @@ fn a_slow_function_holds_up_its_own_chain_at_the_gateway_and_no_other() {
         let free = node.metric("ramet_slots", "") - node.metric("ramet_free_slots", "");
         assert_eq!((held(&node, "slow"), free), (2.0, 2.0), "{transport}: only what is out has a slot");
         let answers: Vec<_> = slow.into_iter().map(|client| client.join().expect("no panic")).collect();
-        let refused = answers.iter().filter(|(status, _)| *status == 503).count();
+        let refused = answers.iter().filter(|(status, ..)| *status == 503).count();
         assert!(
-            refused > 0 && answers.iter().all(|(status, _)| matches!(status, 200 | 503)),
+            refused > 0 && answers.iter().all(|(status, ..)| matches!(status, 200 | 503)),
             "{transport}: {answers:?}"
         );
-        let says_when = |(status, retry): &(u16, Option<String>)| *status == 200 || retry.as_deref() == Some("1");
+        let says_when = |(status, retry, _): &Ended| *status == 200 || retry.as_deref() == Some("1");
         assert!(answers.iter().all(says_when), "{transport}: {answers:?}");
+        let took: Duration = answers.iter().map(|(.., took)| *took).sum();
+        let told = node.metric("ramet_request_duration_seconds_sum", "default/slow");
+        assert!(told > took.as_secs_f64() / 2.0, "{transport}: who waited in vain waited, too: {told} s of {took:?}");
         assert_eq!(node.post("/slow", b"x").text(), "x+front+slow", "{transport}");
         node.wait_all_slots_free();
     }

@@ -205,7 +205,8 @@ impl Node {
                 metrics.edge(Some(name.clone()), None, one_each(answered));
             }
             if let Some(figures) = by_gateway.or_else(by_data_plane) {
-                metrics.flow(name, figures);
+                let capacity = function.instances().count() as u64 * u64::from(function.manifest.spec.concurrency);
+                metrics.flow(name, figures, capacity);
             }
         }
     }
