@@ -123,14 +123,23 @@ pub struct Resources {
     /// Open files.
     #[schemars(range(min = 16, max = OPEN_FILES_MAX), default = "default::open_files")]
     pub open_files: u32,
-    /// Processes and threads together.
+    /// Processes and threads together. By default 64, and one more for each request beyond the first that an instance
+    /// takes at a time (`concurrency`).
     #[schemars(range(min = 1, max = PROCESSES_MAX), default = "default::processes")]
     pub processes: u32,
 }
 
 impl Default for Resources {
     fn default() -> Self {
-        Self { memory: None, open_files: default::open_files(), processes: default::processes() }
+        Self::of(default::concurrency())
+    }
+}
+
+impl Resources {
+    /// What holds where a manifest says nothing, for an instance that takes so many requests at a time.
+    pub(crate) fn of(concurrency: u32) -> Self {
+        let for_threads = concurrency.saturating_sub(default::concurrency());
+        Self { memory: None, open_files: default::open_files(), processes: default::processes() + for_threads }
     }
 }
 

@@ -97,7 +97,8 @@ pub struct NodeSettings {
     /// What is logged, and how.
     #[schemars(default)]
     pub log: LogSettings,
-    /// Where the supervisor is root, each function runs as its own user, numbered from here.
+    /// Where the supervisor is root, each instance runs as a user of its own, numbered from here. Nodes on one host are
+    /// given numbers that are far apart: the processes of a user are counted together.
     #[schemars(range(min = *UID_BASE.start(), max = *UID_BASE.end()), default = "default::uid_base")]
     pub uid_base: u32,
 }

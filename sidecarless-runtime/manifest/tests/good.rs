@@ -163,6 +163,7 @@ fn what_is_left_out_has_defaults() {
     assert_eq!((spec.replicas, spec.concurrency, spec.queue), (Replicas::fixed(1), 1, 64));
     assert_eq!((spec.hang_grace, spec.request_body), (Duration::from_secs(10), RequestBody::Whole));
     assert_eq!((spec.resources.open_files, spec.resources.memory), (1024, None));
+    assert_eq!(spec.resources.processes, 64);
     let spec = &desired.chain(&echo).unwrap().spec;
     assert_eq!(spec.route.iter().map(ToString::to_string).collect::<Vec<_>>(), ["/echo"]);
     assert_eq!((spec.deadline, spec.max_in_flight), (Duration::from_secs(10), 512));

@@ -46,9 +46,15 @@ where
 
     fn start(&mut self, instance: &Arc<Instance>, seats: &[Seat]) -> io::Result<()> {
         for &seat in seats {
-            let (instance, handler) = (Arc::clone(instance), Arc::clone(&self.handler));
-            let work = move || worker::work(&instance, seat, &*handler);
-            self.running.push((seat, spawn(format!("serve-{}", seat.0), work)?));
+            let (mine, handler) = (Arc::clone(instance), Arc::clone(&self.handler));
+            let work = move || worker::work(&mine, seat, &*handler);
+            let thread = spawn(format!("serve-{}", seat.0), work).map_err(|error| {
+                let (number, of) = (seat.0 + 1, instance.concurrency);
+                let why =
+                    format!("thread {number} of {of} (`concurrency`; `resources.processes` bounds them): {error}");
+                io::Error::new(error.kind(), why)
+            })?;
+            self.running.push((seat, thread));
         }
         Ok(())
     }

@@ -72,6 +72,15 @@ pub struct Captured {
     pub stderr: PipeReader,
 }
 
+/// What `EAGAIN` means where a program is to be executed.
+fn too_many(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::WouldBlock {
+        "; its user has as many processes already as one may have"
+    } else {
+        ""
+    }
+}
+
 /// Why a child was not started; no process is left behind.
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
@@ -84,7 +93,7 @@ pub enum SpawnError {
         source: io::Error,
     },
     /// The program's file cannot be executed.
-    #[error("cannot execute {}: {source}", path.display())]
+    #[error("cannot execute {}: {source}{}", path.display(), too_many(source))]
     Execute {
         /// The file.
         path: PathBuf,

@@ -216,6 +216,25 @@ fn failures_say_what_failed() {
 }
 
 #[test]
+fn a_user_with_too_many_processes_is_said_to_have_them() {
+    if !geteuid().is_root() {
+        eprintln!("skipped: only root can start a child as another user");
+        return;
+    }
+    let user = Some(User { uid: 234_569, gid: 234_569 });
+    let limits = Limits { processes: Some(1), ..Limits::default() };
+    let crowded = Sandbox { user, limits, ..sandbox() };
+    // The kernel looks before it counts the new one.
+    let those: Vec<_> = (0..2).map(|_| spawn(program("/bin/sleep", "60"), &crowded).expect("room")).collect();
+    let text = spawn(program("/bin/sleep", "60"), &crowded).expect_err("no room").to_string();
+    assert!(text.ends_with("; its user has as many processes already as one may have"), "{text}");
+    for child in those {
+        child.pidfd.signal(End::Kill).expect("still there");
+        child.pidfd.wait().expect("reaped");
+    }
+}
+
+#[test]
 fn a_probe_reports_without_running_anything() {
     let report = probe(&sandbox()).expect("a report");
     assert_eq!(report.outcome(Part::Seccomp), Outcome::Applied);

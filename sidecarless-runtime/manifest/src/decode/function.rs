@@ -30,7 +30,9 @@ pub(super) fn spec(at: At<'_>, report: &mut Report, base_dir: Option<&FilePath>)
     let request_body = fields.get("requestBody", report, |at, report| scalar::keyword(at, report, &bodies));
     let env = fields.get("env", report, env).unwrap_or_default();
     let replicas = fields.get("replicas", report, start::replicas).unwrap_or_default();
-    let concurrency = fields.get("concurrency", report, |at, report| scalar::whole(at, report, 1..=CONCURRENCY_MAX));
+    let concurrency = fields
+        .get("concurrency", report, |at, report| scalar::whole(at, report, 1..=CONCURRENCY_MAX))
+        .unwrap_or(default::concurrency());
     let queue = fields.get("queue", report, |at, report| scalar::whole(at, report, 0..=QUEUE_MAX));
     let references = fields.get("calls", report, calls).unwrap_or_default();
     let hang_grace = fields
@@ -39,7 +41,7 @@ pub(super) fn spec(at: At<'_>, report: &mut Report, base_dir: Option<&FilePath>)
     let shutdown_grace = fields
         .get("shutdownGrace", report, |at, report| scalar::duration(at, report, Duration::ZERO..=HOUR))
         .unwrap_or(default::shutdown_grace());
-    let resources = fields.get("resources", report, resources).unwrap_or_default();
+    let resources = fields.get("resources", report, |at, report| resources(at, report, concurrency));
     let restart = fields.get("restart", report, restart).unwrap_or_default();
     let start = fields.get("start", report, |at, report| start::start(at, report, base_dir)).unwrap_or_default();
     fields.end(report);
@@ -49,12 +51,12 @@ pub(super) fn spec(at: At<'_>, report: &mut Report, base_dir: Option<&FilePath>)
         request_body: request_body.unwrap_or_default(),
         env,
         replicas,
-        concurrency: concurrency.unwrap_or(default::concurrency()),
+        concurrency,
         queue: queue.unwrap_or(default::queue()),
         calls: references.iter().map(|reference| reference.function.clone()).collect(),
         hang_grace,
         shutdown_grace,
-        resources,
+        resources: resources.unwrap_or_else(|| Resources::of(concurrency)),
         restart,
         start,
     };
@@ -131,16 +133,17 @@ fn calls(at: At<'_>, report: &mut Report) -> Option<Vec<Reference>> {
     })
 }
 
-fn resources(at: At<'_>, report: &mut Report) -> Option<Resources> {
+fn resources(at: At<'_>, report: &mut Report, concurrency: u32) -> Option<Resources> {
     let mut fields = Fields::of(at, report, "a map with memory, openFiles and processes")?;
     let memory = fields.get("memory", report, |at, report| scalar::bytes(at, report, MEMORY_BYTES));
     let open_files = fields.get("openFiles", report, |at, report| scalar::whole(at, report, 16..=OPEN_FILES_MAX));
     let processes = fields.get("processes", report, |at, report| scalar::whole(at, report, 1..=PROCESSES_MAX));
     fields.end(report);
+    let without = Resources::of(concurrency);
     Some(Resources {
-        memory,
-        open_files: open_files.unwrap_or(default::open_files()),
-        processes: processes.unwrap_or(default::processes()),
+        memory: memory.or(without.memory),
+        open_files: open_files.unwrap_or(without.open_files),
+        processes: processes.unwrap_or(without.processes),
     })
 }
 
