@@ -172,8 +172,10 @@ impl Journey {
     async fn arrive(&self, input: Input<'_>, answered: Answered, at: u16, then: Then) -> Result<Arrived, Problem> {
         let Answered { head, rest } = answered;
         let head = plain_head(head)?;
-        if !(200..600).contains(&head.status.as_u16()) {
-            return Err(Problem::BadAnswer("its status is none that an answer can have"));
+        match head.status.as_u16() {
+            101 => return Err(Problem::BadAnswer("it is an upgrade (101), which only a chain of one step passes on")),
+            200..600 => {}
+            _ => return Err(Problem::BadAnswer("its status is none that an answer can have")),
         }
         let hop = match then {
             Then::Join => None,
