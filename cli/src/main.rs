@@ -64,7 +64,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Logs(options) => logs::run(&node, &options),
         Command::Check(options) => check::run(&node, &options),
         Command::Fork { what } => fork::run(&node, &what),
-        Command::Bench { what } => bench::run(&node, &what),
+        Command::Bench { mut what } => bench::run(&node, &mut what),
         Command::Schema { of } => {
             let of = match of {
                 SchemaKind::Function => SchemaOf::Function,

@@ -60,6 +60,7 @@ fn yaml_text(value: &impl Serialize) -> Result<String, Failure> {
 pub(crate) fn line(text: &str) -> Result<(), Failure> {
     match writeln!(io::stdout().lock(), "{text}") {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
-        result => Ok(result?),
+        Err(error) => Err(Failure::Failed(format!("cannot write to the standard output: {error}"))),
+        Ok(()) => Ok(()),
     }
 }

@@ -6,6 +6,7 @@ use std::{env, fs};
 
 use anyhow::{Context, bail, ensure};
 
+use crate::options::NodeOptions;
 use crate::process::THIS_PROGRAM;
 
 /// The programs of a build.
@@ -15,6 +16,8 @@ pub(crate) struct Build {
     revision: Option<String>,
     ramet: PathBuf,
     echo: PathBuf,
+    /// The settings file of its nodes.
+    config: Option<PathBuf>,
 }
 
 /// The profile in which the other build is made: the one in which this was.
@@ -24,12 +27,13 @@ const PROFILE_FOLDER: &str = if cfg!(debug_assertions) { "debug" } else { "relea
 
 impl Build {
     /// The program that runs, with this function or the `echo` beside it.
-    pub(crate) fn this(function: Option<&Path>) -> anyhow::Result<Self> {
-        let echo = match function {
-            Some(file) => std::path::absolute(file)?,
+    pub(crate) fn this(nodes: &NodeOptions) -> anyhow::Result<Self> {
+        let echo = match &nodes.function {
+            Some(file) => file.clone(),
             None => env::current_exe().context("cannot find this executable")?.with_file_name("echo"),
         };
-        Ok(Self { revision: None, ramet: THIS_PROGRAM.into(), echo })
+        let config = nodes.config.as_deref().map(readable).transpose()?;
+        Ok(Self { revision: None, ramet: THIS_PROGRAM.into(), echo, config })
     }
 
     /// The program of a git revision of the source that this is run in. It is compiled if it never was before: the
@@ -51,7 +55,13 @@ impl Build {
 
     fn kept(revision: &str, folder: &Path) -> Self {
         let programs = folder.join(PROFILE_FOLDER);
-        Self { revision: Some(revision.to_owned()), ramet: programs.join("ramet"), echo: programs.join("echo") }
+        let (ramet, echo) = (programs.join("ramet"), programs.join("echo"));
+        Self { revision: Some(revision.to_owned()), ramet, echo, config: None }
+    }
+
+    /// The same with the settings of another.
+    pub(crate) fn with_settings_of(&self, other: &Self) -> Self {
+        Self { config: other.config.clone(), ..self.clone() }
     }
 
     pub(crate) fn revision(&self) -> Option<&str> {
@@ -60,6 +70,10 @@ impl Build {
 
     pub(crate) fn ramet(&self) -> &Path {
         &self.ramet
+    }
+
+    pub(crate) fn config(&self) -> Option<&Path> {
+        self.config.as_deref()
     }
 
     /// The echo function.
@@ -71,6 +85,12 @@ impl Build {
         );
         Ok(&self.echo)
     }
+}
+
+/// The whole path of a file that can be read.
+fn readable(file: &Path) -> anyhow::Result<PathBuf> {
+    fs::File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
+    Ok(std::path::absolute(file)?)
 }
 
 fn cache_folder() -> anyhow::Result<PathBuf> {
@@ -142,7 +162,8 @@ fn git(folder: Option<&Path>, arguments: &[&str]) -> anyhow::Result<String> {
     let output = command.output().context("cannot run git")?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        bail!("`git {}` failed: {}", arguments.join(" "), said.trim());
+        let why = if said.trim().is_empty() { output.status.to_string() } else { said.trim().to_owned() };
+        bail!("`git {}` failed: {why}", arguments.join(" "));
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
@@ -160,7 +181,8 @@ mod tests {
 
     #[test]
     fn a_function_that_is_not_there_is_named() {
-        let build = Build::this(Some(Path::new("/no/such/echo"))).expect("a path");
+        let function = Some("/no/such/echo".into());
+        let build = Build::this(&NodeOptions { function, config: None }).expect("a path");
         let error = build.function().expect_err("it is not there");
         assert!(error.to_string().contains("/no/such/echo"), "{error}");
     }

@@ -14,20 +14,22 @@ use crate::system;
 
 /// Starts the systems for each length of the chain in turn, and runs the rounds of each setting.
 pub(crate) async fn measure(options: &ChainOptions, base: Option<&Build>) -> anyhow::Result<LoadReport> {
-    let this = Build::this(options.function.as_deref())?;
+    let this = Build::this(&options.nodes)?;
+    let base = base.map(|base| base.with_settings_of(&this));
     let lengths: BTreeSet<u32> = options.functions.iter().copied().collect();
     let settings_of = |functions| settings(options, functions);
     let mut engine = Engine::new(&options.rounds, lengths.iter().map(|&length| settings_of(length).len()).sum());
     for &functions in &lengths {
         let mut launcher = Launcher::new()?;
         let mut subjects: Vec<Box<dyn Subject>> = Vec::new();
-        for (system, build) in wanted(options, &this, base) {
+        for (system, build) in wanted(options, &this, base.as_ref()) {
             engine.say(format!("starting {system}"));
             match system::start(system, build, functions, options, &mut launcher).await {
                 Ok(running) => subjects.push(Box::new(running)),
                 Err(error) => engine.leave_out(&identity(system, build), &error),
             }
         }
+        engine.expect_any(&subjects, options.systems.iter().map(|system| system.name()))?;
         engine.measure(&mut subjects, &settings_of(functions)).await;
     }
     engine.report(|_, _| true)

@@ -58,6 +58,20 @@ impl Engine {
         self.left_out.push(LeftOut { system: identity.to_string(), setting: None, reason: format!("{reason:#}") });
     }
 
+    /// Fails, before peers are measured for nothing, if none of the systems that it is about has started.
+    pub(crate) fn expect_any<'n>(
+        &self,
+        started: &[Box<dyn Subject>],
+        mut wanted: impl Iterator<Item = &'n str>,
+    ) -> anyhow::Result<()> {
+        let has_started = |name| started.iter().any(|subject| subject.identity().system == name);
+        if wanted.any(has_started) {
+            return Ok(());
+        }
+        let reasons: Vec<_> = self.left_out.iter().map(ToString::to_string).collect();
+        bail!("nothing of what is to be measured has started\n{}", reasons.join("\n"))
+    }
+
     /// Measures the systems that run now.
     pub(crate) async fn measure(&mut self, subjects: &mut [Box<dyn Subject>], settings: &[Setting]) {
         for &setting in settings {

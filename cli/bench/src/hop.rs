@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use crate::build::Build;
 use crate::engine::Engine;
+use crate::options::NodeOptions;
 use crate::options::each_once;
 use crate::options::hop::{HopOptions, HopSystem};
 use crate::process::Launcher;
@@ -21,7 +22,7 @@ const MESSAGE_BYTES: usize = ramet_common::DESCRIPTOR_BYTES;
 
 /// Starts the systems for each number of functions in turn, and runs the rounds of each setting.
 pub(crate) async fn measure(options: &HopOptions, base: Option<&Build>) -> anyhow::Result<LoadReport> {
-    let this = Build::this(None)?;
+    let this = Build::this(&NodeOptions::default())?;
     let lengths: BTreeSet<u32> = options.functions.iter().copied().collect();
     let settings_of = |functions| settings(options, functions);
     let mut engine = Engine::new(&options.rounds, lengths.iter().map(|&length| settings_of(length).len()).sum());
@@ -40,6 +41,7 @@ pub(crate) async fn measure(options: &HopOptions, base: Option<&Build>) -> anyho
                 }
             }
         }
+        engine.expect_any(&subjects, options.systems.iter().map(|system| system.name()))?;
         engine.measure(&mut subjects, &settings_of(functions)).await;
     }
     engine.report(compares)

@@ -24,7 +24,7 @@ pub(crate) async fn measure(options: &ChainOptions) -> anyhow::Result<IdleReport
         bail!("--idle measures ramet only: name one of ramet-skmsg, ramet-ring, ramet-socket and ramet-http");
     }
     let machine = Machine::here();
-    let build = Build::this(options.function.as_deref())?;
+    let build = Build::this(&options.nodes)?;
     let mut launcher = Launcher::new()?;
     let (mut left_out, mut running) = (Vec::new(), Vec::new());
     for &functions in &options.functions {

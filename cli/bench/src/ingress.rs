@@ -12,14 +12,15 @@ use crate::system::{self, Running};
 
 /// Starts the fronts, the gateway first because the others repeat what it answers, and runs the rounds.
 pub(crate) async fn measure(options: &IngressOptions, base: Option<&Build>) -> anyhow::Result<LoadReport> {
-    let this = Build::this(options.function.as_deref())?;
+    let this = Build::this(&options.nodes)?;
+    let base = base.map(|base| base.with_settings_of(&this));
     let settings = settings(options);
     let connections_max = options.connections.iter().max().copied().unwrap_or(1);
     let mut engine = Engine::new(&options.rounds, settings.len());
     let mut launcher = Launcher::new()?;
     let mut running: Vec<Running> = Vec::new();
     for front in each_once(options.systems.iter().chain(&options.against).copied()) {
-        let builds = [Some(&this), base.filter(|_| front.is_ours())];
+        let builds = [Some(&this), base.as_ref().filter(|_| front.is_ours())];
         for build in builds.into_iter().flatten() {
             engine.say(format!("starting {front}"));
             match system::start_front(front, build, connections_max, &running, &mut launcher).await {
@@ -35,6 +36,7 @@ pub(crate) async fn measure(options: &IngressOptions, base: Option<&Build>) -> a
     for running in running {
         subjects.push(Box::new(running));
     }
+    engine.expect_any(&subjects, options.systems.iter().map(|front| front.name()))?;
     engine.measure(&mut subjects, &settings).await;
     engine.report(|_, _| true)
 }

@@ -4,6 +4,8 @@ pub mod chain;
 pub mod hop;
 pub mod ingress;
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -14,6 +16,9 @@ const CONNECTIONS_MAX: u64 = 4096;
 const PAYLOAD_BYTES_MAX: u64 = 32 << 20;
 /// The most functions of a chain: as many as a chain may have steps.
 const FUNCTIONS_MAX: u64 = 64;
+/// The most rounds, and the highest rate.
+const ROUNDS_MAX: u64 = 1000;
+const RATE_MAX: u64 = 10_000_000;
 /// Rounds, unless a number is asked for.
 const ROUNDS: u32 = 5;
 /// The same where two builds are compared: with fewer, no difference could be told from noise.
@@ -29,7 +34,7 @@ pub struct RoundOptions {
     #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = duration)]
     pub warm_up: Duration,
     /// How many rounds each system gets [default: 5, and 10 with --base]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", value_parser = rounds, allow_negative_numbers = true)]
     pub rounds: Option<u32>,
     /// Measure this build beside the one of a git revision, in alternating rounds, and say which differences are larger
     /// than the noise. Must be run within ramet's source
@@ -50,8 +55,19 @@ impl RoundOptions {
 pub struct RateOptions {
     /// Requests that are due in a second, whether or not the ones before are answered (an open loop). Latency is then
     /// counted from when a request was due [default: a closed loop: each connection sends when it has its answer]
-    #[arg(long = "rate", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    #[arg(long = "rate", value_name = "N", value_parser = rate, allow_negative_numbers = true)]
     pub per_s: Option<u32>,
+}
+
+/// The nodes that the benchmark starts.
+#[derive(Clone, Debug, Default, Args)]
+pub struct NodeOptions {
+    /// The echo function's program [default: `echo` beside this one]
+    #[arg(long, value_name = "FILE", value_parser = program)]
+    pub function: Option<PathBuf>,
+    /// Their settings file, as for any node.
+    #[arg(skip)]
+    pub config: Option<PathBuf>,
 }
 
 pub(crate) fn connections(text: &str) -> Result<usize, String> {
@@ -59,7 +75,23 @@ pub(crate) fn connections(text: &str) -> Result<usize, String> {
 }
 
 pub(crate) fn payload_bytes(text: &str) -> Result<usize, String> {
-    bounded(bytes(text), 0..=PAYLOAD_BYTES_MAX)
+    let expected = |_| format!("expected at most {}MiB, such as 100, 64KiB or 1MiB", PAYLOAD_BYTES_MAX >> 20);
+    bounded(bytes(text), 0..=PAYLOAD_BYTES_MAX).map_err(expected)
+}
+
+fn rounds(text: &str) -> Result<u32, String> {
+    bounded(text.parse().ok(), 1..=ROUNDS_MAX).map(|rounds| rounds as u32)
+}
+
+fn rate(text: &str) -> Result<u32, String> {
+    bounded(text.parse().ok(), 1..=RATE_MAX).map(|per_s| per_s as u32)
+}
+
+fn program(text: &str) -> Result<PathBuf, String> {
+    let file = std::path::absolute(text).map_err(|error| error.to_string())?;
+    let found = file.metadata().map_err(|error| error.to_string())?;
+    let is_program = found.is_file() && found.permissions().mode() & 0o111 != 0;
+    if is_program { Ok(file) } else { Err("it is no program: expected a file that may be executed".to_owned()) }
 }
 
 pub(crate) fn functions(text: &str) -> Result<u32, String> {
@@ -67,7 +99,7 @@ pub(crate) fn functions(text: &str) -> Result<u32, String> {
 }
 
 fn bounded(number: Option<u64>, range: std::ops::RangeInclusive<u64>) -> Result<usize, String> {
-    let expected = || format!("expected {} to {}", range.start(), range.end());
+    let expected = || format!("expected a whole number from {} to {}", range.start(), range.end());
     let number = number.filter(|number| range.contains(number)).ok_or_else(expected)?;
     usize::try_from(number).map_err(|_| expected())
 }

@@ -67,22 +67,23 @@ impl Launcher {
         program: impl Into<OsString>,
         arguments: impl IntoIterator<Item = OsString>,
     ) -> anyhow::Result<Process> {
-        self.start_with_stdin(name, program, arguments, Stdio::null())
+        self.start_with(name, program, arguments, None, Stdio::null())
     }
 
-    /// The same, with something to read.
-    pub(crate) fn start_with_stdin(
+    /// The same, with a variable in its environment and something to read.
+    pub(crate) fn start_with(
         &self,
         name: &str,
         program: impl Into<OsString>,
         arguments: impl IntoIterator<Item = OsString>,
+        variable: Option<(&str, &str)>,
         stdin: Stdio,
     ) -> anyhow::Result<Process> {
         let log = self.folder().join(format!("{name}.log"));
         let output = File::create(&log).with_context(|| format!("cannot make {}", log.display()))?;
         let mut command = Command::new(THIS_PROGRAM);
         command.args([crate::PEER_COMMAND, "run", "--parent", &std::process::id().to_string(), "--"]);
-        command.arg(program.into()).args(arguments);
+        command.arg(program.into()).args(arguments).envs(variable);
         command.stdin(stdin).stdout(output.try_clone()?).stderr(output).process_group(0);
         let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("a process without a number")?;

@@ -303,6 +303,11 @@ fn ratio(ours: &Series, other: &Series, setting: &Setting) -> Option<Ratio> {
     })
 }
 
+/// So many rounds, in words.
+pub(crate) fn rounds(count: u32) -> String {
+    format!("{count} round{}", if count == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests;

@@ -16,6 +16,9 @@ use crate::selection::Selection;
 
 /// What is measured instead of chains of the benchmark's own; nothing if neither an address nor a node is named.
 pub(super) fn of(node: &NodeArguments, options: &ChainOptions) -> Result<Vec<Target>, Failure> {
+    if options.url.is_some() && node.socket.is_some() {
+        return Err(Failure::Invalid("--url and --socket are two things to measure: leave one of them out".to_owned()));
+    }
     if let Some(url) = &options.url {
         return Ok(vec![at(url)?]);
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::report::ForkReport;
+use crate::report::rounds;
 use crate::report::table::{machine, spread, table};
 
 pub(super) fn write(report: &ForkReport, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -14,7 +15,7 @@ pub(super) fn write(report: &ForkReport, f: &mut fmt::Formatter<'_>) -> fmt::Res
     if !report.ratios.is_empty() {
         writeln!(f, "Ratios, round by round: median (least–greatest)\n\n{}\n", ratios(report))?;
     }
-    writeln!(f, "Numbers: median (least–greatest) of {} rounds\n\n{}\n", report.rounds, rows(report))?;
+    writeln!(f, "Numbers: median (least–greatest) of {}\n\n{}\n", rounds(report.rounds), rows(report))?;
     if !report.phases.is_empty() {
         writeln!(f, "Where the time goes, in µs\n\n{}\n", phases(report))?;
     }

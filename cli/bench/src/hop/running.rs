@@ -56,7 +56,7 @@ impl Running {
             let (own, theirs) = ControlSocket::pair()?;
             let arguments = [crate::PEER_COMMAND.into(), "hop".into()];
             let name = format!("{name}-{number}");
-            processes.0.push(launcher.start_with_stdin(&name, build.ramet(), arguments, theirs.into_fd().into())?);
+            processes.0.push(launcher.start_with(&name, build.ramet(), arguments, None, theirs.into_fd().into())?);
             let part = Part { number, functions, way: way.clone() };
             let fds: Vec<_> = fds.iter().map(OwnedFd::as_fd).collect();
             own.send(&part, &fds)?;

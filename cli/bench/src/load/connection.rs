@@ -17,7 +17,7 @@ const _: () = assert!(BUFFER_BYTES > LINE_BYTES_MAX);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NoAnswer {
     /// The connection could not be made.
-    #[error("cannot connect to {address}: {source}")]
+    #[error("cannot connect to {address}")]
     Connect {
         /// The server.
         address: SocketAddr,

@@ -1,12 +1,11 @@
 //! What can be asked of `ramet bench chain`.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::{RateOptions, RoundOptions, connections, duration, functions, payload_bytes};
+use super::{NodeOptions, RateOptions, RoundOptions, connections, duration, functions, payload_bytes};
 use crate::setting::Role;
 
 /// Measure chains of functions: ramet beside other ways from function to function, in alternating rounds of one run.
@@ -46,14 +45,14 @@ pub struct ChainOptions {
     #[arg(long, value_name = "NAME", conflicts_with = "url")]
     pub chain: Option<String>,
     /// Measure instead what the ramet systems use of the processor while nothing is asked of them
-    #[arg(long, conflicts_with = "base")]
+    #[arg(long, conflicts_with_all = ["base", "against", "connections", "payload", "reconnect", "per_s", "duration"])]
     pub idle: bool,
     /// How long --idle measures
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, requires = "idle")]
     pub idle_duration: Duration,
-    /// The echo function's program [default: `echo` beside this one]
-    #[arg(long, value_name = "FILE")]
-    pub function: Option<PathBuf>,
+    /// What is started
+    #[command(flatten)]
+    pub nodes: NodeOptions,
 }
 
 /// A chain of a node that runs already.

@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
-use super::{RateOptions, RoundOptions, connections};
+use super::{NodeOptions, RateOptions, RoundOptions, connections};
 use crate::setting::{Protocol, Role};
 
 /// Measure the gateway alone, which answers by itself where no chain is routed, beside other servers that give the same
@@ -29,9 +29,9 @@ pub struct IngressOptions {
     /// How long and how often
     #[command(flatten)]
     pub rounds: RoundOptions,
-    /// The echo function's program, which a node needs to have a chain [default: `echo` beside this one]
-    #[arg(long, value_name = "FILE")]
-    pub function: Option<std::path::PathBuf>,
+    /// What is started: a node needs a function to have a chain
+    #[command(flatten)]
+    pub nodes: NodeOptions,
 }
 
 /// A server that answers by itself.

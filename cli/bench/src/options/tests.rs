@@ -55,6 +55,25 @@ fn names_are_those_of_the_report() {
 }
 
 #[test]
+fn a_refusal_says_what_is_expected() {
+    for (arguments, expected) in [
+        (["--payload", "5MB"], "expected at most 32MiB, such as 100, 64KiB or 1MiB"),
+        (["--payload", "70MiB"], "expected at most 32MiB, such as 100, 64KiB or 1MiB"),
+        (["--rate", "1e9"], "expected a whole number from 1 to 10000000"),
+        (["--rounds", "-1"], "expected a whole number from 1 to 1000"),
+        (["--connections", "0"], "expected a whole number from 1 to 4096"),
+        (["--function", "/etc/passwd"], "it is no program"),
+        (["--function", "/no/such/echo"], "No such file or directory"),
+    ] {
+        let error = parse::<ChainOptions>(&arguments).expect_err(expected).to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    assert!(parse::<ChainOptions>(&["--idle", "--rate", "5"]).is_err());
+    assert!(parse::<ChainOptions>(&["--idle", "--against", "unix"]).is_err());
+    assert!(parse::<ChainOptions>(&["--idle", "--systems", "ramet-ring"]).is_ok());
+}
+
+#[test]
 fn two_builds_need_more_rounds() {
     let options: ChainOptions = parse(&["--base", "main"]).expect("fine");
     assert_eq!(options.rounds.rounds(), 10);

@@ -4,7 +4,7 @@ use std::fmt;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
-use super::{IdleReport, LeftOut, LoadReport, Ratio, Report, Row};
+use super::{IdleReport, LeftOut, LoadReport, Ratio, Report, Row, rounds};
 use crate::machine::Machine;
 use crate::noise::{Difference, Verdict};
 use crate::setting::{Placement, Protocol, Setting};
@@ -30,7 +30,7 @@ impl fmt::Display for LoadReport {
             writeln!(f, "Differences between the builds, and how often chance alone would find such\n")?;
             writeln!(f, "{}\n", verdicts(self))?;
         }
-        writeln!(f, "Numbers: median (least–greatest) of {} rounds; every answer was checked\n", self.rounds)?;
+        writeln!(f, "Numbers: median (least–greatest) of {}; every answer was checked\n", rounds(self.rounds))?;
         writeln!(f, "{}\n", rows(self))?;
         writeln!(f, "The tails, and what coordinated omission hides: medians\n\n{}\n", tails(self))?;
         if self.rows.iter().any(|row| !row.processes.is_empty()) {

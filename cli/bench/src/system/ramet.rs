@@ -1,9 +1,10 @@
-//! A real node of this executable, with a chain of echo functions.
+//! A real node, with a chain of echo functions.
 
 use std::ffi::OsString;
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 
 use anyhow::Context;
 
@@ -78,13 +79,9 @@ pub(super) async fn start_chain(chain: Chain, build: &Build, launcher: &mut Laun
     let file = folder.join("chain.yaml");
     fs::write(&file, manifest(&spec(build, &chain)?, &chain))
         .with_context(|| format!("cannot write {}", file.display()))?;
-    let settings = folder.join("settings.toml");
-    fs::write(&settings, settings_of(chain.kind)).with_context(|| format!("cannot write {}", settings.display()))?;
     let (listen, admin) = (launcher.free_address()?, launcher.free_address()?);
-    let arguments: [OsString; 13] = [
+    let mut arguments: Vec<OsString> = vec![
         "up".into(),
-        "--config".into(),
-        settings.into(),
         "-f".into(),
         file.into(),
         "--listen".into(),
@@ -96,7 +93,14 @@ pub(super) async fn start_chain(chain: Chain, build: &Build, launcher: &mut Laun
         "--socket".into(),
         folder.join("ramet.sock").into(),
     ];
-    let mut processes = Processes(vec![launcher.start(&name, build.ramet(), arguments)?]);
+    arguments.extend(build.config().into_iter().flat_map(|file| ["--config".into(), file.into()]));
+    let shortcut = match chain.kind {
+        Functions::Linked => None,
+        Functions::Http(Shortcut::On) => Some(("RAMET_SHORTCUT", "on")),
+        Functions::Http(Shortcut::Off) => Some(("RAMET_SHORTCUT", "off")),
+    };
+    let node = launcher.start_with(&name, build.ramet(), arguments, shortcut, Stdio::null())?;
+    let mut processes = Processes(vec![node]);
     answering_get(&mut processes, admin, "/readyz", 200).await?;
     let workload = Workload::Echo { path: format!("/{CHAIN}") };
     let Chain { identity, functions, .. } = chain;
@@ -122,14 +126,6 @@ fn spec(build: &Build, chain: &Chain) -> anyhow::Result<String> {
             )
         }
     })
-}
-
-fn settings_of(kind: Functions) -> &'static str {
-    match kind {
-        Functions::Linked => "",
-        Functions::Http(Shortcut::On) => "shortcut = \"on\"\n",
-        Functions::Http(Shortcut::Off) => "shortcut = \"off\"\n",
-    }
 }
 
 fn manifest(spec: &str, chain: &Chain) -> String {
