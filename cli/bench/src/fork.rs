@@ -1,17 +1,20 @@
 //! `ramet bench fork`: a running process is forked, and its children answer; beside `os.fork` and a fresh process.
 //!
-//! Reading order: `rounds` is the run; `python` the process, with its `data`; `host` the children's side and `keeper`
-//! the seeds'; `floor` what a fault costs at least; [`report`] is what comes out.
+//! Reading order: `rounds` is the run; `python` the process, with its `data`; `remote` a process that makes forks and
+//! gets `orders`: in it are `host`, the children's side, and `keeper`, the seeds'; `floor` is what a fault costs at
+//! least; [`report`] what comes out.
 
 pub mod options;
 pub mod report;
 
 pub(crate) mod keeper;
+pub(crate) mod remote;
 
 mod data;
 mod floor;
 mod host;
 mod line;
+mod orders;
 mod python;
 mod rounds;
 mod table;
@@ -29,13 +32,14 @@ pub use self::report::ForkReport;
 /// # Errors
 /// The run was interrupted, or something that was started answered wrongly or not at all.
 pub fn fork(options: &ForkOptions) -> anyhow::Result<ForkReport> {
+    let base = crate::base(options.base.as_deref())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let interrupted = Arc::new(AtomicBool::new(false));
     let (options, seen) = (options.clone(), Arc::clone(&interrupted));
-    // Children end with the thread that starts their host, and tokio's own come and go.
+    // What is started ends with the thread that starts it, and tokio's own come and go.
     let (tell, told) = tokio::sync::oneshot::channel();
     let run = std::thread::Builder::new().name("ramet-bench-fork".to_owned()).spawn(move || {
-        let _ = tell.send(rounds::measure(&options, &seen));
+        let _ = tell.send(rounds::measure(&options, base.as_ref(), &seen));
     })?;
     let gone = || anyhow!("the measurement has failed; the reason is above");
     let outcome = runtime.block_on(async {

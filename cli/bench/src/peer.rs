@@ -92,6 +92,12 @@ enum Role {
     Zygote,
     /// What keeps the seeds of that benchmark, and serves their pages
     SeedKeeper,
+    /// Both sides of forks of that benchmark; what it does it is told on its standard input, a socket
+    ForkSides {
+        /// How many children live at the same time at the most
+        #[arg(long)]
+        children: u32,
+    },
     /// Another program, in the place of this process, that gets SIGTERM when its parent ends
     Run {
         /// The parent
@@ -126,6 +132,7 @@ pub fn peer(options: PeerOptions) -> anyhow::Result<()> {
         }
         Role::Zygote => Ok(ramet_fork::zygote::run(std::io::stdin().as_fd().try_clone_to_owned()?)?),
         Role::SeedKeeper => crate::fork::keeper::serve(),
+        Role::ForkSides { children } => crate::fork::remote::serve(children),
         Role::Run { parent, command } => run(parent, &command),
     }
 }

@@ -118,6 +118,18 @@ impl Process {
         Ok(())
     }
 
+    /// How it ended, if it does within this time.
+    pub(crate) fn ended_within(&mut self, patience: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + patience;
+        while !self.has_ended() {
+            if Instant::now() > deadline {
+                return None;
+            }
+            std::thread::sleep(POLL_PAUSE);
+        }
+        self.end(deadline).ok()
+    }
+
     /// The end of what the process wrote, to be appended to an error.
     pub(crate) fn last_lines(&self) -> String {
         let text = fs::read(&self.log).unwrap_or_default();

@@ -2,8 +2,8 @@
 //! nothing is left behind.
 //!
 //! This program is its own peers, as the `ramet` executable is, so it has a `main` of its own: `bench-peer` and `up`
-//! are what the benchmark starts, `chain` is the benchmark in a process that can be killed, anything else runs the
-//! tests.
+//! are what the benchmark starts, `chain` and `fork` are the benchmark in a process that can be killed, anything else
+//! runs the tests.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "a test program")]
 
@@ -19,6 +19,14 @@ use clap::{Parser, Subcommand, ValueEnum};
 use ramet_bench::setting::Protocol;
 use ramet_bench::{ChainOptions, ForkOptions, HopOptions, HopSystem, IngressOptions, PeerOptions, Report};
 use rustix::process::{Pid, Signal, kill_process};
+
+#[path = "processes/forks.rs"]
+mod forks;
+
+use forks::{
+    a_build_that_knows_no_orders_is_told_of_at_once, all_that_forks_is_of_the_measured_build,
+    forks_of_two_builds_are_measured_beside_each_other,
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -71,7 +79,7 @@ fn main() -> anyhow::Result<()> {
 
 type Test = fn() -> anyhow::Result<()>;
 
-const TESTS: [(&str, Test); 10] = [
+const TESTS: [(&str, Test); 13] = [
     ("bodies_pass_three_hops_unchanged", bodies_pass_three_hops_unchanged),
     (
         "chains_of_several_lengths_are_measured_one_after_the_other",
@@ -88,6 +96,9 @@ const TESTS: [(&str, Test); 10] = [
     ("idle_nodes_are_measured", idle_nodes_are_measured),
     ("nothing_survives_a_signal", nothing_survives_a_signal),
     ("nothing_survives_sigkill", nothing_survives_sigkill),
+    ("forks_of_two_builds_are_measured_beside_each_other", forks_of_two_builds_are_measured_beside_each_other),
+    ("all_that_forks_is_of_the_measured_build", all_that_forks_is_of_the_measured_build),
+    ("a_build_that_knows_no_orders_is_told_of_at_once", a_build_that_knows_no_orders_is_told_of_at_once),
 ];
 
 /// As much of the usual test program as `cargo test NAME` and nextest need.

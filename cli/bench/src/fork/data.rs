@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 /// The words of a process that has `bytes` of data.
 pub(super) const fn words(bytes: u64) -> u64 {
     bytes / 8
@@ -93,7 +95,7 @@ impl Stretches {
 pub(super) const PAGE_BYTES: u64 = 4096;
 
 /// Words in pages far from each other, in no order, so that each costs a fault of its own.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Walk {
     first: u64,
     count: u64,

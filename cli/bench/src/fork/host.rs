@@ -1,4 +1,4 @@
-//! The children's host, and how it comes by a seed.
+//! The children's host, and how it comes by a seed. All of it is in a process of the measured build.
 
 use std::fs::File;
 use std::ops::Range;
@@ -14,10 +14,10 @@ use ramet_sys::End;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::data::Walk;
-use super::keeper::{Keeper, Prepared};
+use super::keeper::{self, Keeper};
 use super::line::Line;
-use super::options::ForkSystem;
-use super::python::{Sum, Target, check};
+use super::orders::{Prepared, Timed, Way};
+use super::python::{Sum, check};
 use crate::process::THIS_PROGRAM;
 
 /// Longer than any run.
@@ -42,7 +42,7 @@ pub(super) struct Sides {
 #[derive(Debug)]
 pub(super) enum Seed {
     Local { seeds: Arc<Seeds>, held: ramet_fork::Held },
-    Tcp(Prepared),
+    Tcp(keeper::Prepared),
 }
 
 /// A child that has answered. It ends when this is dropped.
@@ -55,12 +55,12 @@ pub(super) struct Answered {
 /// How long it took until a child had answered.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Latency {
-    pub(super) total: Duration,
+    total: Duration,
     /// To the seed and back with its descriptor, if the host did not have it.
-    pub(super) reach: Option<Duration>,
-    pub(super) phases: Phases,
+    reach: Option<Duration>,
+    phases: Phases,
     /// From the child's first instruction to its answer.
-    pub(super) answer: Duration,
+    answer: Duration,
 }
 
 impl Sides {
@@ -73,16 +73,13 @@ impl Sides {
     }
 
     /// Prepares the process; for how long that was stopped.
-    pub(super) fn prepare(&mut self, system: ForkSystem, target: &Target) -> anyhow::Result<Seed> {
-        match system {
-            ForkSystem::RametLocal => {
-                let held = self.seeds.prepare(target.pid(), Terms { lease: LEASE })?;
+    pub(super) fn prepare(&mut self, way: Way, pid: i32) -> anyhow::Result<Seed> {
+        match way {
+            Way::Local => {
+                let held = self.seeds.prepare(pid, Terms { lease: LEASE })?;
                 Ok(Seed::Local { seeds: Arc::clone(&self.seeds), held })
             }
-            ForkSystem::RametTcp => Ok(Seed::Tcp(self.keeper.prepare(target.pid())?)),
-            ForkSystem::OsFork | ForkSystem::FreshPython | ForkSystem::SpinningHandler => {
-                bail!("{system} has no seeds")
-            }
+            Way::Tcp => Ok(Seed::Tcp(self.keeper.prepare(pid)?)),
         }
     }
 
@@ -104,6 +101,40 @@ impl Sides {
         let (child, latency) = hear(start, Some(reach), &family, line, &given, stretch)?;
         Ok((family, child, latency))
     }
+
+    /// Such a child for each stretch, one after the other.
+    pub(super) fn each_cold(
+        &self,
+        seed: &Seed,
+        stretches: &[Range<u64>],
+        whole: &Range<u64>,
+    ) -> anyhow::Result<Vec<Latency>> {
+        let mut latencies = Vec::with_capacity(stretches.len());
+        for stretch in stretches {
+            let (family, mut child, latency) = self.cold(seed, stretch)?;
+            latencies.push(latency);
+            if latencies.len() == stretches.len() {
+                child.check(whole)?;
+            }
+            // It needs its pages until it has ended.
+            drop(child);
+            drop(family);
+        }
+        Ok(latencies)
+    }
+}
+
+/// A further child of a seed for each stretch, one after the other.
+pub(super) fn further(family: &Family, stretches: &[Range<u64>], whole: &Range<u64>) -> anyhow::Result<Vec<Latency>> {
+    let mut latencies = Vec::with_capacity(stretches.len());
+    for stretch in stretches {
+        let (mut child, latency) = warm(family, stretch)?;
+        latencies.push(latency);
+        if latencies.len() == stretches.len() {
+            child.check(whole)?;
+        }
+    }
+    Ok(latencies)
 }
 
 /// Another child of a seed.
@@ -154,25 +185,13 @@ fn hear(
 }
 
 impl Seed {
-    pub(super) fn pause(&self) -> Duration {
-        match self {
-            Self::Local { held, .. } => held.pause,
-            Self::Tcp(prepared) => prepared.pause,
-        }
-    }
-
-    pub(super) fn prepare(&self) -> Duration {
-        match self {
-            Self::Local { held, .. } => held.prepare,
-            Self::Tcp(prepared) => prepared.prepare,
-        }
-    }
-
-    pub(super) fn descriptor_bytes(&self) -> usize {
-        match self {
-            Self::Local { held, .. } => held.descriptor_bytes,
-            Self::Tcp(prepared) => prepared.descriptor_bytes,
-        }
+    /// What its prepare was, under this number.
+    pub(super) fn prepared(&self, seed: u64) -> Prepared {
+        let (pause, prepare, descriptor_bytes) = match self {
+            Self::Local { held, .. } => (held.pause, held.prepare, held.descriptor_bytes),
+            Self::Tcp(prepared) => (prepared.pause, prepared.prepare, prepared.descriptor_bytes),
+        };
+        Prepared { seed, pause, prepare, descriptor_bytes }
     }
 
     fn reach(&self) -> anyhow::Result<(ForkDescriptor, Box<dyn PageSource>)> {
@@ -206,6 +225,29 @@ impl Seed {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+}
+
+impl Latency {
+    /// Step by step.
+    pub(super) fn timed(&self) -> Timed {
+        let mut steps = Vec::new();
+        let mut step = |name: &str, took| steps.push((name.to_owned(), took));
+        if let Some(reach) = self.reach {
+            step("1 reach the seed", reach);
+        }
+        if let Some(template) = self.phases.template {
+            step("2 plan", template.plan);
+            step("3 copy the zygote", template.copy);
+            step("4 map memory", template.map);
+            step("5 register", template.register);
+            step("6 push what is learned", template.push);
+        }
+        step("7 open files", self.phases.open);
+        step("8 fork the template", self.phases.fork);
+        step("9 start", self.phases.start);
+        step("answer", self.answer);
+        Timed { total: self.total, steps }
     }
 }
 

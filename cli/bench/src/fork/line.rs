@@ -26,18 +26,34 @@ impl Line {
         Ok((Self { stream: BufReader::with_capacity(1024, ours) }, theirs.into()))
     }
 
+    /// Both ends, for [`Self::without_deadline`].
+    pub(super) fn ends() -> io::Result<(OwnedFd, OwnedFd)> {
+        let (ours, theirs) = UnixStream::pair()?;
+        Ok((ours.into(), theirs.into()))
+    }
+
+    /// With a process that has deadlines itself.
+    pub(super) fn without_deadline(end: OwnedFd) -> Self {
+        Self { stream: BufReader::new(end.into()) }
+    }
+
     pub(super) fn say(&mut self, request: impl Display) -> anyhow::Result<()> {
         self.stream.get_mut().write_all(format!("{request}\n").as_bytes()).context("a process does not listen")
     }
 
     pub(super) fn hear(&mut self) -> anyhow::Result<String> {
+        match self.hear_or_end()? {
+            Some(answer) => Ok(answer),
+            None => bail!("a process has ended instead of answering"),
+        }
+    }
+
+    /// The next line, or nothing where there is nobody any more.
+    pub(super) fn hear_or_end(&mut self) -> anyhow::Result<Option<String>> {
         let mut answer = String::new();
         let count = self.stream.read_line(&mut answer).context("a process does not answer")?;
-        if count == 0 {
-            bail!("a process has ended instead of answering");
-        }
         answer.truncate(answer.trim_end().len());
-        Ok(answer)
+        Ok((count > 0).then_some(answer))
     }
 
     pub(super) fn ask(&mut self, request: impl Display) -> anyhow::Result<String> {

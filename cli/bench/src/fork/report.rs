@@ -5,8 +5,9 @@ use std::fmt;
 use serde::Serialize;
 
 use super::options::{ForkOptions, ForkSystem};
-use super::rounds::Samples;
+use super::rounds::{Entrant, Of, Samples};
 use crate::machine::Machine;
+use crate::noise::{Verdict, verdict};
 use crate::statistics::Spread;
 
 /// The outcome: `Display` is a table for people, `Serialize` the object for programs.
@@ -35,8 +36,8 @@ pub struct ForkReport {
 pub struct ForkRow {
     /// What was measured.
     pub measure: &'static str,
-    /// The system's name.
-    pub system: &'static str,
+    /// The system's name; behind an `@` the revision, where it is not this build.
+    pub system: String,
     /// In what.
     pub unit: &'static str,
     /// The values of all rounds.
@@ -48,10 +49,10 @@ pub struct ForkRow {
 pub struct PhaseRow {
     /// Of what.
     pub measure: &'static str,
-    /// The system's name.
-    pub system: &'static str,
+    /// The system's name; behind an `@` the revision, where it is not this build.
+    pub system: String,
     /// Which step.
-    pub phase: &'static str,
+    pub phase: String,
     /// The values of all rounds.
     pub us: Spread,
 }
@@ -62,11 +63,14 @@ pub struct ForkRatio {
     /// What was measured.
     pub measure: &'static str,
     /// The system.
-    pub system: &'static str,
-    /// The other.
-    pub against: &'static str,
-    /// Below 1 the system is better.
+    pub system: String,
+    /// The other, which may be the same in another build.
+    pub against: String,
+    /// Below 1 the system is better, except in *children answered*.
     pub value: Spread,
+    /// Whether two builds differ by more than the noise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
 }
 
 /// What was aimed at, and what was reached.
@@ -107,11 +111,23 @@ pub(super) enum Measure {
     ChildrenPerS,
     /// Proportional memory of each.
     ChildKib,
-    /// A step of one of these.
-    Phase { of: &'static str, phase: &'static str },
 }
 
 impl Measure {
+    /// All, in the order of the report.
+    const ALL: [Self; 10] = [
+        Self::Pause,
+        Self::Prepare,
+        Self::DescriptorBytes,
+        Self::LearnedKib,
+        Self::First,
+        Self::Cold,
+        Self::Template,
+        Self::Fault,
+        Self::ChildrenPerS,
+        Self::ChildKib,
+    ];
+
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Pause => "pause",
@@ -124,7 +140,6 @@ impl Measure {
             Self::Fault => "fault",
             Self::ChildrenPerS => "children answered",
             Self::ChildKib => "memory of a child",
-            Self::Phase { phase, .. } => phase,
         }
     }
 
@@ -141,17 +156,17 @@ impl Measure {
 
 impl ForkReport {
     pub(super) fn new(machine: Machine, options: &ForkOptions, samples: &Samples) -> Self {
-        let mut rows = Vec::new();
-        let mut phases = Vec::new();
-        for ((measure, system), values) in samples {
-            let Some(value) = Spread::of(values.iter().copied()) else { continue };
-            match *measure {
-                Measure::Phase { of, phase } => {
-                    phases.push(PhaseRow { measure: of, system: system.name(), phase, us: value });
-                }
-                _ => rows.push(ForkRow { measure: measure.name(), system: system.name(), unit: measure.unit(), value }),
-            }
-        }
+        let spread = |values: &[f64]| Spread::of(values.iter().copied());
+        let row = |(&(measure, entrant), values): (&(Measure, Entrant), &Vec<f64>)| {
+            let (measure, system, unit) = (measure.name(), options.name(entrant), measure.unit());
+            Some(ForkRow { measure, system, unit, value: spread(values)? })
+        };
+        let phase = |((measure, step, entrant), values): (&(Measure, String, Entrant), &Vec<f64>)| {
+            let (measure, system, phase) = (measure.name(), options.name(*entrant), step.clone());
+            Some(PhaseRow { measure, system, phase, us: spread(values)? })
+        };
+        let rows = samples.values.iter().filter_map(row).collect();
+        let phases = samples.steps.iter().filter_map(phase).collect();
         Self {
             machine,
             rounds: options.rounds,
@@ -159,7 +174,7 @@ impl ForkReport {
             children: options.children,
             rows,
             phases,
-            ratios: ratios(samples),
+            ratios: ratios(samples).into_iter().chain(differences(options, samples)).collect(),
             aims: aims(samples),
         }
     }
@@ -188,21 +203,37 @@ fn quotients(
     (measure, system): (Measure, ForkSystem),
     (other, rival): (Measure, ForkSystem),
 ) -> Option<Spread> {
-    let (ours, theirs) = (samples.get(&(measure, system))?, samples.get(&(other, rival))?);
+    let values = |measure, system| samples.values.get(&(measure, Entrant::this(system)));
+    let (ours, theirs) = (values(measure, system)?, values(other, rival)?);
     Spread::of_quotients(ours.iter().copied(), theirs.iter().copied())
 }
 
 fn ratios(samples: &Samples) -> Vec<ForkRatio> {
     let ratio = |&(measure, system, other, rival): &(Measure, ForkSystem, Measure, ForkSystem)| {
         let value = quotients(samples, (measure, system), (other, rival))?;
-        Some(ForkRatio { measure: measure.name(), system: system.name(), against: rival.name(), value })
+        let (system, against) = (system.to_string(), rival.to_string());
+        Some(ForkRatio { measure: measure.name(), system, against, value, verdict: None })
     };
     COMPARED.iter().filter_map(ratio).collect()
 }
 
+/// This build's values divided by those of the other one.
+fn differences(options: &ForkOptions, samples: &Samples) -> Vec<ForkRatio> {
+    let ratio = |measure: Measure, system: ForkSystem| {
+        let (this, base) = (Entrant::this(system), Entrant { system, of: Of::Base });
+        let (ours, theirs) = (samples.values.get(&(measure, this))?, samples.values.get(&(measure, base))?);
+        let ratios: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
+        let (system, against, verdict) = (options.name(this), options.name(base), Some(verdict(&ratios)));
+        Some(ForkRatio { measure: measure.name(), system, against, value: Spread::of(ratios)?, verdict })
+    };
+    let of_measure = |measure| ForkSystem::ALL.into_iter().filter_map(move |system| ratio(measure, system));
+    Measure::ALL.into_iter().flat_map(of_measure).collect()
+}
+
 fn aims(samples: &Samples) -> Vec<Aim> {
     use ForkSystem::{FreshPython, RametLocal, RametTcp, SpinningHandler};
-    let median = |measure| Some(Spread::of(samples.get(&(measure, RametTcp))?.iter().copied())?.median);
+    let median =
+        |measure| Some(Spread::of(samples.values.get(&(measure, Entrant::this(RametTcp)))?.iter().copied())?.median);
     let at_most = |aim, bound, reached: Option<f64>| {
         reached.map(|reached| Aim { aim, bound, is_at_most: true, reached, holds: reached <= bound })
     };
@@ -239,3 +270,7 @@ impl fmt::Display for ForkReport {
         super::table::write(self, f)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests;

@@ -1,7 +1,6 @@
 //! The run: in each round every way to get one more process, so that what disturbs the machine disturbs all of them.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -10,11 +9,14 @@ use indicatif::ProgressBar;
 
 use super::data::{Stretches, Walk, words};
 use super::floor;
-use super::host::{self, Latency, Seed, Sides};
 use super::options::{ForkOptions, ForkSystem};
+use super::orders::{Order, Reply, Timed, Way};
 use super::python::{Python, Target};
+use super::remote::{Remote, unexpected};
 use super::report::{ForkReport, Measure};
+use crate::build::Build;
 use crate::machine::Machine;
+use crate::options::NodeOptions;
 use crate::process::Launcher;
 use crate::statistics::Spread;
 
@@ -23,8 +25,35 @@ const SHORT_TIMES: usize = 5;
 /// How many further children a template has in a round.
 const FURTHER_CHILDREN: usize = 9;
 
-/// What was measured of a system, one value per round.
-pub(super) type Samples = BTreeMap<(Measure, ForkSystem), Vec<f64>>;
+/// A system in a build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Entrant {
+    pub(super) system: ForkSystem,
+    pub(super) of: Of,
+}
+
+/// Whose code is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Of {
+    /// This build's, or nobody's.
+    This,
+    /// The other build's.
+    Base,
+}
+
+impl Entrant {
+    pub(super) const fn this(system: ForkSystem) -> Self {
+        Self { system, of: Of::This }
+    }
+}
+
+/// What was measured, one value per round.
+#[derive(Debug, Default)]
+pub(super) struct Samples {
+    pub(super) values: BTreeMap<(Measure, Entrant), Vec<f64>>,
+    /// The steps of a measure, by the names that a build has for them.
+    pub(super) steps: BTreeMap<(Measure, String, Entrant), Vec<f64>>,
+}
 
 struct Run<'r> {
     options: &'r ForkOptions,
@@ -32,25 +61,32 @@ struct Run<'r> {
     progress: ProgressBar,
     python: Python,
     target: Target,
-    sides: Sides,
+    this: Remote,
+    base: Option<Remote>,
     stretches: Stretches,
     samples: Samples,
 }
 
 /// Runs all rounds. It is left soon after `interrupted` is set.
-pub(super) fn measure(options: &ForkOptions, interrupted: &AtomicBool) -> anyhow::Result<ForkReport> {
+pub(super) fn measure(
+    options: &ForkOptions,
+    base: Option<&Build>,
+    interrupted: &AtomicBool,
+) -> anyhow::Result<ForkReport> {
     let machine = Machine::here();
-    let folder = Launcher::new()?;
-    let python = Python::find(options.python.as_deref(), options.memory, folder.folder().join("python.log"))?;
+    let launcher = Launcher::new()?;
+    let python = Python::find(options.python.as_deref(), options.memory, launcher.folder().join("python.log"))?;
     let progress = ProgressBar::new_spinner();
     progress.set_message("starting the process that is forked");
     progress.tick();
+    // A build that cannot be measured is told of before anything is.
+    let base = base.map(|base| Remote::start(base, options.children, &launcher)).transpose()?;
+    let this = Remote::start(&Build::this(&NodeOptions::default())?, options.children, &launcher)?;
     let mut stretches = Stretches::of(words(options.memory));
     let mut target = python.start()?;
     target.check(&stretches.next()).context("the process that is to be forked does not work")?;
-    let sides = Sides::start(options.children)?;
-    let samples = Samples::new();
-    let mut run = Run { options, interrupted, progress, python, target, sides, stretches, samples };
+    let samples = Samples::default();
+    let mut run = Run { options, interrupted, progress, python, target, this, base, stretches, samples };
     for round in 0..options.rounds {
         run.round(round)?;
     }
@@ -58,19 +94,38 @@ pub(super) fn measure(options: &ForkOptions, interrupted: &AtomicBool) -> anyhow
     Ok(ForkReport::new(machine, options, &run.samples))
 }
 
+/// Who is measured in turn `turn`. The builds of a system are next to each other, and change places in each turn: none
+/// always comes after the same.
+fn entrants(wanted: &[ForkSystem], has_base: bool, turn: u32) -> Vec<Entrant> {
+    let mut entrants = Vec::new();
+    for system in ForkSystem::ALL.into_iter().filter(|system| wanted.contains(system)) {
+        let first = entrants.len();
+        entrants.push(Entrant::this(system));
+        if has_base && system.way().is_some() {
+            entrants.push(Entrant { system, of: Of::Base });
+        }
+        if turn % 2 == 1 {
+            entrants[first..].reverse();
+        }
+    }
+    entrants
+}
+
 impl Run<'_> {
     fn round(&mut self, round: u32) -> anyhow::Result<()> {
-        self.pauses()?;
-        for system in self.systems() {
-            self.progress.set_message(format!("round {} of {}: {system}", round + 1, self.options.rounds));
+        self.pauses(round)?;
+        for entrant in self.entrants(round) {
+            let name = self.options.name(entrant);
+            self.progress.set_message(format!("round {} of {}: {name}", round + 1, self.options.rounds));
             self.progress.tick();
-            let outcome = match system {
-                ForkSystem::RametLocal | ForkSystem::RametTcp => self.ramet(system, round),
+            let outcome = match entrant.system {
+                ForkSystem::RametLocal => self.ramet(entrant, Way::Local, round),
+                ForkSystem::RametTcp => self.ramet(entrant, Way::Tcp, round),
                 ForkSystem::OsFork => self.os_fork(),
                 ForkSystem::FreshPython => self.fresh(),
                 ForkSystem::SpinningHandler => self.floor(),
             };
-            outcome.with_context(|| format!("{system} failed"))?;
+            outcome.with_context(|| format!("{name} failed"))?;
         }
         Ok(())
     }
@@ -82,116 +137,125 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn note(&mut self, measure: Measure, system: ForkSystem, value: f64) {
-        self.samples.entry((measure, system)).or_default().push(value);
+    fn note(&mut self, measure: Measure, entrant: Entrant, value: f64) {
+        self.samples.values.entry((measure, entrant)).or_default().push(value);
     }
 
-    fn systems(&self) -> Vec<ForkSystem> {
-        ForkSystem::ALL.into_iter().filter(|system| self.options.systems.contains(system)).collect()
+    fn entrants(&self, turn: u32) -> Vec<Entrant> {
+        entrants(&self.options.systems, self.base.is_some(), turn)
+    }
+
+    /// Has the entrant's build do something.
+    fn tell(&mut self, entrant: Entrant, order: &Order) -> anyhow::Result<Reply> {
+        self.expect_wanted()?;
+        self.remote(entrant)?.tell(order)
+    }
+
+    fn remote(&mut self, entrant: Entrant) -> anyhow::Result<&mut Remote> {
+        match entrant.of {
+            Of::This => Ok(&mut self.this),
+            Of::Base => self.base.as_mut().context("there is no other build"),
+        }
     }
 
     /// For how long the process stands still, by each system in turns: what it did before and what is in the caches
     /// counts for as much as the fork.
-    fn pauses(&mut self) -> anyhow::Result<()> {
-        let mut pauses: BTreeMap<ForkSystem, Vec<Duration>> = BTreeMap::new();
-        let mut prepared: BTreeMap<ForkSystem, Vec<Duration>> = BTreeMap::new();
-        for _ in 0..SHORT_TIMES {
-            for system in self.systems() {
+    fn pauses(&mut self, round: u32) -> anyhow::Result<()> {
+        let mut pauses: BTreeMap<Entrant, Vec<Duration>> = BTreeMap::new();
+        let mut prepared: BTreeMap<Entrant, Vec<Duration>> = BTreeMap::new();
+        // Each of two builds comes first as often as the other.
+        let times = if self.base.is_some() { SHORT_TIMES + 1 } else { SHORT_TIMES };
+        for time in 0..times as u32 {
+            for entrant in self.entrants(round + time) {
                 self.expect_wanted()?;
-                let pause = match system {
-                    ForkSystem::RametLocal | ForkSystem::RametTcp => {
-                        let seed = self.sides.prepare(system, &self.target)?;
-                        self.sides.revoke(&seed)?;
-                        prepared.entry(system).or_default().push(seed.prepare());
-                        seed.pause()
+                let pause = match (entrant.system, entrant.system.way()) {
+                    (_, Some(way)) => {
+                        let order = Order::Pause { way, pid: self.target.pid() };
+                        let seed = self.remote(entrant)?.prepared(&order)?;
+                        prepared.entry(entrant).or_default().push(seed.prepare);
+                        seed.pause
                     }
-                    ForkSystem::OsFork => self.target.fork()?,
-                    ForkSystem::FreshPython | ForkSystem::SpinningHandler => continue,
+                    (ForkSystem::OsFork, _) => self.target.fork()?,
+                    _ => continue,
                 };
-                pauses.entry(system).or_default().push(pause);
+                pauses.entry(entrant).or_default().push(pause);
             }
         }
         for (measure, durations) in [(Measure::Pause, pauses), (Measure::Prepare, prepared)] {
-            for (system, durations) in durations {
-                self.note(measure, system, median_us(durations));
+            for (entrant, durations) in durations {
+                self.note(measure, entrant, median_us(durations));
             }
         }
         Ok(())
     }
 
-    fn ramet(&mut self, system: ForkSystem, round: u32) -> anyhow::Result<()> {
-        let seed = self.sides.prepare(system, &self.target)?;
-        self.note(Measure::DescriptorBytes, system, seed.descriptor_bytes() as f64);
-        self.children(system, &seed, round)?;
-        self.sides.revoke(&seed)
+    fn ramet(&mut self, entrant: Entrant, way: Way, round: u32) -> anyhow::Result<()> {
+        let order = Order::Prepare { way, pid: self.target.pid() };
+        let prepared = self.remote(entrant)?.prepared(&order)?;
+        self.note(Measure::DescriptorBytes, entrant, prepared.descriptor_bytes as f64);
+        self.children(entrant, prepared.seed, round)?;
+        match self.remote(entrant)?.tell(&Order::Revoke { seed: prepared.seed })? {
+            Reply::Revoked => Ok(()),
+            other => Err(unexpected(&other)),
+        }
     }
 
-    fn children(&mut self, system: ForkSystem, seed: &Seed, round: u32) -> anyhow::Result<()> {
-        let all = 0..words(self.options.memory);
-        let unlearned = seed.learned_bytes()?;
-        let (family, first, latency) = self.sides.cold(seed, &self.stretches.next())?;
-        self.note(Measure::First, system, micros(latency.total));
-        self.note(Measure::LearnedKib, system, seed.wait_until_learned(unlearned)? as f64 / 1024.0);
-        drop(first);
-
-        let mut latencies = Vec::new();
-        for _ in 0..FURTHER_CHILDREN {
-            self.expect_wanted()?;
-            let (mut child, latency) = host::warm(&family, &self.stretches.next())?;
-            latencies.push(latency);
-            if latencies.len() == FURTHER_CHILDREN {
-                child.check(&all)?;
+    fn children(&mut self, entrant: Entrant, seed: u64, round: u32) -> anyhow::Result<()> {
+        let words = words(self.options.memory);
+        let first = Order::First { seed, stretch: self.stretches.next() };
+        match self.tell(entrant, &first)? {
+            Reply::First { child, learned_bytes } => {
+                self.note(Measure::First, entrant, micros(child.total));
+                self.note(Measure::LearnedKib, entrant, learned_bytes as f64 / 1024.0);
             }
+            other => return Err(unexpected(&other)),
         }
-        self.note_latencies(Measure::Template, system, &latencies);
 
-        self.expect_wanted()?;
-        let (mut child, _) = host::warm(&family, &self.stretches.next())?;
-        let start = self.stretches.next().start;
-        child.fault(&Walk::begin(words(self.options.memory), start + 4000))?;
-        let took = child.fault(&Walk::of(words(self.options.memory), start))?;
-        self.note(Measure::Fault, system, micros(took));
-        drop(child);
+        let further = Order::Further { seed, stretches: self.stretches(FURTHER_CHILDREN), whole: 0..words };
+        self.note_children(Measure::Template, entrant, &further)?;
 
-        latencies.clear();
-        for _ in 0..SHORT_TIMES {
-            self.expect_wanted()?;
-            let (family, mut child, latency) = self.sides.cold(seed, &self.stretches.next())?;
-            latencies.push(latency);
-            if latencies.len() == SHORT_TIMES {
-                child.check(&all)?;
-            }
-            // It needs its pages until it has ended.
-            drop(child);
-            drop(family);
+        let (stretch, start) = (self.stretches.next(), self.stretches.next().start);
+        let walks = [Walk::begin(words, start + 4000), Walk::of(words, start)];
+        match self.tell(entrant, &Order::Fault { seed, stretch, walks })? {
+            Reply::Fault(took) => self.note(Measure::Fault, entrant, micros(took)),
+            other => return Err(unexpected(&other)),
         }
-        self.note_latencies(Measure::Cold, system, &latencies);
 
-        if round < self.options.crowds {
-            self.expect_wanted()?;
-            let stretches: Vec<Range<u64>> = (0..self.options.children).map(|_| self.stretches.next()).collect();
-            let (children, took) = host::crowd(&family, &stretches)?;
-            let mut kib = 0;
-            for child in &children {
-                kib += child.proportional_kib()?;
+        let cold = Order::Cold { seed, stretches: self.stretches(SHORT_TIMES), whole: 0..words };
+        self.note_children(Measure::Cold, entrant, &cold)?;
+
+        if round < self.options.crowds() {
+            let stretches = self.stretches(self.options.children as usize);
+            match self.tell(entrant, &Order::Crowd { seed, stretches })? {
+                Reply::Crowd { took, kib } => {
+                    let children = f64::from(self.options.children);
+                    self.note(Measure::ChildrenPerS, entrant, children / took.as_secs_f64());
+                    self.note(Measure::ChildKib, entrant, kib as f64 / children);
+                }
+                other => return Err(unexpected(&other)),
             }
-            self.note(Measure::ChildrenPerS, system, children.len() as f64 / took.as_secs_f64());
-            self.note(Measure::ChildKib, system, kib as f64 / children.len() as f64);
         }
         Ok(())
     }
 
-    fn note_latencies(&mut self, measure: Measure, system: ForkSystem, latencies: &[Latency]) {
-        self.note(measure, system, median_us(latencies.iter().map(|latency| latency.total)));
-        let mut phases: BTreeMap<&'static str, Vec<Duration>> = BTreeMap::new();
-        for latency in latencies {
-            for (phase, took) in latency.phases() {
-                phases.entry(phase).or_default().push(took);
-            }
+    fn stretches(&mut self, count: usize) -> Vec<std::ops::Range<u64>> {
+        (0..count).map(|_| self.stretches.next()).collect()
+    }
+
+    fn note_children(&mut self, measure: Measure, entrant: Entrant, order: &Order) -> anyhow::Result<()> {
+        let children: Vec<Timed> = match self.tell(entrant, order)? {
+            Reply::Children(children) => children,
+            other => return Err(unexpected(&other)),
+        };
+        self.note(measure, entrant, median_us(children.iter().map(|child| child.total)));
+        let mut steps: BTreeMap<String, Vec<Duration>> = BTreeMap::new();
+        for (step, took) in children.into_iter().flat_map(|child| child.steps) {
+            steps.entry(step).or_default().push(took);
         }
-        for (phase, took) in phases {
-            self.note(Measure::Phase { of: measure.name(), phase }, system, median_us(took));
+        for (step, took) in steps {
+            self.samples.steps.entry((measure, step, entrant)).or_default().push(median_us(took));
         }
+        Ok(())
     }
 
     fn os_fork(&mut self) -> anyhow::Result<()> {
@@ -200,41 +264,22 @@ impl Run<'_> {
             self.expect_wanted()?;
             answers.push(self.target.fork_and_answer(&self.stretches.next())?);
         }
-        self.note(Measure::Cold, ForkSystem::OsFork, median_us(answers));
+        self.note(Measure::Cold, Entrant::this(ForkSystem::OsFork), median_us(answers));
         Ok(())
     }
 
     fn floor(&mut self) -> anyhow::Result<()> {
         self.expect_wanted()?;
         let took = floor::fault(&Walk::of(words(self.options.memory), self.stretches.next().start))?;
-        self.note(Measure::Fault, ForkSystem::SpinningHandler, micros(took));
+        self.note(Measure::Fault, Entrant::this(ForkSystem::SpinningHandler), micros(took));
         Ok(())
     }
 
     fn fresh(&mut self) -> anyhow::Result<()> {
         self.expect_wanted()?;
         let took = self.python.fresh(&self.stretches.next())?;
-        self.note(Measure::Cold, ForkSystem::FreshPython, micros(took));
+        self.note(Measure::Cold, Entrant::this(ForkSystem::FreshPython), micros(took));
         Ok(())
-    }
-}
-
-impl Latency {
-    fn phases(&self) -> Vec<(&'static str, Duration)> {
-        let mut phases = Vec::new();
-        phases.extend(self.reach.map(|reach| ("1 reach the seed", reach)));
-        if let Some(template) = self.phases.template {
-            phases.push(("2 plan", template.plan));
-            phases.push(("3 copy the zygote", template.copy));
-            phases.push(("4 map memory", template.map));
-            phases.push(("5 register", template.register));
-            phases.push(("6 push what is learned", template.push));
-        }
-        phases.push(("7 open files", self.phases.open));
-        phases.push(("8 fork the template", self.phases.fork));
-        phases.push(("9 start", self.phases.start));
-        phases.push(("answer", self.answer));
-        phases
     }
 }
 
@@ -244,4 +289,31 @@ fn micros(duration: Duration) -> f64 {
 
 fn median_us(durations: impl IntoIterator<Item = Duration>) -> f64 {
     Spread::of(durations.into_iter().map(micros)).map_or(f64::NAN, |spread| spread.median)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_builds_change_places_in_each_turn() {
+        let names = |turn| {
+            let entrants = entrants(&ForkSystem::ALL, true, turn);
+            entrants.iter().map(|entrant| (entrant.system, entrant.of)).collect::<Vec<_>>()
+        };
+        use ForkSystem::{FreshPython, OsFork, RametLocal, RametTcp, SpinningHandler};
+        let others = [(OsFork, Of::This), (FreshPython, Of::This), (SpinningHandler, Of::This)];
+        let even = [(RametLocal, Of::This), (RametLocal, Of::Base), (RametTcp, Of::This), (RametTcp, Of::Base)];
+        let odd = [(RametLocal, Of::Base), (RametLocal, Of::This), (RametTcp, Of::Base), (RametTcp, Of::This)];
+        assert_eq!(names(0), [&even[..], &others].concat());
+        assert_eq!(names(1), [&odd[..], &others].concat());
+        assert_eq!(names(2), names(0));
+    }
+
+    #[test]
+    fn one_build_is_measured_in_the_same_order_always() {
+        let wanted = [ForkSystem::OsFork, ForkSystem::RametTcp];
+        let order = [Entrant::this(ForkSystem::RametTcp), Entrant::this(ForkSystem::OsFork)];
+        assert!((0..3).all(|turn| entrants(&wanted, false, turn) == order));
+    }
 }

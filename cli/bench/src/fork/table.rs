@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::report::ForkReport;
 use crate::report::rounds;
-use crate::report::table::{machine, spread, table};
+use crate::report::table::{difference, machine, spread, table};
 
 pub(super) fn write(report: &ForkReport, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let mib = report.memory_bytes >> 20;
@@ -14,6 +14,10 @@ pub(super) fn write(report: &ForkReport, f: &mut fmt::Formatter<'_>) -> fmt::Res
     }
     if !report.ratios.is_empty() {
         writeln!(f, "Ratios, round by round: median (least–greatest)\n\n{}\n", ratios(report))?;
+    }
+    if report.ratios.iter().any(|ratio| ratio.verdict.is_some()) {
+        let said = said(report);
+        writeln!(f, "Differences between the builds, and how often chance alone would find such\n\n{said}\n")?;
     }
     writeln!(f, "Numbers: median (least–greatest) of {}\n\n{}\n", rounds(report.rounds), rows(report))?;
     if !report.phases.is_empty() {
@@ -42,10 +46,20 @@ fn ratios(report: &ForkReport) -> String {
     for ratio in &report.ratios {
         table.add_row([
             ratio.measure.to_owned(),
-            ratio.system.to_owned(),
-            ratio.against.to_owned(),
+            ratio.system.clone(),
+            ratio.against.clone(),
             spread(&ratio.value, 3, "×"),
         ]);
+    }
+    table.trim_fmt()
+}
+
+fn said(report: &ForkReport) -> String {
+    let mut table = table(&["measure", "system", "against", "difference"], 3);
+    for ratio in &report.ratios {
+        let Some(verdict) = &ratio.verdict else { continue };
+        let (system, against) = (ratio.system.clone(), ratio.against.clone());
+        table.add_row([ratio.measure.to_owned(), system, against, difference(verdict)]);
     }
     table.trim_fmt()
 }
@@ -53,7 +67,7 @@ fn ratios(report: &ForkReport) -> String {
 fn rows(report: &ForkReport) -> String {
     let mut table = table(&["measure", "system", "", "unit"], 2);
     for row in &report.rows {
-        table.add_row([row.measure.to_owned(), row.system.to_owned(), spread(&row.value, 0, ""), row.unit.to_owned()]);
+        table.add_row([row.measure.to_owned(), row.system.clone(), spread(&row.value, 0, ""), row.unit.to_owned()]);
     }
     table.trim_fmt()
 }
@@ -61,7 +75,7 @@ fn rows(report: &ForkReport) -> String {
 fn phases(report: &ForkReport) -> String {
     let mut table = table(&["measure", "system", "step", ""], 3);
     for row in &report.phases {
-        table.add_row([row.measure.to_owned(), row.system.to_owned(), row.phase.to_owned(), spread(&row.us, 0, "")]);
+        table.add_row([row.measure.to_owned(), row.system.clone(), row.phase.clone(), spread(&row.us, 0, "")]);
     }
     table.trim_fmt()
 }

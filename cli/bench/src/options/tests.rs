@@ -6,6 +6,7 @@ use super::chain::{ChainOptions, System};
 use super::hop::{HopOptions, HopSystem};
 use super::ingress::{Front, IngressOptions};
 use super::*;
+use crate::fork::ForkOptions;
 use crate::setting::{Placement, Protocol};
 
 #[derive(Debug, Parser)]
@@ -79,6 +80,10 @@ fn two_builds_need_more_rounds() {
     assert_eq!(options.rounds.rounds(), 10);
     let options: ChainOptions = parse(&["--base", "main", "--rounds", "3"]).expect("fine");
     assert_eq!(options.rounds.rounds(), 3);
+    let crowds = |arguments: &[&str]| parse(arguments).map(|options: ForkOptions| (options.rounds, options.crowds()));
+    assert_eq!(crowds(&[]).expect("fine"), (15, 3));
+    assert_eq!(crowds(&["--base", "main"]).expect("fine"), (15, 10));
+    assert_eq!(crowds(&["--base", "main", "--crowds", "0"]).expect("fine"), (15, 0));
 }
 
 #[test]

@@ -59,7 +59,7 @@ fn of_fork(report: &ForkReport) -> Chart {
     const UNIT: &str = "µs";
     let rows = || report.rows.iter().filter(|row| row.unit == UNIT);
     let mut places: Vec<&str> = rows().map(|row| row.measure).collect();
-    let mut systems: Vec<&str> = rows().map(|row| row.system).collect();
+    let mut systems: Vec<&str> = rows().map(|row| row.system.as_str()).collect();
     for names in [&mut places, &mut systems] {
         names.sort_unstable();
         names.dedup();

@@ -134,17 +134,18 @@ fn verdicts(report: &LoadReport) -> String {
     for Ratio { system, against, setting, verdicts, .. } in &report.ratios {
         let Some(verdicts) = verdicts else { continue };
         let cells = vec![
-            said(&verdicts.requests_per_s),
-            said(&verdicts.p50_us),
-            said(&verdicts.p99_us),
-            verdicts.cpu_us_per_request.as_ref().map_or_else(String::new, said),
+            difference(&verdicts.requests_per_s),
+            difference(&verdicts.p50_us),
+            difference(&verdicts.p99_us),
+            verdicts.cpu_us_per_request.as_ref().map_or_else(String::new, difference),
         ];
         table.add_row(columns.cells(&[system, against], setting, cells));
     }
     table.trim_fmt()
 }
 
-fn said(verdict: &Verdict) -> String {
+/// What is said of the difference between two builds.
+pub(crate) fn difference(verdict: &Verdict) -> String {
     let difference = match verdict.difference {
         Difference::Greater => "greater",
         Difference::Smaller => "smaller",
