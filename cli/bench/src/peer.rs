@@ -8,6 +8,8 @@ mod grpc;
 mod http_hop;
 mod next;
 mod pieces;
+#[cfg(feature = "peers")]
+mod samples;
 
 pub(crate) mod hop;
 
@@ -68,6 +70,15 @@ enum Role {
         #[arg(long)]
         next: Option<Address>,
     },
+    /// A function that passes on what iceoryx2 brings
+    SampleHop {
+        /// Where it listens
+        #[arg(long)]
+        listen: Address,
+        /// The next function; the last one's is the first
+        #[arg(long)]
+        next: Address,
+    },
     /// One process of a chain without HTTP; what it does it is told on its standard input, a control socket
     Hop,
     /// A server that always answers the same
@@ -120,6 +131,11 @@ pub fn peer(options: PeerOptions) -> anyhow::Result<()> {
         #[cfg(feature = "peers")]
         Role::GrpcHop { listen: Address::Grpc(listen), next } => grpc::serve(bind(listen)?, next),
         Role::GrpcHop { listen, .. } => bail!("{WITHOUT_PEERS} ({listen})"),
+        #[cfg(feature = "peers")]
+        Role::SampleHop { listen: Address::Samples(listen), next: Address::Samples(next) } => {
+            samples::serve(&listen, &next)
+        }
+        Role::SampleHop { listen, .. } => bail!("{WITHOUT_PEERS} ({listen})"),
         Role::Hop => hop::run(),
         Role::Fixed { listen, h2c, status, content_type, body } => {
             let listeners = match h2c {

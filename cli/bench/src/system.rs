@@ -25,6 +25,8 @@ pub(crate) use ramet::{Chain, Functions, Shortcut, Transport};
 
 /// How long a system may take until it answers.
 const START_PATIENCE: Duration = Duration::from_secs(30);
+/// Besides two for each connection, because a client that goes away leaves one: those that ask whether it answers.
+const SPARE_MESSAGES: usize = 16;
 const POLL_PAUSE: Duration = Duration::from_millis(20);
 
 /// A system that answers HTTP.
@@ -114,6 +116,11 @@ pub(crate) async fn start(
         System::HttpHops => return http::start_hops(identity, functions, launcher).await,
         System::NginxSidecars => return nginx::start_sidecars(identity, functions, connections_max, launcher).await,
         System::Grpc => return hops::start(identity, hops::Protocol::Grpc, functions, launcher).await,
+        System::Iceoryx2 => {
+            let bytes = options.payload.iter().max().copied().unwrap_or_default();
+            let protocol = hops::Protocol::Samples { messages: 2 * connections_max + SPARE_MESSAGES, bytes };
+            return hops::start(identity, protocol, functions, launcher).await;
+        }
         System::Unix => return hops::start(identity, hops::Protocol::Unix, functions, launcher).await,
         System::Tcp => return hops::start(identity, hops::Protocol::Tcp, functions, launcher).await,
     };

@@ -186,13 +186,13 @@ fn expect_all_but(report: &Report, lacks: &[(&str, &str)]) -> anyhow::Result<usi
 const NO_NGINX: [(&str, &str); 2] = [("nginx-sidecars", "PATH"), ("nginx-bare", "PATH")];
 
 fn bodies_pass_three_hops_unchanged() -> anyhow::Result<()> {
-    let against = "--against=http-hops,nginx-sidecars,unix,tcp,grpc";
+    let against = "--against=http-hops,nginx-sidecars,unix,tcp,grpc,iceoryx2";
     for (settings, sizes) in
         [(4, ["--connections=1,8", "--payload=0,100"]), (2, ["--connections=2", "--payload=1MiB,100001"])]
     {
         let report = run(&["chain", "--systems=http-hops", against, sizes[0], sizes[1]])?;
-        let lacks = [&NO_NGINX[..], &[("grpc", "--features peers")]].concat();
-        let systems = 5 - expect_all_but(&report, &lacks)?;
+        let lacks = [&NO_NGINX[..], &NO_PEERS, &[("grpc", "--features peers")]].concat();
+        let systems = 6 - expect_all_but(&report, &lacks)?;
         let rows = &load(&report)?.rows;
         anyhow::ensure!(rows.len() == systems * settings, "{report}");
         for row in rows {

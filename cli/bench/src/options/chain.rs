@@ -93,6 +93,8 @@ pub enum System {
     NginxSidecars,
     /// HTTP to the first function, gRPC (tonic) from function to function
     Grpc,
+    /// HTTP to the first function, publish-subscribe and events of iceoryx2 from function to function
+    Iceoryx2,
     /// HTTP to the first function, plain unix sockets from function to function, with no checks
     Unix,
     /// The same over TCP
@@ -115,6 +117,7 @@ impl System {
             Self::HttpHops => "http-hops",
             Self::NginxSidecars => "nginx-sidecars",
             Self::Grpc => "grpc",
+            Self::Iceoryx2 => "iceoryx2",
             Self::Unix => "unix",
             Self::Tcp => "tcp",
         }
@@ -130,6 +133,7 @@ impl System {
             Self::RametHttp => "http-shortcut",
             Self::RametHttpPlain | Self::HttpHops | Self::NginxSidecars => "http",
             Self::Grpc => "grpc",
+            Self::Iceoryx2 => "iceoryx2",
             Self::Unix => "unix",
             Self::Tcp => "tcp",
         }

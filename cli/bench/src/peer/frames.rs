@@ -43,7 +43,7 @@ pub(super) fn serve(listen: &Address, next: Option<Address>) -> anyhow::Result<(
                     tokio::spawn(answer_all(stream, next.clone()));
                 }
             }
-            Address::Http(_) | Address::Grpc(_) => bail!("{listen} is no address for frames"),
+            Address::Http(_) | Address::Grpc(_) | Address::Samples(_) => bail!("{listen} is no address for frames"),
         }
     })
 }
@@ -129,7 +129,9 @@ impl NextFrames {
         match &self.address {
             Address::Unix(path) => exchange(&self.unix, UnixStream::connect(path), body).await,
             Address::Tcp(address) => exchange(&self.tcp, connect(*address), body).await,
-            Address::Http(_) | Address::Grpc(_) => bail!("{} does not speak frames", self.address),
+            Address::Http(_) | Address::Grpc(_) | Address::Samples(_) => {
+                bail!("{} does not speak frames", self.address)
+            }
         }
     }
 }

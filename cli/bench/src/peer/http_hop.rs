@@ -24,17 +24,27 @@ pub(super) fn serve(listener: TcpListener, next: Option<Address>) -> anyhow::Res
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        loop {
-            let (stream, _) = listener.accept().await?;
-            stream.set_nodelay(true)?;
-            let next = next.clone();
-            tokio::spawn(async move {
-                let service = service_fn(|request| answer(next.clone(), request));
-                // A client that goes away is no failure of the server.
-                let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
-            });
+        match &next {
+            None => accept(listener, None).await,
+            Some(own) => tokio::select! {
+                outcome = accept(listener, next.clone()) => outcome,
+                outcome = own.farewell() => Ok(outcome?),
+            },
         }
     })
+}
+
+async fn accept(listener: tokio::net::TcpListener, next: Option<Arc<Next>>) -> anyhow::Result<()> {
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        let next = next.clone();
+        tokio::spawn(async move {
+            let service = service_fn(|request| answer(next.clone(), request));
+            // A client that goes away is no failure of the server.
+            let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
 }
 
 /// Takes the whole body in, as a function must that works on it, and hands it on without copying.

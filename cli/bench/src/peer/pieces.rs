@@ -36,7 +36,7 @@ impl Pieces {
     }
 
     /// The pieces in order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Bytes> {
+    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &Bytes> {
         self.pieces.iter()
     }
 

@@ -14,6 +14,8 @@ pub(super) enum Protocol {
     Tcp,
     /// Unary calls.
     Grpc,
+    /// Samples of iceoryx2, for so many requests at a time with bodies of so many bytes.
+    Samples { messages: usize, bytes: usize },
 }
 
 /// Starts the last function first, so that each finds the one after it.
@@ -25,13 +27,21 @@ pub(super) async fn start(
 ) -> anyhow::Result<Running> {
     let front = launcher.free_address()?;
     let mut processes = Processes::default();
-    let mut next: Option<String> = None;
+    // Over iceoryx2 the last function answers the first one itself.
+    let place = |number: u32, messages, bytes| {
+        format!("iceoryx2:{}-{functions}-{}/{number}/{messages}/{bytes}", identity.system, std::process::id())
+    };
+    let mut next = match protocol {
+        Protocol::Samples { messages, bytes } if functions > 1 => Some(place(1, messages, bytes)),
+        _ => None,
+    };
     for number in (2..=functions).rev() {
         let name = format!("{}-hop-{number}", identity.system);
         let (role, address) = match protocol {
             Protocol::Unix => ("frame-hop", format!("unix:{}", launcher.folder().join(&name).display())),
             Protocol::Tcp => ("frame-hop", format!("tcp:{}", launcher.free_address()?)),
             Protocol::Grpc => ("grpc-hop", format!("grpc:{}", launcher.free_address()?)),
+            Protocol::Samples { messages, bytes } => ("sample-hop", place(number, messages, bytes)),
         };
         let mut arguments = vec![crate::PEER_COMMAND.to_owned(), role.to_owned(), format!("--listen={address}")];
         arguments.extend(next.map(|next| format!("--next={next}")));
