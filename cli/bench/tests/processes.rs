@@ -58,8 +58,6 @@ struct Up {
     transport: String,
     #[arg(long)]
     socket: PathBuf,
-    #[arg(long)]
-    config: PathBuf,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -129,8 +127,8 @@ fn stand_in_node(options: &Up) -> anyhow::Result<()> {
         "ring" => vec!["http-hop", &listen],
         "auto" if manifest.contains("http:") => {
             anyhow::ensure!(manifest.contains("bench-peer, http-hop"), "the function is not that of the peers");
-            let settings = fs::read_to_string(&options.config)?;
-            anyhow::ensure!(settings == "shortcut = \"on\"\n", "no plain connections here");
+            let shortcut = std::env::var("RAMET_SHORTCUT");
+            anyhow::ensure!(shortcut.as_deref() == Ok("on"), "no plain connections here");
             vec!["http-hop", &listen]
         }
         "auto" => vec!["fixed", &listen, "--status=404", "--content-type=text/plain", "--body=nothing \"there\""],
@@ -153,7 +151,10 @@ fn peer_options(arguments: &[&str]) -> PeerOptions {
 /// The benchmark for a short time. Its function exists but is never started: the node is a stand-in.
 fn run(arguments: &[&str]) -> anyhow::Result<Report> {
     let (command, arguments) = arguments.split_first().context("no command")?;
-    let short = ["", command, "--duration=300ms", "--warm-up=20ms", "--rounds=2"];
+    let rounds = ["--duration=300ms", "--warm-up=20ms", "--rounds=2"];
+    // What is idle has none.
+    let rounds = if arguments.contains(&"--idle") { &[][..] } else { &rounds };
+    let short = [&["", command], rounds].concat();
     let function = if *command == "hop" { &[][..] } else { &["--function=/proc/self/exe"] };
     let report = match Program::try_parse_from([&short, function, arguments].concat())?.command {
         Role::Chain(options) => ramet_bench::chain(&options)?,
