@@ -1,5 +1,6 @@
 //! I10 and the end of things: drain, death of the gateway, death of the supervisor.
 
+use std::net::TcpStream;
 use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
@@ -35,6 +36,44 @@ fn accepted_requests_are_finished_before_the_node_ends() {
         for client in clients {
             assert_eq!(client.join().expect("client"), 200, "{transport}");
         }
+    }
+}
+
+/// Clients that send one request after the other, and do not know that the node is to end.
+#[test]
+fn whoever_is_not_told_that_the_connection_ends_is_answered() {
+    const CLIENTS: usize = 16;
+    /// One for the express lane, and one for hyper.
+    const REQUESTS: [&[u8]; 2] = [
+        b"POST /one HTTP/1.1\r\nhost: test\r\ncontent-length: 1\r\n\r\nx",
+        b"POST /one HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+    ];
+    for transport in TRANSPORTS {
+        let Some(mut node) = Node::start(&Start::new(transport, MANIFEST)) else { continue };
+        let address = node.listen;
+        let ask_on = |request: &'static [u8]| {
+            move || {
+                let mut client = Client::connect(address).expect("connected");
+                loop {
+                    client.send(request).expect("sent");
+                    let answer = client.answer(false).expect("an answer");
+                    assert_eq!(answer.status, 200);
+                    if answer.header("connection") == Some("close") {
+                        return;
+                    }
+                }
+            }
+        };
+        let clients: Vec<_> =
+            (0..CLIENTS).map(|number| std::thread::spawn(ask_on(REQUESTS[number % REQUESTS.len()]))).collect();
+        eventually("clients to be answered", || {
+            (node.metric("ramet_answers_total", "code=\"200\"") > 200.0).then_some(())
+        });
+        assert!(node.stop().success(), "{}", node.log());
+        for client in clients {
+            client.join().unwrap_or_else(|_| panic!("{transport}: a request was lost"));
+        }
+        assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
     }
 }
 

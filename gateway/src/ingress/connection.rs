@@ -7,11 +7,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use futures_util::FutureExt;
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, StatusCode, Version};
 use ramet_control::gateway::{FromGateway, Protocol};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
-use tokio::task::{AbortHandle, spawn_local};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{sleep, timeout};
 
 use super::express::{self, Left};
@@ -28,7 +31,7 @@ const ADMIN_CONNECTIONS_MAX: usize = 64;
 #[derive(Default)]
 pub(crate) struct Listening {
     listeners: Vec<(TcpListener, Protocol)>,
-    accepting: Vec<AbortHandle>,
+    accepting: Vec<JoinHandle<()>>,
 }
 
 impl Listening {
@@ -42,14 +45,13 @@ impl Listening {
     /// Starts to accept.
     pub(crate) fn serve(&mut self, worker: &Rc<Worker>) -> io::Result<()> {
         for (listener, protocol) in self.listeners.drain(..) {
+            let worker = Rc::clone(worker);
             if protocol == Protocol::Admin {
                 // The admin address stays open while the node drains, or nobody could watch it.
                 let connections = Connections::new(ADMIN_CONNECTIONS_MAX);
-                spawn_local(accept_always(Rc::clone(worker), connections, listener, protocol));
+                spawn_local(async move { accept_always(&worker, &connections, &listener, protocol).await });
             } else {
-                let connections = Rc::clone(&worker.connections);
-                let accepting = spawn_local(accept_always(Rc::clone(worker), connections, listener, protocol));
-                self.accepting.push(accepting.abort_handle());
+                self.accepting.push(spawn_local(accept_until_drained(worker, listener, protocol)));
             }
         }
         Ok(())
@@ -57,11 +59,17 @@ impl Listening {
 
     /// Stops accepting, lets what runs finish, and tells the supervisor.
     pub(crate) fn drain(&mut self, worker: Rc<Worker>, limit: Duration) -> impl Future<Output = ()> + 'static {
-        for task in self.accepting.drain(..) {
-            task.abort();
-        }
+        let accepting = std::mem::take(&mut self.accepting);
         async move {
-            if timeout(limit, worker.connections.drain()).await.is_err() {
+            worker.connections.drain();
+            let ended = async {
+                for accepting in accepting {
+                    // Whatever became of it, it accepts no more.
+                    let _ = accepting.await;
+                }
+                worker.connections.all_closed().await;
+            };
+            if timeout(limit, ended).await.is_err() {
                 tracing::warn!(?limit, "some connections did not end within the drain timeout");
             }
             if worker.shared.worker_drained() {
@@ -71,31 +79,56 @@ impl Listening {
     }
 }
 
-async fn accept_always(worker: Rc<Worker>, connections: Rc<Connections>, listener: TcpListener, protocol: Protocol) {
+/// Accepts until the worker drains, and then those who wait already: to them the connection is open.
+async fn accept_until_drained(worker: Rc<Worker>, listener: TcpListener, protocol: Protocol) {
+    let connections = &worker.connections;
+    tokio::select! {
+        () = accept_always(&worker, connections, &listener, protocol) => {}
+        () = connections.drains() => {}
+    }
+    while let Some(Some(room)) = connections.room().now_or_never()
+        && let Some(Ok((stream, peer))) = listener.accept().now_or_never()
+    {
+        serve(&worker, connections, stream, peer, protocol, room);
+    }
+}
+
+async fn accept_always(worker: &Rc<Worker>, connections: &Rc<Connections>, listener: &TcpListener, protocol: Protocol) {
     loop {
         // Without room the kernel's backlog holds the others.
         let Some(room) = connections.room().await else { return };
         match listener.accept().await {
-            Ok((stream, peer)) => {
-                let (worker, open) = (Rc::clone(&worker), connections.enter());
-                spawn_local(async move {
-                    match protocol {
-                        Protocol::Http => match worker.place_for_new() {
-                            Some(place) => pass_on(&worker, stream, peer, place, open).await,
-                            None => plain(worker, stream, peer, open).await,
-                        },
-                        Protocol::Https => encrypted(&worker, stream, peer, &open).await,
-                        Protocol::Admin => admin::serve(&worker, stream).await,
-                    }
-                    drop(room);
-                });
-            }
+            Ok((stream, peer)) => serve(worker, connections, stream, peer, protocol, room),
             Err(error) => {
                 tracing::warn!(%error, "could not accept a connection; trying again");
                 sleep(Duration::from_millis(50)).await;
             }
         }
     }
+}
+
+/// Serves a connection that was accepted.
+fn serve(
+    worker: &Rc<Worker>,
+    connections: &Rc<Connections>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    protocol: Protocol,
+    room: OwnedSemaphorePermit,
+) {
+    let (worker, open) = (Rc::clone(worker), connections.enter());
+    spawn_local(async move {
+        match protocol {
+            // One that drains may have drained before what it is passed arrives.
+            Protocol::Http => match worker.place_for_new().filter(|_| !open.is_draining()) {
+                Some(place) => pass_on(&worker, stream, peer, place, open).await,
+                None => plain(worker, stream, peer, open).await,
+            },
+            Protocol::Https => encrypted(&worker, stream, peer, &open).await,
+            Protocol::Admin => admin::serve(&worker, stream).await,
+        }
+        drop(room);
+    });
 }
 
 /// Goes on with a connection that another worker has passed on.
@@ -151,9 +184,18 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let streams = Rc::<full::Streams>::default();
-    let answer = |request| {
+    let answer = |request: Request<_>| {
         worker.is_at_work();
-        service::answer(worker, client, streams.begin(), request)
+        let is_http1 = request.version() < Version::HTTP_2;
+        let (answer, connections) = (service::answer(worker, client, streams.begin(), request), open.connections());
+        async move {
+            let mut answer = answer.await;
+            // Over HTTP/2 the connection itself says so, and an upgrade is no answer.
+            if is_http1 && connections.is_draining() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            answer
+        }
     };
     full::serve(worker, io, unread, &streams, answer, open.drains()).await;
 }

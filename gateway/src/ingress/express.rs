@@ -2,7 +2,8 @@
 //! few steps as HTTP allows. At the first request that needs more, hyper takes the connection over for good.
 //!
 //! A connection's states: idle (it has no buffer) → a head has come → its body is taken in → its chain runs (more
-//! bytes may be read ahead, the end of the stream cancels) → the answer is written → idle.
+//! bytes may be read ahead, the end of the stream cancels) → the answer is written → idle. One that is to end waits for
+//! a last request, and says with the answer that it was.
 
 mod body;
 mod head;
@@ -11,7 +12,7 @@ mod reply;
 mod write;
 
 use std::cell::RefCell;
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -23,7 +24,7 @@ use http::StatusCode;
 use ramet_dataplane::Slot;
 use ramet_dataplane::message::BodyPlace;
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::io::poll_read_buf;
 
 use self::body::SocketBody;
@@ -31,7 +32,7 @@ use self::head::{HEADERS_MAX, Plain};
 use self::idle::Idle;
 use self::reply::{Date, Ends, Framing, HeadWriter};
 use super::answer::{AnswerBody, end_to_end, status_of};
-use super::open::Open;
+use super::open::{LAST_REQUEST, Open};
 use super::request::{Accepted, Client, WHOLE_BYTES_MAX};
 use crate::chains::{Admission, Chain};
 use crate::conduct::{Arrived, Stream};
@@ -97,17 +98,24 @@ pub(super) async fn serve(worker: &Rc<Worker>, stream: TcpStream, client: &Clien
     let settings = &worker.shared.settings;
     let mut notice = pin!(open.notice());
     let mut idle = pin!(Idle::new(settings.idle_timeout.max(settings.header_timeout)));
-    let mut lane = Lane { worker, stream, client, unread: Vec::new(), start: 0, now: Instant::now() };
+    let mut lane = Lane { worker, stream, client, open, unread: Vec::new(), start: 0, now: Instant::now() };
     loop {
         if lane.unread().is_empty() {
             idle.as_mut().restart(lane.now);
-            if open.is_draining() || !lane.bytes_come(notice.as_mut(), idle.as_mut()).await {
+            let mut coming = Coming::Drain;
+            if !open.is_draining() {
+                coming = lane.coming(notice.as_mut(), idle.as_mut()).await;
+            }
+            if coming == Coming::Drain {
+                let no_more = pin!(pending::<()>());
+                coming = timeout(LAST_REQUEST, lane.coming(no_more, idle.as_mut())).await.unwrap_or(Coming::Nothing);
+            }
+            if coming != Coming::Bytes {
                 return Left::Closed;
             }
         }
         worker.is_at_work();
-        let ends = if open.is_draining() { Ends::Connection } else { Ends::Request };
-        match lane.one_request(ends).await {
+        match lane.one_request().await {
             Ok(Served::Whole(Ends::Request)) => {}
             Ok(Served::Whole(Ends::Connection)) => return Left::Closed,
             Ok(Served::Not) => {
@@ -128,6 +136,16 @@ pub(super) async fn serve(worker: &Rc<Worker>, stream: TcpStream, client: &Clien
     }
 }
 
+/// What comes on an idle connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Coming {
+    Bytes,
+    /// The client has gone, or says nothing for too long.
+    Nothing,
+    /// The connection is to end.
+    Drain,
+}
+
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Served {
@@ -140,6 +158,7 @@ struct Lane<'w> {
     worker: &'w Rc<Worker>,
     stream: TcpStream,
     client: &'w Client,
+    open: &'w Open,
     unread: Vec<u8>,
     start: usize,
     /// When something came last: bytes, or an outcome. Asking for the time is not for nothing.
@@ -168,19 +187,24 @@ impl Lane<'_> {
         }
     }
 
-    /// Waits for bytes of the next request. False: there will be none.
-    async fn bytes_come(&mut self, mut notice: Pin<&mut impl Future>, mut idle: Pin<&mut Idle>) -> bool {
+    /// Waits for bytes of the next request.
+    async fn coming(&mut self, mut notice: Pin<&mut impl Future>, mut idle: Pin<&mut Idle>) -> Coming {
         poll_fn(|context| {
             if let Poll::Ready(read) = self.poll_read(context) {
                 self.now = Instant::now();
-                return Poll::Ready(matches!(read, Ok(1..)));
+                return Poll::Ready(if matches!(read, Ok(1..)) { Coming::Bytes } else { Coming::Nothing });
             }
-            if notice.as_mut().poll(context).is_ready() || idle.as_mut().poll(context).is_ready() {
-                return Poll::Ready(false);
+            if notice.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Coming::Drain);
             }
-            Poll::Pending
+            idle.as_mut().poll(context).map(|()| Coming::Nothing)
         })
         .await
+    }
+
+    /// What ends with an answer, if it should be that: the connection, too, when it drains.
+    fn ends_with(&self, asked: Ends) -> Ends {
+        if self.open.is_draining() { Ends::Connection } else { asked }
     }
 
     /// Reads what there is, as far as there is room. 0: the client sends no more.
@@ -193,8 +217,8 @@ impl Lane<'_> {
         poll_read_buf(Pin::new(&mut self.stream), context, &mut self.unread)
     }
 
-    async fn one_request(&mut self, ends: Ends) -> io::Result<Served> {
-        let Some(begun) = self.begin(ends) else { return Ok(Served::Not) };
+    async fn one_request(&mut self) -> io::Result<Served> {
+        let Some(begun) = self.begin() else { return Ok(Served::Not) };
         let Begun { chain, accepted, body_bytes, start, ends } = begun;
         let answered = match accepted {
             Ok(accepted) => self.through_chain(accepted, body_bytes, ends).await?,
@@ -204,8 +228,9 @@ impl Lane<'_> {
             }
         };
         let (status, ends) = match answered {
-            Ok(status) => (status, ends),
+            Ok(answered) => answered,
             Err((problem, ends)) => {
+                let ends = self.ends_with(ends);
                 tracing::debug!(?problem, "answered by the gateway itself");
                 // It may have waited in vain.
                 self.now = Instant::now();
@@ -221,7 +246,7 @@ impl Lane<'_> {
     }
 
     /// Reads the head that is next. `None`: hyper shall.
-    fn begin(&mut self, ends: Ends) -> Option<Begun> {
+    fn begin(&mut self) -> Option<Begun> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let Plain { head, head_bytes, body_bytes, closes } = head::parse(&self.unread[self.start..], &mut headers)?;
         if head_bytes > self.worker.shared.settings.header_bytes_max {
@@ -245,7 +270,7 @@ impl Lane<'_> {
             Ok(_) | Err(_) => {}
         }
         self.consume(head_bytes);
-        let ends = if closes { Ends::Connection } else { ends };
+        let ends = if closes { Ends::Connection } else { Ends::Request };
         Some(Begun { chain, accepted, body_bytes, start, ends })
     }
 
@@ -255,7 +280,7 @@ impl Lane<'_> {
         accepted: Accepted,
         body_bytes: u64,
         ends: Ends,
-    ) -> io::Result<Result<StatusCode, (Problem, Ends)>> {
+    ) -> io::Result<Result<(StatusCode, Ends), (Problem, Ends)>> {
         if let Err(problem) = self.unless_gone(accepted.journey.room()).await? {
             // The next request begins behind a body that is here; else who knows where.
             let is_here = body_bytes <= self.unread().len() as u64;
@@ -275,7 +300,9 @@ impl Lane<'_> {
             Ok(arrived) => arrived,
             Err(problem) => return Ok(Err((problem, ends))),
         };
-        self.answer(arrived, &journey.holdings, admission, ends).await.map(|answered| answered.map_err(|p| (p, ends)))
+        let ends = self.ends_with(ends);
+        let answered = self.answer(arrived, &journey.holdings, admission, ends).await?;
+        Ok(answered.map(|status| (status, ends)).map_err(|problem| (problem, ends)))
     }
 
     /// Waits for `work` unless the client ends the stream, which cancels it. If bytes of a later request come, they are

@@ -17,12 +17,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::task::spawn_local;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use self::gathering::{Flushing, Gathering};
 use self::streams::Verdict;
 pub(super) use self::streams::{Stream, Streams};
 use super::answer::AnswerBody;
+use super::open::LAST_REQUEST;
 use super::patient_io::PatientIo;
 use crate::worker::Worker;
 
@@ -76,6 +77,11 @@ pub(super) async fn serve<I, F>(
             .max_buf_size(settings.header_bytes_max.max(8192))
             .keep_alive(true);
         let served = pin!(builder.serve_connection(io, service).with_upgrades());
+        // Until then each answer says that it is the last.
+        let ends = pin!(async {
+            ends.await;
+            sleep(LAST_REQUEST).await;
+        });
         until_ended(served, http1::UpgradeableConnection::graceful_shutdown, ends, std::future::pending).await;
     }
 }

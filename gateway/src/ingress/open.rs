@@ -3,9 +3,13 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+/// For so long a connection that is to end takes one request more: the client may have sent it before it could know.
+pub(super) const LAST_REQUEST: Duration = Duration::from_millis(250);
 
 /// Counts connections and tells them to end.
 #[derive(Debug)]
@@ -48,10 +52,27 @@ impl Connections {
         Open(Rc::clone(self))
     }
 
-    /// Tells every connection to end after what it is at, and waits until all have.
-    pub(super) async fn drain(&self) {
+    /// Tells every connection to end after what it is at.
+    pub(super) fn drain(&self) {
         self.is_draining.set(true);
         self.notice.notify_waiters();
+    }
+
+    /// Whether all are to end.
+    pub(super) fn is_draining(&self) -> bool {
+        self.is_draining.get()
+    }
+
+    /// Completes when all are to end.
+    pub(super) async fn drains(&self) {
+        let notice = self.notice.notified();
+        if !self.is_draining() {
+            notice.await;
+        }
+    }
+
+    /// Waits until all have ended.
+    pub(super) async fn all_closed(&self) {
         while self.open.get() > 0 {
             self.all_closed.notified().await;
         }
@@ -61,15 +82,17 @@ impl Connections {
 impl Open {
     /// Whether the connection is to end.
     pub(super) fn is_draining(&self) -> bool {
-        self.0.is_draining.get()
+        self.0.is_draining()
+    }
+
+    /// What counts it, which outlives it.
+    pub(super) fn connections(&self) -> Rc<Connections> {
+        Rc::clone(&self.0)
     }
 
     /// Completes when the connection is to end.
     pub(super) async fn drains(&self) {
-        let notice = self.notice();
-        if !self.is_draining() {
-            notice.await;
-        }
+        self.0.drains().await;
     }
 
     /// Completes when the connection is to end, if it was not to before this call.

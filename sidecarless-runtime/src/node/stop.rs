@@ -49,6 +49,8 @@ impl Node {
         let timeout = self.settings.gateway.drain_timeout;
         if self.gateway_stage() == Some(GatewayStage::Serving) {
             self.tell_gateway(ToGateway::Drain { timeout }, Vec::new());
+            // As long as somebody listens, clients connect, and wait in vain.
+            self.listeners.http.clear();
             let drained = |node: &Self| node.gateway_stage().is_none_or(|stage| stage == GatewayStage::Drained);
             self.bounded(timeout + MARGIN, drained).await?;
         }
