@@ -407,6 +407,7 @@ fn may_be_retried(problem: &Problem) -> bool {
     matches!(
         problem,
         Problem::FunctionDied
+            | Problem::HungUp(_)
             | Problem::FunctionFailed(_)
             | Problem::BadAnswer(_)
             | Problem::DeadlineExceeded(_)

@@ -39,6 +39,8 @@ pub(crate) enum Problem {
     Overloaded,
     /// A function instance died with the request.
     FunctionDied,
+    /// An instance that serves HTTP by itself closed the connection, at such a time.
+    HungUp(&'static str),
     /// A function returned an error, or panicked.
     FunctionFailed(&'static str),
     /// A function answered with something that is no answer.
@@ -69,7 +71,7 @@ impl Problem {
             Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Self::PoolExhausted | Self::NoInstance | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Self::FunctionFailed(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::FunctionDied | Self::BadAnswer(_) => StatusCode::BAD_GATEWAY,
+            Self::FunctionDied | Self::HungUp(_) | Self::BadAnswer(_) => StatusCode::BAD_GATEWAY,
             Self::DeadlineExceeded(_) => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -91,6 +93,7 @@ impl Problem {
             Self::NoInstance => "no instance of a function is ready at the moment; try again later".into(),
             Self::Overloaded => "every instance of a function is busy; try again later".into(),
             Self::FunctionDied => "the function instance that had the request died".into(),
+            Self::HungUp(when) => format!("a function closed the connection {when}; it may have died").into(),
             Self::FunctionFailed(what) => format!("a function {what}").into(),
             Self::BadAnswer(what) => format!("a function's answer was unusable: {what}").into(),
             Self::DeadlineExceeded(limit) => format!("the chain did not answer within {limit:?}").into(),

@@ -111,7 +111,8 @@ impl Journey {
                     self.wait_for_instance(&mut patience_ends, servers.changed()).await?;
                 }
                 Err(AskError::Stale(turn)) if is_safe => {
-                    let Some(again) = make()? else { return Err(Problem::FunctionDied) };
+                    let gone = Problem::HungUp("before it had answered, and the request's body has been read");
+                    let again = make()?.ok_or(gone)?;
                     // The same instance, so that if it died of the request nobody else does.
                     return self.ask_once(turn, Age::New, again).await?.map_err(|error| self.unanswered(&error));
                 }
@@ -129,9 +130,11 @@ impl Journey {
         match error {
             AskError::Nonsense(_) => Problem::BadAnswer("it is not HTTP, or its head is too long"),
             AskError::Connect(ConnectError::Stranger { .. } | ConnectError::Exhausted(_)) => Problem::NoInstance,
-            AskError::Connect(ConnectError::Refused(_)) | AskError::Stale(_) | AskError::Broken(_) => {
-                Problem::FunctionDied
+            AskError::Stale(_) => {
+                Problem::HungUp("before it had answered, and a request with this method is not sent twice")
             }
+            AskError::Broken(_) => Problem::HungUp("before it had answered"),
+            AskError::Connect(ConnectError::Refused(_)) => Problem::FunctionDied,
         }
     }
 
@@ -346,7 +349,7 @@ impl Source for AnswerSource {
             match timeout_at(limits.deadline, piece).await {
                 Err(_) => return Err(self.late.clone()),
                 Ok(None) => return Ok(0),
-                Ok(Some(Err(_))) => return Err(Problem::FunctionDied),
+                Ok(Some(Err(_))) => return Err(Problem::HungUp("within its answer")),
                 Ok(Some(Ok(piece))) => self.unread = piece,
             }
         }

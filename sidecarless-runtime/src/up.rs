@@ -3,6 +3,8 @@
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::time::Duration;
 
+use ramet_dataplane::TransportKind;
+use ramet_manifest::settings::BusyPoll;
 use ramet_manifest::{Desired, Errors, NodeSettings, Source};
 use ramet_sys::latency;
 use rustix::net::SocketType;
@@ -80,6 +82,17 @@ pub fn up(settings: NodeSettings, sources: Vec<Source>) -> Result<(), UpError> {
     let keeper = Keeper::start(&KeeperSettings::of(&settings))?;
     let listeners = Listeners::bind(settings.listen, settings.gateway.workers, settings.admin)?;
     let choice = Findings::gather(settings.transport).choose(settings.transport)?;
+    if choice.kind == TransportKind::Ring && settings.busy_poll == BusyPoll::Always {
+        let (readers, cores) = (ring_readers(&settings, &desired), threads::own_cores()?.count() as u32);
+        if readers > cores {
+            tracing::warn!(
+                readers,
+                cores,
+                "busy_poll = \"always\" keeps a core for each reader of rings, and there are more readers than cores: \
+                 they wait for each other's turns; \"adaptive\" is faster here"
+            );
+        }
+    }
     let shortcut = Shortcut::new(settings.shortcut)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
@@ -100,6 +113,12 @@ pub fn up(settings: NodeSettings, sources: Vec<Source>) -> Result<(), UpError> {
     // Tasks that read from children or serve the admin socket have nothing left to do.
     runtime.shutdown_background();
     outcome
+}
+
+/// How many threads read rings at least: the gateway's, and one of each instance that links the SDK.
+fn ring_readers(settings: &NodeSettings, desired: &Desired) -> u32 {
+    let linked = desired.functions().filter(|function| function.spec.http.is_none());
+    settings.gateway.workers + linked.map(|function| function.spec.replicas.min).sum::<u32>()
 }
 
 /// A node with many instances has many pipes and sockets. Children get limits of their own.
