@@ -59,6 +59,7 @@ struct Entry {
 
 impl Entry {
     /// Whether what comes at a place is there.
+    #[inline]
     fn state(&self, place: u64) -> Result<bool, LaneError> {
         let next = place + 1;
         // SYNC: entries published; pairs with the store of the first `turn` in `push_with`.
@@ -80,6 +81,7 @@ pub struct LaneMemory {
 }
 
 impl LaneMemory {
+    #[inline]
     fn entry(&self, place: u64) -> &Entry {
         &self.entries[(place % LANE_ENTRIES) as usize]
     }
@@ -118,6 +120,7 @@ impl SharedLane {
 impl Deref for SharedLane {
     type Target = LaneMemory;
 
+    #[inline]
     fn deref(&self) -> &LaneMemory {
         let Ok(pointer) = self.0.typed::<LaneMemory>(0) else {
             unreachable!("a lane's mapping is as large as a lane and starts a page")
@@ -194,6 +197,7 @@ impl<M: Deref<Target = LaneMemory>> Producer<M> {
         self.tail - self.seen_head
     }
 
+    #[inline]
     fn look(&mut self) -> Result<(), LaneError> {
         // SYNC: entries free again; pairs with the store of `head` in `pop`.
         let head = self.memory.consumer.head.load(Ordering::Acquire);

@@ -41,9 +41,20 @@ struct MeterMemory {
 /// The bytes of a meter's memfd.
 pub const METER_BYTES: usize = size_of::<MeterMemory>().next_multiple_of(4096);
 
-/// A meter as its member has it. A copy of the process counts nothing in it.
-#[derive(Clone, Debug)]
+/// A meter as its member has it, until [`Self::split`]. A copy of the process counts nothing in it.
+///
+/// Each half is written by one thread at a time, so that to count is to load and to store: an addition that other
+/// threads could make at the same time costs many times as much, and each hop has several.
+#[derive(Debug)]
 pub struct Meter(Arc<Mapping>);
+
+/// What came to the member.
+#[derive(Debug)]
+pub struct MeterIn(Arc<Mapping>);
+
+/// What the member sent and has done with.
+#[derive(Debug)]
+pub struct MeterOut(Arc<Mapping>);
 
 impl Meter {
     /// Makes the memory of a new meter.
@@ -63,33 +74,53 @@ impl Meter {
         Ok(Self(Mapping::new(fd, 0, METER_BYTES, Access::ReadWrite)?))
     }
 
+    /// Its halves, for who receives and for who sends.
+    #[must_use]
+    pub fn split(self) -> (MeterIn, MeterOut) {
+        (MeterIn(Arc::clone(&self.0)), MeterOut(self.0))
+    }
+}
+
+impl MeterIn {
     /// Books messages that came, and the sum of when they were sent.
-    pub fn count_arrivals(&self, messages: u64, times_ns: u64) {
-        if let Some(memory) = self.memory() {
+    #[inline]
+    pub fn count_arrivals(&mut self, messages: u64, times_ns: u64) {
+        if let Some(memory) = memory(&self.0) {
             memory.arrived.add(messages, times_ns);
         }
     }
+}
 
+impl MeterOut {
     /// Books messages that were answered, passed on or given up at `now_ns`.
-    pub fn count_departures(&self, messages: u64, now_ns: u64) {
-        if let Some(memory) = self.memory() {
+    #[inline]
+    pub fn count_departures(&mut self, messages: u64, now_ns: u64) {
+        if let Some(memory) = memory(&self.0) {
             memory.left.add(messages, now_ns.wrapping_mul(messages));
         }
     }
 
     /// Books one send of so many descriptors.
-    pub fn count_sent(&self, to: FunctionId, descriptors: u64) {
-        if let Some(sent) = self.memory().and_then(|memory| memory.sent.get(to.0 as usize)) {
-            sent.descriptors.fetch_add(descriptors, Ordering::Relaxed);
-            sent.batches.fetch_add(1, Ordering::Relaxed);
+    #[inline]
+    pub fn count_sent(&mut self, to: FunctionId, descriptors: u64) {
+        if let Some(sent) = memory(&self.0).and_then(|memory| memory.sent.get(to.0 as usize)) {
+            add(&sent.descriptors, descriptors);
+            add(&sent.batches, 1);
         }
     }
+}
 
-    fn memory(&self) -> Option<&MeterMemory> {
-        let pointer = self.0.typed::<MeterMemory>(0).ok()?;
-        // SAFETY: S1, S2, S3, S4: the mapping holds a whole meter, and a meter is made of atomics.
-        Some(unsafe { pointer.as_ref() })
-    }
+#[inline]
+fn memory(mapping: &Mapping) -> Option<&MeterMemory> {
+    let pointer = mapping.typed::<MeterMemory>(0).ok()?;
+    // SAFETY: S1, S2, S3, S4: the mapping holds a whole meter, and a meter is made of atomics.
+    Some(unsafe { pointer.as_ref() })
+}
+
+/// Adds to a number that nobody else writes.
+#[inline]
+fn add(number: &AtomicU64, more: u64) {
+    number.store(number.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
 }
 
 /// A meter as the supervisor has it.
@@ -146,9 +177,10 @@ impl MeterReader {
 }
 
 impl Sum {
+    #[inline]
     fn add(&self, messages: u64, times_ns: u64) {
-        self.messages.fetch_add(messages, Ordering::Relaxed);
-        self.times_ns.fetch_add(times_ns, Ordering::Relaxed);
+        add(&self.messages, messages);
+        add(&self.times_ns, times_ns);
     }
 }
 
@@ -161,11 +193,12 @@ mod tests {
     fn the_reader_sees_what_was_counted_and_nothing_of_functions_that_cannot_be() {
         let fd = Meter::create().expect("memfd");
         let (meter, reader) = (Meter::map(fd.as_fd()).expect("map"), MeterReader::map(fd.as_fd()).expect("map"));
-        meter.count_arrivals(2, 250);
-        meter.count_departures(1, 400);
-        meter.count_sent(FunctionId(7), 3);
-        meter.count_sent(FunctionId(7), 1);
-        meter.count_sent(FunctionId(FUNCTIONS_MAX), 1);
+        let (mut received, mut sent) = meter.split();
+        received.count_arrivals(2, 250);
+        sent.count_departures(1, 400);
+        sent.count_sent(FunctionId(7), 3);
+        sent.count_sent(FunctionId(7), 1);
+        sent.count_sent(FunctionId(FUNCTIONS_MAX), 1);
         let flow = reader.flow();
         assert_eq!((flow.held(), flow.spent_ns(1000)), (1, 400 + 1000 - 250));
         assert_eq!(reader.sent(FunctionId(7)), EdgeCount { descriptors: 4, batches: 2 });

@@ -215,6 +215,7 @@ impl Mapping {
     }
 
     /// A pointer to a `T` made of atomics only, for the types of this crate.
+    #[inline]
     pub(crate) fn typed<T>(&self, offset: usize) -> Result<NonNull<T>, OutOfBounds> {
         if self.access == Access::ReadOnly {
             return Err(OutOfBounds);
@@ -223,11 +224,13 @@ impl Mapping {
     }
 
     /// The same for loads alone, where the mapping may be read-only.
+    #[inline]
     pub(crate) fn typed_to_read<T>(&self, offset: usize) -> Result<NonNull<T>, OutOfBounds> {
         let pointer = self.pointer(offset, size_of::<T>())?.cast::<T>();
         if pointer.is_aligned() { Ok(pointer) } else { Err(OutOfBounds) }
     }
 
+    #[inline]
     fn pointer(&self, offset: usize, bytes: usize) -> Result<NonNull<u8>, OutOfBounds> {
         let end = offset.checked_add(bytes).ok_or(OutOfBounds)?;
         if end > self.bytes || self.is_of_another_life() {
@@ -237,6 +240,7 @@ impl Mapping {
         Ok(unsafe { self.base.add(offset) })
     }
 
+    #[inline]
     fn is_of_another_life(&self) -> bool {
         self.life != LIFE.load(Ordering::Relaxed)
     }

@@ -11,6 +11,7 @@ mod stamp;
 
 use std::fmt::Debug;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crossbeam_queue::SegQueue;
@@ -27,9 +28,9 @@ use super::patience::Patience;
 use crate::endpoint::{Endpoint, TransportKind};
 
 /// The writing end of a lane.
-pub(super) trait OutLane: Debug + Send + Sync {
-    /// Pushes the whole batch, stamped, or nothing.
-    fn push(&self, batch: &[PacketDescriptor], stamp: Stamp) -> Result<(), PushError>;
+pub(super) trait OutLane: Debug + Send {
+    /// Pushes the whole batch, stamped, or nothing. Returns the doorbell if the reader waits for it.
+    fn push(&mut self, batch: &[PacketDescriptor], stamp: Stamp) -> Result<Option<Arc<OwnedFd>>, PushError>;
 }
 
 /// Why a push failed; nothing was pushed.
@@ -43,7 +44,7 @@ pub(super) enum PushError {
 
 /// The reading end of a lane.
 pub(super) trait InLane: Debug + Send {
-    /// Takes up to `most` descriptors. An error gives the lane up.
+    /// Takes up to `most` descriptors, or those of one packet more. An error gives the lane up.
     fn pop(&mut self, most: usize, take: &mut dyn FnMut(PacketDescriptor)) -> Result<usize, Broken>;
     /// Whether something is there. A lane that a look costs a system call says false and rings its descriptor instead.
     fn ready(&self) -> bool;
@@ -88,9 +89,10 @@ pub fn endpoint(
     let changes = Arc::new(SegQueue::new());
     let alarm = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
     epoll.add(&alarm, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, u64::MAX))?;
-    let out = Outgoing::new(kind, me, ledgers, Arc::clone(&changes), Arc::clone(&epoll), alarm, meter.clone());
+    let (meter_in, meter_out) = meter.map(Meter::split).unzip();
+    let out = Outgoing::new(kind, me, ledgers, Arc::clone(&changes), Arc::clone(&epoll), alarm, meter_out);
     let out = Arc::new(out);
-    let receiver = Incoming::new(kind, me, epoll, changes, patience, meter);
+    let receiver = Incoming::new(kind, me, epoll, changes, patience, meter_in);
     Ok(Endpoint { sender: out.clone(), receiver: Box::new(receiver), links: Some(out) })
 }
 
@@ -118,7 +120,8 @@ enum Change {
 mod tests {
     use std::os::fd::{AsFd, AsRawFd};
 
-    use ramet_common::FunctionId;
+    use ramet_common::{FunctionId, Generation, Kind, RequestId, SlotIndex};
+    use ramet_shm::lane::{Producer, SharedLane};
     use ramet_shm::segment::create_sealed;
 
     use super::*;
@@ -158,5 +161,37 @@ mod tests {
         receiver.receive(Wait::No, &mut |_| {}).expect("nothing");
         assert_eq!(watched(&*receiver), alone);
         drop(peers_ends);
+    }
+
+    /// What a far side pushes that minds no ledger is refused, each by itself, and asking for words writes none.
+    #[test]
+    fn of_a_batch_only_what_was_handed_over_is_taken() {
+        let memory = create_sealed("ledger", Ledger::shared_bytes_for(SLOTS)).expect("memory");
+        let ledger = Ledger::map_shared(memory.as_fd(), SLOTS).expect("a ledger");
+        let (mine, peer) = (InstanceId::new(1, 1), InstanceId::new(2, 1));
+        for (slot, owner) in [(0, mine), (1, peer), (3, mine)] {
+            assert!(ledger.hand_over(SlotIndex(slot), Generation(0), InstanceId::NONE, owner));
+        }
+        let words = || [0, 1, 2, 3].map(|slot| ledger.read(SlotIndex(slot)).expect("a word"));
+        let before = words();
+        let me = Member { instance: mine, owner: mine };
+        let endpoint = endpoint(TransportKind::Ring, me, Arc::new(ledger.clone()), Patience::none(), None);
+        let endpoint = endpoint.expect("an endpoint");
+        let (mut receiver, links) = (endpoint.receiver, endpoint.links.expect("links"));
+        let (out, incoming) = ring::link().expect("a lane");
+        links.add_incoming(peer, FunctionId(2), incoming).expect("added");
+        let mut producer = Producer::new(SharedLane::map(out.0[0].as_fd()).expect("a lane"));
+        let named = |slot, generation| {
+            let (slot, generation) = (SlotIndex(slot), Generation(generation));
+            PacketDescriptor::new(Kind::Request, FunctionId(1), slot, generation, RequestId(0))
+        };
+        let batch =
+            [named(0, 0), named(1, 0), named(2, 0), named(3, 1), named(SLOTS, 0), named(u32::MAX, 0), named(3, 0)];
+        producer.push(&batch).expect("room");
+        let mut taken = Vec::new();
+        receiver.receive(Wait::No, &mut |descriptor| taken.push(descriptor)).expect("open");
+        assert_eq!(taken, [named(0, 0), named(3, 0)].map(|descriptor| descriptor.to_instance(peer)));
+        assert_eq!(receiver.rejected(), 5);
+        assert_eq!(words(), before);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 
 use ramet_common::PacketDescriptor;
 use ramet_shm::doorbell;
@@ -31,7 +31,7 @@ fn open(end: LinkEnd) -> io::Result<(SharedLane, OwnedFd)> {
 
 pub(super) fn out_lane(end: LinkEnd) -> io::Result<Box<dyn OutLane>> {
     let (lane, bell) = open(end)?;
-    Ok(Box::new(RingOut { producer: Mutex::new(Producer::new(lane)), bell }))
+    Ok(Box::new(RingOut { producer: Producer::new(lane), bell: Arc::new(bell) }))
 }
 
 pub(super) fn in_lane(end: LinkEnd) -> io::Result<(Box<dyn InLane>, OwnedFd)> {
@@ -41,19 +41,14 @@ pub(super) fn in_lane(end: LinkEnd) -> io::Result<(Box<dyn InLane>, OwnedFd)> {
 
 #[derive(Debug)]
 struct RingOut {
-    producer: Mutex<Producer<SharedLane>>,
-    bell: OwnedFd,
+    producer: Producer<SharedLane>,
+    bell: Arc<OwnedFd>,
 }
 
 impl OutLane for RingOut {
-    fn push(&self, batch: &[PacketDescriptor], stamp: Stamp) -> Result<(), PushError> {
-        let mut producer = self.producer.lock().unwrap_or_else(PoisonError::into_inner);
-        let pushed = producer.push_with(batch, |descriptor| stamp.on(descriptor));
-        drop(producer);
-        match pushed {
-            Ok(false) => Ok(()),
-            // The batch is published: a bell that cannot ring only delays it until the reader looks again.
-            Ok(true) => doorbell::ring(self.bell.as_fd()).or(Ok(())),
+    fn push(&mut self, batch: &[PacketDescriptor], stamp: Stamp) -> Result<Option<Arc<OwnedFd>>, PushError> {
+        match self.producer.push_with(batch, |descriptor| stamp.on(descriptor)) {
+            Ok(is_awaited) => Ok(is_awaited.then(|| Arc::clone(&self.bell))),
             Err(LaneError::Full) => Err(PushError::Full),
             Err(LaneError::Corrupt) => Err(PushError::Broken),
         }

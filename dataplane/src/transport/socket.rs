@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
@@ -42,7 +43,7 @@ pub(super) fn in_lane(end: LinkEnd) -> io::Result<(Box<dyn InLane>, OwnedFd)> {
 struct SocketOut(OwnedFd);
 
 impl OutLane for SocketOut {
-    fn push(&self, batch: &[PacketDescriptor], stamp: Stamp) -> Result<(), PushError> {
+    fn push(&mut self, batch: &[PacketDescriptor], stamp: Stamp) -> Result<Option<Arc<OwnedFd>>, PushError> {
         let mut buffer = [0u8; BATCH_MAX * DESCRIPTOR_BYTES];
         let mut bytes = 0;
         for (place, descriptor) in buffer.chunks_exact_mut(DESCRIPTOR_BYTES).zip(batch) {
@@ -51,7 +52,7 @@ impl OutLane for SocketOut {
         }
         loop {
             match send(number(&self.0), &buffer[..bytes], MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT) {
-                Ok(_) => return Ok(()),
+                Ok(_) => return Ok(None),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN | Errno::ENOMEM | Errno::ENOBUFS) => return Err(PushError::Full),
                 Err(_) => return Err(PushError::Broken),

@@ -44,6 +44,7 @@ conformance! {
         a_wait_ends_when_its_time_is_over,
         an_armed_receiver_becomes_readable,
         many_senders_lose_nothing,
+        what_threads_send_at_once_arrives_and_is_counted_once,
         a_full_queue_is_refused_and_drains,
     ];
     ring: [
@@ -71,6 +72,7 @@ conformance! {
         a_wait_ends_when_its_time_is_over,
         an_armed_receiver_becomes_readable,
         many_senders_lose_nothing,
+        what_threads_send_at_once_arrives_and_is_counted_once,
         a_full_queue_is_refused_and_drains,
     ];
     socket: [
@@ -98,6 +100,7 @@ conformance! {
         a_wait_ends_when_its_time_is_over,
         an_armed_receiver_becomes_readable,
         many_senders_lose_nothing,
+        what_threads_send_at_once_arrives_and_is_counted_once,
         a_full_queue_is_refused_and_drains,
     ];
 }

@@ -408,6 +408,37 @@ pub(crate) fn many_senders_lose_nothing(mut fabric: Fabric) {
     assert!(seen.into_iter().all(|seen| seen));
 }
 
+/// The threads of an instance share its sender.
+pub(crate) fn what_threads_send_at_once_arrives_and_is_counted_once(mut fabric: Fabric) {
+    const THREADS: u32 = 4;
+    let (one, mut two) = pair(&mut fabric);
+    own(&fabric, &one, 0..SLOTS);
+    let (sender, receiver, each) = (&one.sender, two.id, SLOTS / THREADS);
+    let mut all = Vec::new();
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            scope.spawn(move || {
+                for slot in thread * each..(thread + 1) * each {
+                    while sender.send(&[request(2, slot).to_instance(receiver)]).is_err() {
+                        std::thread::yield_now();
+                    }
+                }
+            });
+        }
+        let start = Instant::now();
+        while all.len() < SLOTS as usize {
+            assert!(start.elapsed() < PATIENCE, "only {} of {SLOTS} arrived", all.len());
+            two.receive(Wait::For(Duration::from_millis(100)), &mut all).expect("open");
+        }
+    });
+    let mut slots: Vec<u32> = all.iter().map(|descriptor| descriptor.slot.0).collect();
+    slots.sort_unstable();
+    assert_eq!(slots, (0..SLOTS).collect::<Vec<_>>());
+    let sent = fabric.edge(1, 2);
+    assert_eq!((sent.descriptors, sent.batches), (SLOTS.into(), SLOTS.into()));
+    assert_eq!((fabric.flow(1).left, fabric.flow(2).arrived), (SLOTS.into(), SLOTS.into()));
+}
+
 pub(crate) fn a_full_queue_is_refused_and_drains(mut fabric: Fabric) {
     fabric.allow(2, 0);
     let (one, mut two) = pair(&mut fabric);

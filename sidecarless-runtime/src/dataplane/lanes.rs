@@ -145,10 +145,11 @@ mod tests {
         lanes.allow(EDGE);
         let (one, of_one) = join(&mut lanes, 1, 1);
         let (_, of_other) = join(&mut lanes, 2, 1);
-        of_one.count_arrivals(3, 300);
-        of_one.count_departures(1, 150);
-        of_one.count_sent(FunctionId(2), 5);
-        of_other.count_sent(FunctionId(2), 7);
+        let ((mut came_to_one, mut sent_by_one), (_, mut sent_by_other)) = (of_one.split(), of_other.split());
+        came_to_one.count_arrivals(3, 300);
+        sent_by_one.count_departures(1, 150);
+        sent_by_one.count_sent(FunctionId(2), 5);
+        sent_by_other.count_sent(FunctionId(2), 7);
         assert_eq!(lanes.flow(FunctionId(1)).held(), 2);
         lanes.leave(one);
         lanes.leave(one);
@@ -163,6 +164,7 @@ mod tests {
     fn a_new_edge_has_nothing_of_an_old_one_with_its_ids_and_only_permitted_ones_are_known() {
         let mut lanes = Lanes::new(LaneKind::Ring);
         let (one, meter) = join(&mut lanes, 1, 1);
+        let (_, mut meter) = meter.split();
         lanes.allow(EDGE);
         meter.count_sent(FunctionId(2), 5);
         meter.count_sent(FunctionId(3), 5);

@@ -7,15 +7,20 @@
 use std::hint::black_box;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use ramet_common::{
     DomainId, FunctionId, Generation, InstanceId, Kind, PacketDescriptor, RequestId, RouteId, SlotIndex,
 };
+use ramet_dataplane::endpoint::Wait;
 use ramet_dataplane::ids;
 use ramet_dataplane::message::{self, BlockWriter, BodyPlace, Envelope, Message};
 use ramet_dataplane::pool::PoolLayout;
 use ramet_dataplane::route::{Next, Route, Step, Target, Work};
-use ramet_dataplane::{Ledger, Pool};
+use ramet_dataplane::transport::lanes::{self, Member};
+use ramet_dataplane::transport::patience::Patience;
+use ramet_dataplane::transport::ring;
+use ramet_dataplane::{Endpoint, Ledger, Meter, Pool, TransportKind};
 use ramet_shm::lane::{Consumer, LANE_BYTES, Producer, SharedLane};
 use ramet_shm::segment::create_sealed;
 
@@ -26,9 +31,11 @@ type Path = fn(u64) -> Result<(), Failure>;
 const REQUEST: &[u8] = b"POST /bench?x=1 HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nUser-Agent: curl/8.0\r\nAccept: */*\r\n\
     Content-Type: application/octet-stream\r\nContent-Length: 100\r\n\r\n";
 
-const PATHS: [(&str, Path); 7] = [
+const PATHS: [(&str, Path); 9] = [
     ("ring", ring),
     ("ring-batch-of-32", ring_batch),
+    ("ring-there-and-back", ring_there_and_back),
+    ("ring-there-and-back-32", ring_there_and_back_32),
     ("hand-over", hand_over),
     ("envelope-write", envelope_write),
     ("envelope-read", envelope_read),
@@ -88,6 +95,53 @@ fn ring(times: u64) -> Result<(), Failure> {
 fn ring_batch(times: u64) -> Result<(), Failure> {
     let batch: Vec<_> = (0..32).map(descriptor).collect();
     through_lane(&batch, times)
+}
+
+/// Requests go to a function over the ring transport, with all that is checked and counted, and come back answered.
+fn there_and_back(requests: u32, times: u64) -> Result<(), Failure> {
+    let memory = create_sealed("hot-paths-ledger", Ledger::shared_bytes_for(64))?;
+    let ledger = Ledger::map_shared(memory.as_fd(), 64)?;
+    let (worker, instance) = (InstanceId::new(1, 1), InstanceId::new(2, 1));
+    let join = |instance, owner| {
+        let meter = Meter::map(Meter::create()?.as_fd())?;
+        let me = Member { instance, owner };
+        let ledger = Arc::new(ledger.clone());
+        Ok::<_, Failure>(lanes::endpoint(TransportKind::Ring, me, ledger, Patience::none(), Some(meter))?)
+    };
+    let (mut gateway, mut function) = (join(worker, InstanceId::NONE)?, join(instance, instance)?);
+    let links = |endpoint: &Endpoint| endpoint.links.clone().ok_or("a ring has links");
+    let (of_gateway, of_function) = (links(&gateway)?, links(&function)?);
+    let (there, back) = (ring::link()?, ring::link()?);
+    of_function.add_incoming(worker, FunctionId::GATEWAY, there.1)?;
+    of_gateway.add_outgoing(instance, FunctionId(1), 1024, there.0)?;
+    of_gateway.add_incoming(instance, FunctionId(1), back.1)?;
+    of_function.add_outgoing(worker, FunctionId::GATEWAY, 1024, back.0)?;
+    let batch: Vec<_> = (0..requests).map(descriptor).collect();
+    let answer = |request: &PacketDescriptor| {
+        PacketDescriptor { kind: Kind::Reply as u8, function: FunctionId::GATEWAY, ..*request }.to_instance(worker)
+    };
+    let answers: Vec<_> = batch.iter().map(answer).collect();
+    for _ in 0..times {
+        hop(&gateway, &mut function, &batch)?;
+        hop(&function, &mut gateway, &answers)?;
+    }
+    Ok(())
+}
+
+fn hop(from: &Endpoint, to: &mut Endpoint, batch: &[PacketDescriptor]) -> Result<(), Failure> {
+    from.sender.send(black_box(batch))?;
+    let taken = to.receiver.receive(Wait::No, &mut |descriptor| {
+        black_box(descriptor);
+    })?;
+    if taken == batch.len() { Ok(()) } else { Err("not all have come".into()) }
+}
+
+fn ring_there_and_back(times: u64) -> Result<(), Failure> {
+    there_and_back(1, times)
+}
+
+fn ring_there_and_back_32(times: u64) -> Result<(), Failure> {
+    there_and_back(32, times)
 }
 
 /// A slot goes to a function and comes back.

@@ -9,7 +9,7 @@ use crossbeam_queue::SegQueue;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollTimeout};
 use ramet_common::{BATCH_MAX, FunctionId, InstanceId, Kind, PacketDescriptor};
 use ramet_shm::ledger::Ledger;
-use ramet_shm::meter::Meter;
+use ramet_shm::meter::MeterIn;
 
 use super::{Change, InLane, Member, Stamp};
 use crate::clock;
@@ -65,6 +65,8 @@ pub(super) struct Incoming {
     epoll: Arc<Epoll>,
     changes: Arc<SegQueue<Change>>,
     lanes: Vec<InPeer>,
+    /// What one lane brought. Empty between two looks, and never longer than two batches.
+    batch: Vec<PacketDescriptor>,
     /// Which lane is looked at first, so that a busy one cannot starve the others.
     first: usize,
     rejected: u64,
@@ -73,7 +75,7 @@ pub(super) struct Incoming {
     patience: Patience,
     /// Whether looking at a lane is a system call, so that it is not looked at again and again.
     polls: bool,
-    meter: Option<Meter>,
+    meter: Option<MeterIn>,
     /// Whatever is in the lanes came after this time.
     empty_ns: u64,
 }
@@ -127,7 +129,7 @@ impl Incoming {
         epoll: Arc<Epoll>,
         changes: Arc<SegQueue<Change>>,
         patience: Patience,
-        meter: Option<Meter>,
+        meter: Option<MeterIn>,
     ) -> Self {
         let polls = kind == TransportKind::Socket;
         Self {
@@ -135,6 +137,7 @@ impl Incoming {
             epoll,
             changes,
             lanes: Vec::new(),
+            batch: Vec::with_capacity(2 * BATCH_MAX),
             first: 0,
             rejected: 0,
             is_woken: false,
@@ -169,30 +172,38 @@ impl Incoming {
         let count = self.lanes.len();
         let (mut taken, mut ending, mut has_more) = (0, false, false);
         let mut arrivals = Arrivals { empty_ns: self.empty_ns, now_ns: None, messages: 0, times_ns: 0 };
-        for turn in 0..count {
+        // Lanes may have gone since.
+        let first = if self.first < count { self.first } else { 0 };
+        for index in (first..count).chain(0..first) {
             if taken >= BATCH_MAX {
                 has_more = true;
                 break;
             }
-            let index = (self.first + turn) % count;
             let peer = &mut self.lanes[index];
             let check =
                 Check { owner: self.me.owner, instance: peer.instance, function: peer.function, ledger: &peer.ledger };
-            let (rejected, is_counted) = (&mut self.rejected, self.meter.is_some());
             let most = BATCH_MAX - taken;
-            let popped = peer.lane.pop(most, &mut |descriptor| match check.admit(descriptor) {
-                Some(mut descriptor) => {
-                    taken += 1;
-                    if descriptor.gives_work() {
-                        if is_counted {
-                            arrivals.add(Stamp::of(&descriptor));
-                        }
-                        descriptor.aux = 0;
-                    }
-                    take(descriptor);
+            let (is_counted, batch) = (self.meter.is_some(), &mut self.batch);
+            let popped = peer.lane.pop(most, &mut |descriptor| {
+                check.expect(&descriptor);
+                if is_counted && descriptor.gives_work() {
+                    // While the ledger's word is under way, and before the look that finds no more.
+                    arrivals.came(clock::now_ns);
                 }
-                None => *rejected += 1,
+                batch.push(descriptor);
             });
+            for descriptor in self.batch.drain(..) {
+                let Some(mut descriptor) = check.admit(descriptor) else {
+                    self.rejected += 1;
+                    continue;
+                };
+                taken += 1;
+                if descriptor.gives_work() {
+                    arrivals.add(Stamp::of(&descriptor));
+                    descriptor.aux = 0;
+                }
+                take(descriptor);
+            }
             let is_empty = popped.is_ok_and(|count| count < most);
             has_more |= !is_empty;
             if popped.is_err() || peer.state == LaneState::Draining && is_empty {
@@ -200,11 +211,11 @@ impl Incoming {
                 ending = true;
             }
         }
-        self.first = self.first.wrapping_add(1) % count.max(1);
+        self.first = first + 1;
         if ending {
             self.lanes.retain(|peer| peer.state != LaneState::Ended);
         }
-        if let Some(meter) = &self.meter {
+        if let Some(meter) = &mut self.meter {
             if arrivals.messages > 0 {
                 meter.count_arrivals(arrivals.messages, arrivals.times_ns);
             }
@@ -289,10 +300,17 @@ struct Arrivals {
 }
 
 impl Arrivals {
+    /// Some are here that count.
+    fn came(&mut self, clock: impl FnOnce() -> u64) {
+        self.now_ns.get_or_insert_with(clock);
+    }
+
+    /// Counts one, if the time is known, that is, if anything is counted.
     fn add(&mut self, stamp: Stamp) {
-        let now_ns = *self.now_ns.get_or_insert_with(clock::now_ns);
-        self.messages += 1;
-        self.times_ns = self.times_ns.wrapping_add(stamp.time_ns(self.empty_ns, now_ns));
+        if let Some(now_ns) = self.now_ns {
+            self.messages += 1;
+            self.times_ns = self.times_ns.wrapping_add(stamp.time_ns(self.empty_ns, now_ns));
+        }
     }
 }
 
@@ -305,6 +323,14 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
+    /// Asks for the ledger's word before [`Self::admit`] looks at it. Those of a batch are all under way at once then,
+    /// and do not come one after the other.
+    fn expect(&self, descriptor: &PacketDescriptor) {
+        if descriptor.moves_slot() {
+            self.ledger.expect(descriptor.slot);
+        }
+    }
+
     /// The descriptor with its true sender, or `None` if the sender had no right to send it.
     fn admit(&self, descriptor: PacketDescriptor) -> Option<PacketDescriptor> {
         let kind = descriptor.kind()?;

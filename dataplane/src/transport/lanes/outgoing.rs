@@ -1,16 +1,17 @@
 //! The sending half, and the peers' comings and goings.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_queue::SegQueue;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::sys::eventfd::EventFd;
 use ramet_common::{BATCH_MAX, FunctionId, InstanceId, PacketDescriptor, Refusal};
+use ramet_shm::doorbell;
 use ramet_shm::ledger::Ledger;
-use ramet_shm::meter::Meter;
+use ramet_shm::meter::MeterOut;
 
 use super::incoming::{Bell, InPeer, LaneState};
 use super::{Change, Ledgers, Member, OutLane, PushError, Stamp};
@@ -27,37 +28,49 @@ struct OutPeer {
     ledger: Ledger,
     lane: Box<dyn OutLane>,
     /// The load that was seen last, and what was sent since.
-    at_most: AtomicU32,
+    at_most: u32,
 }
 
 impl OutPeer {
     /// How many more messages it may be given; zero or less when its queue is full.
-    fn residual(&self) -> i64 {
+    fn residual(&mut self) -> i64 {
         let load = self.ledger.load(self.instance);
-        self.at_most.store(load, Ordering::Relaxed);
+        self.at_most = load;
         i64::from(self.capacity) - i64::from(load)
     }
 
     /// Whether it may be given more. Looking costs the lines of all who count there, so as long as what was sent since
     /// the last look is less than half of what it may have, it is not looked again: then others gave it more at most.
-    fn has_room(&self) -> bool {
-        self.at_most.load(Ordering::Relaxed) < self.capacity / 2 || self.residual() > 0
+    fn has_room(&mut self) -> bool {
+        self.at_most < self.capacity / 2 || self.residual() > 0
     }
 }
 
 #[derive(Debug)]
 pub(super) struct Outgoing {
     kind: TransportKind,
-    me: Member,
     ledgers: Arc<dyn Ledgers>,
-    lanes: RwLock<HashMap<FunctionId, Vec<OutPeer>>>,
-    turn: AtomicUsize,
+    lanes: Mutex<OutLanes>,
     changes: Arc<SegQueue<Change>>,
     epoll: Arc<Epoll>,
     /// Ends the wait of whoever receives.
     alarm: EventFd,
-    meter: Option<Meter>,
 }
+
+/// Where a member's messages go, and what it counts of them. One lock for all of it, which is held while a batch is
+/// written but not while a doorbell rings: each further lock, and each number that several threads may add to at once,
+/// costs a hop more than the threads of a function would win.
+#[derive(Debug)]
+struct OutLanes {
+    me: Member,
+    peers: BTreeMap<FunctionId, Vec<OutPeer>>,
+    /// Which of several equal replicas is the next one's.
+    turn: usize,
+    meter: Option<MeterOut>,
+}
+
+/// Who waits for what was sent, if anybody does.
+type Awaited = Option<Arc<OwnedFd>>;
 
 impl Sender for Outgoing {
     fn send(&self, batch: &[PacketDescriptor]) -> Result<(), SendError> {
@@ -68,13 +81,12 @@ impl Sender for Outgoing {
         if batch.iter().any(|descriptor| (descriptor.function, descriptor.peer) != (first.function, first.peer)) {
             return Err(SendError::Refused(Refusal::MixedBatch));
         }
-        let lanes = self.lanes.read().unwrap_or_else(PoisonError::into_inner);
-        let peers = lanes.get(&first.function).ok_or(SendError::Refused(Refusal::EdgeDenied))?;
-        if first.peer == InstanceId::NONE {
-            return self.send_to_any(peers, batch);
+        let awaited = self.lanes().send(first, batch)?;
+        if let Some(bell) = awaited {
+            // The batch is published: a bell that cannot ring only delays it until the reader looks again.
+            let _ = doorbell::ring(bell.as_fd());
         }
-        let named = peers.iter().find(|peer| peer.instance == first.peer);
-        self.send_to(named.ok_or(SendError::Refused(Refusal::NoReplica))?, batch)
+        Ok(())
     }
 }
 
@@ -86,88 +98,126 @@ impl Outgoing {
         changes: Arc<SegQueue<Change>>,
         epoll: Arc<Epoll>,
         alarm: EventFd,
-        meter: Option<Meter>,
+        meter: Option<MeterOut>,
     ) -> Self {
-        Self { kind, me, ledgers, lanes: RwLock::default(), turn: AtomicUsize::new(0), changes, epoll, alarm, meter }
+        let lanes = OutLanes { me, peers: BTreeMap::new(), turn: 0, meter };
+        Self { kind, ledgers, lanes: Mutex::new(lanes), changes, epoll, alarm }
     }
 
+    fn lanes(&self) -> MutexGuard<'_, OutLanes> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl OutLanes {
+    fn send(&mut self, first: &PacketDescriptor, batch: &[PacketDescriptor]) -> Result<Awaited, SendError> {
+        let Self { me, peers, turn, meter } = self;
+        let peers = peers.get_mut(&first.function).ok_or(SendError::Refused(Refusal::EdgeDenied))?;
+        let mut hand_over = HandOver { me: *me, meter: meter.as_mut(), batch };
+        if first.peer == InstanceId::NONE {
+            return hand_over.send_to_any(peers, turn);
+        }
+        let named = peers.iter_mut().find(|peer| peer.instance == first.peer);
+        hand_over.send_to(named.ok_or(SendError::Refused(Refusal::NoReplica))?)
+    }
+}
+
+/// One send.
+struct HandOver<'a> {
+    me: Member,
+    meter: Option<&'a mut MeterOut>,
+    /// All for one destination, and not empty.
+    batch: &'a [PacketDescriptor],
+}
+
+impl HandOver<'_> {
     /// Sends to the replica with the most residual capacity; equals take turns.
-    fn send_to_any(&self, peers: &[OutPeer], batch: &[PacketDescriptor]) -> Result<(), SendError> {
-        let first = if peers.len() > 1 { self.turn.fetch_add(1, Ordering::Relaxed) % peers.len() } else { 0 };
-        let in_turn = || peers[first..].iter().chain(&peers[..first]).filter(|peer| !peer.is_retiring);
-        let best = match peers {
-            [only] if !only.is_retiring => Some((only, only.has_room())),
-            // Of equals the first in turn: `min_by_key` keeps the first where `max_by_key` would keep the last.
-            _ => in_turn()
-                .map(|peer| (-peer.residual(), peer))
-                .min_by_key(|(load, _)| *load)
-                .map(|(load, peer)| (peer, load < 0)),
-        };
-        let (best, has_room) = best.ok_or(SendError::Refused(Refusal::NoReplica))?;
-        if !has_room {
+    fn send_to_any(&mut self, peers: &mut [OutPeer], turn: &mut usize) -> Result<Awaited, SendError> {
+        if let [only] = peers
+            && !only.is_retiring
+        {
+            return if only.has_room() { self.send_to(only) } else { Err(SendError::Refused(Refusal::Full)) };
+        }
+        let count = peers.len();
+        *turn = turn.wrapping_add(1);
+        let first = *turn % count.max(1);
+        let in_turn = || (first..count).chain(0..first);
+        let mut best = None;
+        for place in in_turn() {
+            let peer = &mut peers[place];
+            if peer.is_retiring {
+                continue;
+            }
+            let residual = peer.residual();
+            // Of equals the first in turn.
+            if best.is_none_or(|(most, _)| residual > most) {
+                best = Some((residual, place));
+            }
+        }
+        let (residual, best) = best.ok_or(SendError::Refused(Refusal::NoReplica))?;
+        if residual <= 0 {
             return Err(SendError::Refused(Refusal::Full));
         }
-        match self.send_to(best, batch) {
-            Err(SendError::Refused(Refusal::Full | Refusal::Unreachable)) if peers.len() > 1 => {}
-            done => return done,
-        }
-        let others = in_turn().filter(|peer| peer.instance != best.instance);
-        for peer in others {
-            match self.send_to(peer, batch) {
-                Err(SendError::Refused(Refusal::Full | Refusal::Unreachable)) => {}
+        for place in std::iter::once(best).chain(in_turn().filter(|&place| place != best)) {
+            let peer = &mut peers[place];
+            if peer.is_retiring {
+                continue;
+            }
+            match self.send_to(peer) {
+                Err(SendError::Refused(Refusal::Full | Refusal::Unreachable)) if count > 1 => {}
                 done => return done,
             }
         }
         Err(SendError::Refused(Refusal::Full))
     }
 
-    fn send_to(&self, peer: &OutPeer, batch: &[PacketDescriptor]) -> Result<(), SendError> {
+    fn send_to(&mut self, peer: &mut OutPeer) -> Result<Awaited, SendError> {
+        let (me, batch) = (self.me, self.batch);
         let to_gateway = batch.first().is_some_and(|first| first.function == FunctionId::GATEWAY);
         let to = if to_gateway { InstanceId::NONE } else { peer.instance };
         for (done, descriptor) in batch.iter().enumerate() {
-            if descriptor.moves_slot()
-                && !peer.ledger.hand_over(descriptor.slot, descriptor.generation, self.me.owner, to)
-            {
-                self.undo(peer, &batch[..done], to);
+            if descriptor.moves_slot() && !peer.ledger.hand_over(descriptor.slot, descriptor.generation, me.owner, to) {
+                undo(me, peer, &batch[..done], to);
                 return Err(SendError::Refused(Refusal::NotOwner));
             }
         }
         let now_ns = clock::now_ns();
-        peer.lane.push(batch, Stamp::at(now_ns)).map_err(|error| {
-            self.undo(peer, batch, to);
+        let awaited = peer.lane.push(batch, Stamp::at(now_ns)).map_err(|error| {
+            undo(me, peer, batch, to);
             SendError::Refused(match error {
                 PushError::Full => Refusal::Full,
                 PushError::Broken => Refusal::Unreachable,
             })
         })?;
-        self.count(peer, to, batch, now_ns);
-        Ok(())
+        self.count(peer, to, now_ns);
+        Ok(awaited)
     }
 
     /// Books what a send did: as SPROXY does, but each in its own meter.
-    fn count(&self, peer: &OutPeer, to: InstanceId, batch: &[PacketDescriptor], now_ns: u64) {
+    fn count(&mut self, peer: &mut OutPeer, to: InstanceId, now_ns: u64) {
+        let (me, batch) = (self.me, self.batch);
         let given = batch.iter().filter(|descriptor| descriptor.gives_work()).count();
         if given > 0 {
-            peer.ledger.give_load(to, self.me.instance, given as u32);
-            peer.at_most.fetch_add(given as u32, Ordering::Relaxed);
+            peer.ledger.give_load(to, me.instance, given as u32);
+            peer.at_most = peer.at_most.wrapping_add(given as u32);
         }
-        let is_function = self.me.owner != InstanceId::NONE;
+        let is_function = me.owner != InstanceId::NONE;
         let ended = batch.iter().filter(|descriptor| is_function && descriptor.ends_work()).count();
         if ended > 0 {
-            peer.ledger.ease_load(self.me.owner, ended as u32);
+            peer.ledger.ease_load(me.owner, ended as u32);
         }
-        let (Some(meter), Some(first)) = (&self.meter, batch.first()) else { return };
+        let (Some(meter), Some(first)) = (&mut self.meter, batch.first()) else { return };
         meter.count_sent(first.function, batch.len() as u64);
         if ended > 0 {
             meter.count_departures(ended as u64, now_ns);
         }
     }
+}
 
-    fn undo(&self, peer: &OutPeer, sent: &[PacketDescriptor], to: InstanceId) {
-        for descriptor in sent.iter().filter(|descriptor| descriptor.moves_slot()) {
-            // False means that somebody with more right took the slot meanwhile: then it is not ours to restore.
-            let _ = peer.ledger.hand_over(descriptor.slot, descriptor.generation, to, self.me.owner);
-        }
+fn undo(me: Member, peer: &OutPeer, sent: &[PacketDescriptor], to: InstanceId) {
+    for descriptor in sent.iter().filter(|descriptor| descriptor.moves_slot()) {
+        // False means that somebody with more right took the slot meanwhile: then it is not ours to restore.
+        let _ = peer.ledger.hand_over(descriptor.slot, descriptor.generation, to, me.owner);
     }
 }
 
@@ -180,10 +230,10 @@ impl Links for Outgoing {
         };
         let ledger =
             self.ledgers.shared_with(peer).ok_or_else(|| io::Error::other("the peer is of no known domain"))?;
-        let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
-        let peers = lanes.entry(function).or_default();
+        let mut lanes = self.lanes();
+        let peers = lanes.peers.entry(function).or_default();
         peers.retain(|known| known.instance != peer);
-        peers.push(OutPeer { instance: peer, capacity, is_retiring: false, ledger, lane, at_most: AtomicU32::new(0) });
+        peers.push(OutPeer { instance: peer, capacity, is_retiring: false, ledger, lane, at_most: 0 });
         Ok(())
     }
 
@@ -215,14 +265,13 @@ impl Links for Outgoing {
     }
 
     fn retire(&self, peer: InstanceId) {
-        let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
-        let known = lanes.values_mut().flatten().find(|known| known.instance == peer);
+        let mut lanes = self.lanes();
+        let known = lanes.peers.values_mut().flatten().find(|known| known.instance == peer);
         known.into_iter().for_each(|known| known.is_retiring = true);
     }
 
     fn close(&self, peer: InstanceId) {
-        let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
-        lanes.values_mut().for_each(|peers| peers.retain(|known| known.instance != peer));
+        self.lanes().peers.values_mut().for_each(|peers| peers.retain(|known| known.instance != peer));
     }
 
     fn remove(&self, peer: InstanceId) {
