@@ -17,7 +17,7 @@ pub(crate) async fn measure(options: &ChainOptions, base: Option<&Build>) -> any
     let this = Build::this(&options.nodes)?;
     let base = base.map(|base| base.with_settings_of(&this));
     let lengths: BTreeSet<u32> = options.functions.iter().copied().collect();
-    let settings_of = |functions| settings(options, functions);
+    let settings_of = |functions| settings(options, Some(functions));
     let mut engine = Engine::new(&options.rounds, lengths.iter().map(|&length| settings_of(length).len()).sum());
     for &functions in &lengths {
         let mut launcher = Launcher::new()?;
@@ -29,7 +29,7 @@ pub(crate) async fn measure(options: &ChainOptions, base: Option<&Build>) -> any
                 Err(error) => engine.leave_out(&identity(system, build), &error),
             }
         }
-        engine.expect_any(&subjects, options.systems.iter().map(|system| system.name()))?;
+        engine.expect_any(&subjects, options.systems().iter().map(|system| system.name()))?;
         engine.measure(&mut subjects, &settings_of(functions)).await;
     }
     engine.report(|_, _| true)
@@ -37,7 +37,7 @@ pub(crate) async fn measure(options: &ChainOptions, base: Option<&Build>) -> any
 
 /// Measures chains of a node that runs already.
 pub(crate) async fn measure_targets(options: &ChainOptions, targets: &[Target]) -> anyhow::Result<LoadReport> {
-    let lengths: BTreeSet<u32> = targets.iter().map(|target| target.functions).collect();
+    let lengths: BTreeSet<Option<u32>> = targets.iter().map(|target| target.functions).collect();
     let settings: Vec<_> = lengths.iter().flat_map(|&length| settings(options, length)).collect();
     let mut engine = Engine::new(&options.rounds, settings.len());
     let mut subjects: Vec<Box<dyn Subject>> = Vec::new();
@@ -50,7 +50,7 @@ pub(crate) async fn measure_targets(options: &ChainOptions, targets: &[Target]) 
 
 /// What is asked for, ours in every build.
 fn wanted<'b>(options: &ChainOptions, this: &'b Build, base: Option<&'b Build>) -> Vec<(System, &'b Build)> {
-    let systems = each_once(options.systems.iter().chain(&options.against).copied());
+    let systems = each_once(options.systems().iter().chain(options.against()).copied());
     let builds = |system: System| [Some(this), base.filter(|_| system.is_ours())].into_iter().flatten();
     systems.into_iter().flat_map(|system| builds(system).map(move |build| (system, build))).collect()
 }
@@ -60,12 +60,13 @@ pub(crate) fn identity(system: System, build: &Build) -> Identity {
 }
 
 /// Each number of connections with each payload.
-fn settings(options: &ChainOptions, functions: u32) -> Vec<Setting> {
+fn settings(options: &ChainOptions, functions: Option<u32>) -> Vec<Setting> {
     let of_connections = |&connections: &usize| {
         let setting = move |&payload_bytes: &usize| Setting {
+            functions,
             rate_per_s: options.rate.per_s,
             protocol: options.reconnect.then_some(Protocol::Http1Close),
-            ..Setting::new(functions, connections, payload_bytes)
+            ..Setting::new(0, connections, payload_bytes)
         };
         options.payload.iter().map(setting)
     };

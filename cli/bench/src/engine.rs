@@ -55,7 +55,7 @@ impl Engine {
 
     /// A system that cannot be measured at all, and why.
     pub(crate) fn leave_out(&mut self, identity: &Identity, reason: &anyhow::Error) {
-        self.left_out.push(LeftOut { system: identity.to_string(), setting: None, reason: format!("{reason:#}") });
+        self.left_out.push(LeftOut { system: identity.to_string(), setting: None, reason: said_once(reason) });
     }
 
     /// Fails, before peers are measured for nothing, if none of the systems that it is about has started.
@@ -90,7 +90,7 @@ impl Engine {
                         Err(error) => {
                             // Numbers of a system that answers wrongly are not shown beside those of one that does not.
                             samples[at].clear();
-                            let (system, reason) = (subject.identity().to_string(), format!("{error:#}"));
+                            let (system, reason) = (subject.identity().to_string(), said_once(&error));
                             self.left_out.push(LeftOut { system, setting: Some(setting), reason });
                         }
                     }
@@ -122,6 +122,13 @@ impl Engine {
         };
         Ok(LoadReport::new(self.machine, self.rounds, &self.measured, self.left_out, compares))
     }
+}
+
+/// An error with its causes, but for those whose words are there already.
+fn said_once(error: &anyhow::Error) -> String {
+    let mut causes = error.chain().map(ToString::to_string);
+    let first = causes.next().unwrap_or_default();
+    causes.fold(first, |said, cause| if said.contains(&cause) { said } else { format!("{said}: {cause}") })
 }
 
 fn bar_style() -> ProgressStyle {

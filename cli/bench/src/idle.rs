@@ -19,7 +19,7 @@ const SETTLE_PAUSE: Duration = Duration::from_secs(2);
 
 /// Starts the ramet systems that are asked for and measures them all over the same time.
 pub(crate) async fn measure(options: &ChainOptions) -> anyhow::Result<IdleReport> {
-    let systems = each_once(options.systems.iter().copied().filter(|system| system.is_ours()));
+    let systems = each_once(options.systems().iter().copied().filter(|system| system.is_ours()));
     if systems.is_empty() {
         bail!("--idle measures ramet only: name one of ramet-skmsg, ramet-ring, ramet-socket and ramet-http");
     }
@@ -55,7 +55,7 @@ pub(crate) async fn measure(options: &ChainOptions) -> anyhow::Result<IdleReport
     let mut rows = Vec::new();
     for (running, threads_before, tree) in &before {
         let used = tree.thread_times()?.since(threads_before);
-        rows.push(row(&running.identity, running.functions, tree, used, elapsed));
+        rows.push(row(&running.identity, running.functions.unwrap_or_default(), tree, used, elapsed));
     }
     Ok(IdleReport { machine, rows, left_out })
 }

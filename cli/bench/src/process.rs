@@ -1,5 +1,6 @@
 //! Processes that the benchmark starts, measures and, whatever happens, ends.
 
+mod folder;
 mod tree;
 
 use std::ffi::OsString;
@@ -13,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
-use tempfile::TempDir;
 
+use folder::Folder;
 pub(crate) use tree::{ProcessTree, Usage, Used};
 
 /// How long processes may take to end after SIGTERM, before they are killed.
@@ -30,13 +31,13 @@ const PORTS: std::ops::Range<u16> = 15_000..30_000;
 /// Starts processes: knows this executable, a folder for their files, and free ports.
 #[derive(Debug)]
 pub(crate) struct Launcher {
-    folder: TempDir,
+    folder: Folder,
     next_port: u16,
 }
 
 impl Launcher {
     pub(crate) fn new() -> anyhow::Result<Self> {
-        let folder = tempfile::Builder::new().prefix("ramet-bench-").tempdir().context("cannot make a folder")?;
+        let folder = Folder::new()?;
         // Where to begin differs from run to run, so that two at a time seldom try for the same ports.
         let spread = u32::from(PORTS.end - PORTS.start) / 64;
         let next_port = PORTS.start + (std::process::id() % spread * 64) as u16;

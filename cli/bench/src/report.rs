@@ -96,7 +96,7 @@ pub struct Row {
     pub latency: Percentiles<Spread>,
     /// From when a request was sent.
     pub raw: Percentiles<Spread>,
-    /// Corrected for coordinated omission.
+    /// Corrected for coordinated omission; in an open loop the latency itself, which is so already.
     pub corrected: Percentiles<Spread>,
     /// What all processes of the system used, without the client.
     #[serde(flatten)]
@@ -305,7 +305,12 @@ fn ratio(ours: &Series, other: &Series, setting: &Setting) -> Option<Ratio> {
 
 /// So many rounds, in words.
 pub(crate) fn rounds(count: u32) -> String {
-    format!("{count} round{}", if count == 1 { "" } else { "s" })
+    counted(count as usize, "round")
+}
+
+/// So many things of this name, in words.
+pub(crate) fn counted(count: usize, name: &str) -> String {
+    format!("{count} {name}{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

@@ -6,11 +6,14 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde::Serialize;
 
+use crate::report::counted;
+
 /// The load of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Setting {
-    /// How many functions a request passes; 0 where the front answers by itself.
-    pub functions: u32,
+    /// How many functions a request passes, if that is known; 0 where the front answers by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub functions: Option<u32>,
     /// How many requests can be in flight.
     pub connections: usize,
     /// How many bytes each request brings.
@@ -33,6 +36,7 @@ impl Setting {
     /// A closed loop with nothing special about it.
     pub(crate) const fn new(functions: u32, connections: usize, payload_bytes: usize) -> Self {
         let (rate_per_s, placement, batch, protocol) = (None, None, None, None);
+        let functions = Some(functions);
         Self { functions, connections, payload_bytes, rate_per_s, placement, batch, protocol }
     }
 }
@@ -40,10 +44,11 @@ impl Setting {
 impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.functions {
-            0 => write!(f, "no functions, {} connections", self.connections)?,
-            _ => write!(f, "{} functions, {} connections", self.functions, self.connections)?,
+            None => {}
+            Some(0) => f.write_str("no functions, ")?,
+            Some(functions) => write!(f, "{}, ", counted(functions as usize, "function"))?,
         }
-        write!(f, ", {} bytes", self.payload_bytes)?;
+        write!(f, "{}, {}", counted(self.connections, "connection"), counted(self.payload_bytes, "byte"))?;
         if let Some(rate) = self.rate_per_s {
             write!(f, ", {rate} requests/s")?;
         }

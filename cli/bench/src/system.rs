@@ -38,8 +38,8 @@ pub(crate) struct Running {
     pub(crate) h2c: Option<SocketAddr>,
     pub(crate) workload: Workload,
     pub(crate) processes: Measured,
-    /// How many functions a request passes.
-    pub(crate) functions: u32,
+    /// How many functions a request passes, if that is known.
+    pub(crate) functions: Option<u32>,
 }
 
 /// The processes of a system.

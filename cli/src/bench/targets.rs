@@ -29,6 +29,11 @@ pub(super) fn of(node: &NodeArguments, options: &ChainOptions) -> Result<Vec<Tar
         let what = if options.idle { "--idle" } else { "--base" };
         return Err(Failure::Invalid(format!("{what} measures nodes of the benchmark's own: leave --socket out")));
     }
+    let given = [("--systems", options.systems.is_some()), ("--against", options.against.is_some())];
+    if let Some((what, _)) = given.iter().find(|(_, is_given)| *is_given) {
+        let why = format!("{what} names systems of the benchmark's own: leave --socket and --chain out");
+        return Err(Failure::Invalid(why));
+    }
     of_node(&Node::of(node)?, options)
 }
 
@@ -50,7 +55,7 @@ fn at(url: &str) -> Result<Target, Failure> {
     Ok(Target {
         name: "url".to_owned(),
         transport: "http".to_owned(),
-        functions: 0,
+        functions: None,
         address: addresses.next().ok_or_else(|| wrong("its host has no address"))?,
         host: authority.to_string(),
         path: uri.path_and_query().map_or("/", |path| path.as_str()).to_owned(),
@@ -81,7 +86,7 @@ fn of_node(node: &Node, options: &ChainOptions) -> Result<Vec<Target>, Failure> 
         Ok(Target {
             name: format!("{}/{}", chain.namespace, chain.name),
             transport: status.transport.clone(),
-            functions: u32::try_from(steps).unwrap_or(u32::MAX),
+            functions: Some(u32::try_from(steps).unwrap_or(u32::MAX)),
             address,
             host,
             path,
@@ -103,6 +108,27 @@ mod tests {
         assert_eq!((target.host.as_str(), target.path.as_str()), ("127.0.0.1:8080", "/echo?x=1"));
         let target = at("http://[::1]").unwrap();
         assert_eq!((target.address, target.path.as_str()), ("[::1]:80".parse().unwrap(), "/"));
+    }
+
+    #[derive(Debug, clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        node: NodeArguments,
+        #[command(flatten)]
+        options: ChainOptions,
+    }
+
+    #[test]
+    fn systems_are_not_named_for_what_runs_already() {
+        let parse = |arguments: &[&str]| <Command as clap::Parser>::try_parse_from([&["bench"], arguments].concat());
+        for option in ["--systems", "--against"] {
+            let arguments = parse(&["--socket", "/no/such/socket", option, "unix"]).unwrap();
+            let Err(Failure::Invalid(why)) = of(&arguments.node, &arguments.options) else { panic!("{option}") };
+            assert!(why.starts_with(option), "{why}");
+            assert!(parse(&["--url", "http://127.0.0.1/", option, "unix"]).is_err(), "{option}");
+        }
+        let arguments = parse(&["--systems", "ramet-ring", "--against", "unix"]).unwrap();
+        assert!(of(&arguments.node, &arguments.options).unwrap().is_empty());
     }
 
     #[test]

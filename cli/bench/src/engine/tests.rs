@@ -26,7 +26,7 @@ impl Subject for Scripted {
     }
 
     fn suits(&self, setting: &Setting) -> bool {
-        setting.functions == 1
+        setting.functions == Some(1)
     }
 
     fn round(&mut self, _: Setting, _: Times) -> Round<'_> {
@@ -76,7 +76,7 @@ fn who_fails_once_is_not_reported_and_not_asked_again() {
     let report = report.unwrap();
     assert_eq!(report.rows.iter().map(|row| row.system.as_str()).collect::<Vec<_>>(), ["b"]);
     assert_eq!(report.ratios.len(), 0);
-    assert_eq!(report.left_out[0].to_string(), "FAILED: a (1 functions, 1 connections, 100 bytes): no answer");
+    assert_eq!(report.left_out[0].to_string(), "FAILED: a (1 function, 1 connection, 100 bytes): no answer");
 }
 
 #[test]
@@ -96,4 +96,13 @@ fn another_build_is_compared_with_the_same_system_only() {
 fn nothing_measured_is_an_error_that_says_why() {
     let error = run(&[("a", Role::Ours, None, Some(1))]).0.unwrap_err();
     assert!(error.to_string().contains("no answer"), "{error}");
+}
+
+#[test]
+fn a_reason_is_said_once() {
+    let denied = || anyhow::Error::from(std::io::Error::from_raw_os_error(1));
+    let twice = denied().context("BPF is not permitted (Operation not permitted (os error 1)); run as root");
+    assert_eq!(said_once(&twice), "BPF is not permitted (Operation not permitted (os error 1)); run as root");
+    let once = denied().context("cannot make a map");
+    assert_eq!(said_once(&once), "cannot make a map: Operation not permitted (os error 1)");
 }

@@ -127,7 +127,7 @@ impl Subject for Running {
     fn suits(&self, setting: &Setting) -> bool {
         let cores = cores().map_or(1, |cores| cores.len());
         let has_core_each = setting.placement != Some(Placement::SameCore) && (self.functions as usize) < cores;
-        self.functions == setting.functions
+        Some(self.functions) == setting.functions
             && (setting.placement != Some(Placement::TwoCores) || cores > 1)
             && (self.system.is_queue() || setting.connections == 1)
             && (!self.system.spins() || has_core_each)

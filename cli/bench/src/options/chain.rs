@@ -13,13 +13,12 @@ use crate::setting::Role;
 /// Without --url and without --socket each system runs a chain of echo functions of its own.
 #[derive(Clone, Debug, Args)]
 pub struct ChainOptions {
-    /// What is measured
-    #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',', default_values_t = System::OURS)]
-    pub systems: Vec<System>,
-    /// What it is compared with, in the same run
+    /// What is measured [default: ramet-skmsg,ramet-ring,ramet-socket]
     #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',')]
-    #[arg(default_values_t = [System::HttpHops, System::NginxSidecars])]
-    pub against: Vec<System>,
+    pub systems: Option<Vec<System>>,
+    /// What it is compared with, in the same run [default: http-hops,nginx-sidecars]
+    #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',')]
+    pub against: Option<Vec<System>>,
     /// How many functions each request passes
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "3", value_parser = functions)]
     pub functions: Vec<u32>,
@@ -55,6 +54,20 @@ pub struct ChainOptions {
     pub nodes: NodeOptions,
 }
 
+impl ChainOptions {
+    /// What is measured.
+    #[must_use]
+    pub fn systems(&self) -> &[System] {
+        self.systems.as_deref().unwrap_or(&System::OURS)
+    }
+
+    /// What it is compared with.
+    #[must_use]
+    pub fn against(&self) -> &[System] {
+        self.against.as_deref().unwrap_or(&[System::HttpHops, System::NginxSidecars])
+    }
+}
+
 /// A chain of a node that runs already.
 #[derive(Clone, Debug)]
 pub struct Target {
@@ -63,7 +76,7 @@ pub struct Target {
     /// What carries requests from function to function, if that is known.
     pub transport: String,
     /// How many functions requests pass, if that is known.
-    pub functions: u32,
+    pub functions: Option<u32>,
     /// Where the gateway listens.
     pub address: SocketAddr,
     /// What requests say in `Host`.

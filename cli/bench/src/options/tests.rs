@@ -22,8 +22,8 @@ fn parse<T: Args>(arguments: &[&str]) -> Result<T, clap::Error> {
 #[test]
 fn without_arguments_ramet_is_compared_with_what_it_replaces() {
     let options: ChainOptions = parse(&[]).expect("defaults");
-    assert_eq!(options.systems, System::OURS);
-    assert_eq!(options.against, [System::HttpHops, System::NginxSidecars]);
+    assert_eq!(options.systems(), System::OURS);
+    assert_eq!(options.against(), [System::HttpHops, System::NginxSidecars]);
     assert_eq!((options.functions, options.rounds.rounds()), (vec![3], 5));
     assert_eq!((options.connections, options.payload), (vec![32, 1], vec![100]));
     let times = (options.rounds.duration, options.rounds.warm_up);
@@ -35,7 +35,7 @@ fn without_arguments_ramet_is_compared_with_what_it_replaces() {
 fn names_are_those_of_the_report() {
     for system in System::value_variants() {
         let options: ChainOptions = parse(&["--systems", system.name(), "--against", system.name()]).expect("known");
-        assert_eq!((options.systems, options.against), (vec![*system], vec![*system]));
+        assert_eq!((options.systems(), options.against()), (&[*system][..], &[*system][..]));
     }
     for system in HopSystem::value_variants() {
         let options: HopOptions = parse(&["--systems", system.name()]).expect("known");

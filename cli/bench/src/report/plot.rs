@@ -5,6 +5,7 @@ use anyhow::{Context, bail};
 use plotters::coord::ranged1d::IntoSegmentedCoord;
 use plotters::prelude::*;
 
+use super::table::mitigations;
 use super::{ForkReport, IdleReport, LoadReport, Report};
 use crate::machine::Machine;
 use crate::recorder::QUANTILES;
@@ -107,7 +108,7 @@ impl Chart {
         range: std::ops::Range<f64>,
     ) -> anyhow::Result<()> {
         area.fill(&WHITE)?;
-        let (picture, foot) = area.split_vertically(area.dim_in_pixel().1 - 2 * LINE_PIXELS);
+        let (picture, foot) = area.split_vertically(area.dim_in_pixel().1 - 3 * LINE_PIXELS);
         let (plot, legend) = picture.split_horizontally(WIDTH_PIXELS * 6 / 10);
         let last = self.places.len().saturating_sub(1) as u32;
         let mut chart = ChartBuilder::on(&plot)
@@ -140,7 +141,9 @@ impl Chart {
             "{}, {} cores, Linux {}, load average before the run {load}",
             machine.cpu_model, machine.cores, machine.kernel
         );
-        foot.draw(&Text::new(text, (10, 4), ("sans-serif", 12)))?;
+        for (line, text) in (0..).zip([text, mitigations(machine)]) {
+            foot.draw(&Text::new(text, (10, 4 + line * LINE_PIXELS as i32), ("sans-serif", 12)))?;
+        }
         Ok(())
     }
 }

@@ -91,9 +91,8 @@ impl SettingColumns {
 
     fn cells(&self, before: &[&str], setting: &Setting, after: Vec<String>) -> Vec<String> {
         let mut cells: Vec<String> = before.iter().map(|&cell| cell.to_owned()).collect();
-        let numbers =
-            [setting.functions.to_string(), setting.connections.to_string(), setting.payload_bytes.to_string()];
-        cells.extend(numbers);
+        cells.push(setting.functions.map_or_else(|| "–".to_owned(), |functions| functions.to_string()));
+        cells.extend([setting.connections.to_string(), setting.payload_bytes.to_string()]);
         let optional = [
             (self.rates, setting.rate_per_s.map(|rate| rate.to_string())),
             (self.placements, setting.placement.map(Placement::name).map(str::to_owned)),
@@ -179,10 +178,17 @@ fn rows(report: &LoadReport) -> String {
 
 fn tails(report: &LoadReport) -> String {
     let columns = of_rows(report);
-    let values = ["p90 µs", "p99.9 µs", "p99.99 µs", "corrected p99 µs", "corrected p99.99 µs"];
+    // In an open loop latency is counted from when a request was due, so what hides there is in the raw times.
+    let beside = if columns.rates {
+        ["raw p50 µs", "raw p99 µs", "raw p99.99 µs"]
+    } else {
+        ["corrected p50 µs", "corrected p99 µs", "corrected p99.99 µs"]
+    };
+    let values = [["p90 µs", "p99.9 µs", "p99.99 µs"], beside].concat();
     let mut table = table(&columns.header(&["system"], &values), 1);
     for row in &report.rows {
-        let shown = [row.raw.p90_us, row.raw.p999_us, row.raw.p9999_us, row.corrected.p99_us, row.corrected.p9999_us];
+        let (latency, other) = (&row.latency, if columns.rates { &row.raw } else { &row.corrected });
+        let shown = [latency.p90_us, latency.p999_us, latency.p9999_us, other.p50_us, other.p99_us, other.p9999_us];
         let cells = shown.map(|value| format!("{:.1}", value.median)).into();
         table.add_row(columns.cells(&[&row.system], &row.setting, cells));
     }
@@ -231,10 +237,15 @@ pub(crate) fn machine(f: &mut fmt::Formatter<'_>, machine: &Machine) -> fmt::Res
         "Machine: {}, {} cores, Linux {}, load average at the start {one} {five} {fifteen}",
         machine.cpu_model, machine.cores, machine.kernel
     )?;
+    writeln!(f, "{}", mitigations(machine))
+}
+
+/// What the kernel does about the processor's vulnerabilities, by name.
+pub(super) fn mitigations(machine: &Machine) -> String {
     let mitigated = machine.mitigations.iter().filter(|(_, state)| state.starts_with("Mitigation"));
     let names: Vec<_> = mitigated.map(|(name, _)| name.as_str()).collect();
     let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-    writeln!(f, "Mitigations: {names}")
+    format!("Mitigations: {names}")
 }
 
 fn left_out(f: &mut fmt::Formatter<'_>, left_out: &[LeftOut]) -> fmt::Result {

@@ -14,7 +14,7 @@ fn sample(requests_per_s: f64, p50_us: f64) -> Sample {
         Percentiles { p50_us, p90_us: p50_us, p99_us: 2.0 * p50_us, p999_us: 3.0 * p50_us, p9999_us: 4.0 * p50_us };
     let cost = Cost { cpu_us_per_request: 10.0, wakeups_per_request: 2.0, memory_kib: Some(2048.0) };
     let processes = BTreeMap::from([("echo".to_owned(), (3, cost))]);
-    let corrected = Percentiles { p50_us: 2.0 * p50_us, ..raw };
+    let corrected = Percentiles { p50_us: 2.0 * p50_us, p90_us: 3.0 * p50_us, ..raw };
     Sample { requests_per_s, raw, corrected, cost: Some(cost), processes }
 }
 
@@ -72,6 +72,38 @@ fn in_an_open_loop_the_latency_is_from_when_a_request_was_due() {
     let samples = [sample(1.0, 10.0), sample(1.0, 10.0), sample(1.0, 10.0)];
     let row = row(&series("a", Role::Ours, None, samples), &setting).unwrap();
     assert_eq!((row.latency.p50_us.median, row.raw.p50_us.median), (20.0, 10.0));
+}
+
+#[test]
+fn the_tails_show_what_the_latency_is_not() {
+    let closed = Report::Load(report()).to_string();
+    assert!(closed.contains("corrected p99 µs") && !closed.contains("raw p99 µs"), "{closed}");
+    let setting = Setting { rate_per_s: Some(100), ..SETTING };
+    let samples = [sample(1.0, 10.5), sample(1.0, 10.5), sample(1.0, 10.5)];
+    let series = vec![series("a", Role::Ours, None, samples)];
+    let report = LoadReport::new(report().machine, 3, &[Measured { setting, series }], Vec::new(), |_, _| false);
+    let open = report.to_string();
+    assert!(open.contains("raw p99 µs") && !open.contains("corrected"), "{open}");
+    let tails = open.split("coordinated omission").nth(1).unwrap();
+    let cells = tails.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let row = cells.into_iter().find(|cells| cells.first() == Some(&"a")).unwrap();
+    assert!(row.ends_with(&["31.5", "31.5", "42.0", "10.5", "21.0", "42.0"]), "the latency's, then raw: {row:?}");
+    let row = &report.rows[0];
+    assert_eq!(row.corrected, row.latency, "it is counted from when requests were due already");
+}
+
+#[test]
+fn how_many_functions_there_are_is_not_said_where_it_is_not_known() {
+    let setting = Setting { functions: None, connections: 1, ..SETTING };
+    assert_eq!(setting.to_string(), "1 connection, 100 bytes");
+    let samples = [sample(1.0, 10.0), sample(1.0, 10.0), sample(1.0, 10.0)];
+    let series = vec![series("url", Role::Ours, None, samples)];
+    let report = LoadReport::new(report().machine, 3, &[Measured { setting, series }], Vec::new(), |_, _| false);
+    assert!(report.to_string().lines().any(|line| line.trim_start().starts_with("url") && line.contains(" – ")));
+    let report = Report::Load(report);
+    let json = serde_json::to_value(&report).unwrap();
+    assert!(!keys(&json["rows"][0]).contains("functions"), "{json}");
+    assert!(!report.csv().unwrap().lines().next().unwrap().split(',').any(|column| column == "functions"));
 }
 
 #[test]
@@ -137,7 +169,9 @@ fn every_row_is_in_the_csv_and_in_the_picture() {
     assert_eq!(lines.count(), 2);
     let svg = report.svg().unwrap();
     assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{svg}");
-    for text in ["ramet-ring, 3 functions, 32 connections, 100 bytes", "http-hops", "99.99 %", "6.1.0", "µs"] {
+    for text in
+        ["ramet-ring, 3 functions, 32 connections, 100 bytes", "http-hops", "99.99 %", "6.1.0", "spectre_v2", "µs"]
+    {
         assert!(svg.contains(text), "{text} in {svg}");
     }
 }

@@ -41,7 +41,7 @@ async fn gateway_alone(
     let Measured::Own(processes) = &mut node.processes else { return Ok(node) };
     let answer = answering_get(processes, node.address, UNROUTED_PATH, UNROUTED_STATUS).await?;
     let workload = Workload::Fixed { path: UNROUTED_PATH.to_owned(), answer };
-    Ok(Running { workload, functions: 0, ..node })
+    Ok(Running { workload, functions: Some(0), ..node })
 }
 
 /// What the gateway answers, for the others to answer the same; a body of the same size if there is no gateway.
@@ -75,5 +75,6 @@ async fn start_hyper(identity: Identity, answer: Answer, launcher: &mut Launcher
     let mut processes = Processes(vec![process]);
     answering_get(&mut processes, address, "/", answer.status).await?;
     let workload = Workload::Fixed { path: UNROUTED_PATH.to_owned(), answer };
-    Ok(Running { identity, address, h2c: Some(h2c), workload, processes: Measured::Own(processes), functions: 0 })
+    let functions = Some(0);
+    Ok(Running { identity, address, h2c: Some(h2c), workload, processes: Measured::Own(processes), functions })
 }

@@ -52,5 +52,6 @@ pub(super) async fn start(
     processes.0.push(http::start_hop(&name, front, next.map(|next| format!("--next={next}")), launcher)?);
     answering_get(&mut processes, front, "/", 200).await?;
     let workload = Workload::Echo { path: "/".to_owned() };
+    let functions = Some(functions);
     Ok(Running { identity, address: front, h2c: None, workload, processes: Measured::Own(processes), functions })
 }

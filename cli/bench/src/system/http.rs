@@ -18,6 +18,7 @@ pub(super) async fn start_hops(identity: Identity, functions: u32, launcher: &mu
     }
     answering_get(&mut processes, addresses[0], "/", 200).await?;
     let workload = Workload::Echo { path: "/".to_owned() };
+    let functions = Some(functions);
     Ok(Running { identity, address: addresses[0], h2c: None, workload, processes: Measured::Own(processes), functions })
 }
 

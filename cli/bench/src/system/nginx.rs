@@ -40,6 +40,7 @@ pub(super) async fn start_sidecars(
     }
     answering_get(&mut processes, fronts[0], "/", 200).await?;
     let workload = Workload::Echo { path: "/".to_owned() };
+    let functions = Some(functions);
     Ok(Running { identity, address: fronts[0], h2c: None, workload, processes: Measured::Own(processes), functions })
 }
 
@@ -50,7 +51,8 @@ pub(super) async fn start_bare(identity: Identity, answer: Answer, launcher: &mu
     let mut processes = Processes(vec![process]);
     answering_get(&mut processes, address, "/", answer.status).await?;
     let workload = Workload::Fixed { path: UNROUTED_PATH.to_owned(), answer };
-    Ok(Running { identity, address, h2c: Some(h2c), workload, processes: Measured::Own(processes), functions: 0 })
+    let functions = Some(0);
+    Ok(Running { identity, address, h2c: Some(h2c), workload, processes: Measured::Own(processes), functions })
 }
 
 fn start(name: &str, listen: SocketAddr, task: &Task<'_>, launcher: &Launcher) -> anyhow::Result<Process> {

@@ -104,6 +104,7 @@ pub(super) async fn start_chain(chain: Chain, build: &Build, launcher: &mut Laun
     answering_get(&mut processes, admin, "/readyz", 200).await?;
     let workload = Workload::Echo { path: format!("/{CHAIN}") };
     let Chain { identity, functions, .. } = chain;
+    let functions = Some(functions);
     Ok(Running { identity, address: listen, h2c: None, workload, processes: Measured::Own(processes), functions })
 }
 
