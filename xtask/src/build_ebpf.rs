@@ -134,8 +134,10 @@ fn publish(built: &Path, object: &Path) -> Result<()> {
 }
 
 pub(crate) fn workspace_root() -> Result<PathBuf> {
-    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let root = xtask.parent().context("the xtask crate has no parent folder; build it anew")?;
+    // What `cargo xtask` says now is true; what was so when this was compiled was another checkout's where two of them share
+    // a target folder.
+    let xtask = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let root = Path::new(&xtask).parent().context("the xtask crate has no parent folder; build it anew")?;
     ensure!(
         root.join("ebpf/programs/Cargo.toml").is_file(),
         "{} is not ramet's source any more; was it moved after xtask was built? Run `cargo xtask` from its new place",
