@@ -134,8 +134,8 @@ fn publish(built: &Path, object: &Path) -> Result<()> {
 }
 
 pub(crate) fn workspace_root() -> Result<PathBuf> {
-    // What `cargo xtask` says now is true; what was so when this was compiled was another checkout's where two of them share
-    // a target folder.
+    // What `cargo xtask` says now. What was so when this was compiled may be another checkout's, if they share a target
+    // folder.
     let xtask = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     let root = Path::new(&xtask).parent().context("the xtask crate has no parent folder; build it anew")?;
     ensure!(

@@ -65,7 +65,11 @@ fn main() -> anyhow::Result<()> {
     if ["bench-peer", "up", "chain", "hop", "ingress", "fork"].contains(&first.as_str()) {
         return match Program::parse().command {
             Role::BenchPeer(options) => ramet_bench::peer(options),
-            Role::Up(options) => stand_in_node(&options),
+            Role::Up(options) => stand_in_node(&options).inspect_err(|error| {
+                // Without a trace, for which there is no room in the last lines that a report shows.
+                eprintln!("{error:#}");
+                std::process::exit(1);
+            }),
             Role::Chain(options) => ramet_bench::chain(&options).map(|report| eprint!("{report}")),
             Role::Hop(options) => ramet_bench::hop(&options).map(|report| eprint!("{report}")),
             Role::Ingress(options) => ramet_bench::ingress(&options).map(|report| eprint!("{report}")),
