@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -102,13 +103,23 @@ impl ProcessTree {
         Ok(usage)
     }
 
-    /// Adds what they have of memory now: it takes the kernel a walk through their pages.
+    /// Adds what they have of memory now: it takes the kernel a walk through their pages. What shared memory of theirs
+    /// nobody has mapped is the first one's.
     pub(crate) fn add_memory(&self, usage: &mut Usage) {
-        for member in &self.members {
-            let Some(used) = usage.get_mut(&member.name) else { continue };
-            if let Some(kib) = proportional_kib(member.pid) {
+        let mut add = |member: &Member, kib: u64| {
+            if let Some(used) = usage.get_mut(&member.name) {
                 used.memory_kib = Some(used.memory_kib.unwrap_or_default() + kib);
             }
+        };
+        let (mut shared, mut mapped_kib) = (HashMap::new(), 0);
+        for member in &self.members {
+            let Some(memory) = Memory::of(member.pid) else { continue };
+            add(member, memory.kib);
+            mapped_kib += memory.shared_kib;
+            shared.extend(memory_files(member.pid));
+        }
+        if let Some(first) = self.members.first() {
+            add(first, shared.values().sum::<u64>().saturating_sub(mapped_kib));
         }
     }
 
@@ -223,8 +234,30 @@ fn sleeps(pid: i32) -> u64 {
     threads.filter_map(|thread| number_after(&thread.path().join("status"), "voluntary_ctxt_switches:")).sum()
 }
 
-fn proportional_kib(pid: i32) -> Option<u64> {
-    number_after(Path::new(&format!("/proc/{pid}/smaps_rollup")), "Pss:")
+/// What a process has of memory, shared pages counted in part.
+struct Memory {
+    kib: u64,
+    /// Of shared memory.
+    shared_kib: u64,
+}
+
+impl Memory {
+    fn of(pid: i32) -> Option<Self> {
+        let file = format!("/proc/{pid}/smaps_rollup");
+        let number = |label| number_after(Path::new(&file), label);
+        Some(Self { kib: number("Pss:")?, shared_kib: number("Pss_Shmem:")? })
+    }
+}
+
+/// The memory files that a process has open, by device and number, and their KiB: mapped by somebody or not.
+fn memory_files(pid: i32) -> HashMap<(u64, u64), u64> {
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let of_file = |file: fs::DirEntry| {
+        let link = fs::read_link(file.path()).ok()?;
+        let found = link.to_string_lossy().starts_with("/memfd:").then(|| fs::metadata(file.path()).ok())??;
+        Some(((found.dev(), found.ino()), found.blocks() / 2))
+    };
+    files.filter_map(of_file).collect()
 }
 
 /// The number on the line that begins so.
@@ -236,6 +269,8 @@ fn number_after(file: &Path, label: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
@@ -258,6 +293,23 @@ mod tests {
         ] {
             assert_eq!(name(command.as_bytes()), expected, "{command:?}");
         }
+    }
+
+    #[test]
+    fn shared_memory_counts_where_nobody_has_mapped_it() {
+        const BYTES: usize = 8 << 20;
+        let tree = ProcessTree::of(&[rustix::process::getpid()]).expect("it runs");
+        let kib = || {
+            let mut usage = tree.usage().expect("it runs");
+            tree.add_memory(&mut usage);
+            usage.values().filter_map(|used| used.memory_kib).sum::<u64>()
+        };
+        let before = kib();
+        let memory = rustix::fs::memfd_create("pool", rustix::fs::MemfdFlags::CLOEXEC).expect("memory");
+        fs::File::from(memory.try_clone().expect("dup")).write_all(&vec![1; BYTES]).expect("written");
+        let after = kib();
+        assert!(after >= before + (BYTES as u64 / 1024) * 3 / 4, "{before} and {after} KiB");
+        drop(memory);
     }
 
     #[test]
