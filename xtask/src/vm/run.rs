@@ -20,6 +20,9 @@ pub(super) const MEMORY_MIB: u32 = 2048;
 /// How many runs one process may have at a time, those counted whose folders were left behind.
 const FOLDERS_MAX: u32 = 1000;
 
+/// How often guests are started until they are there.
+const BOOTS_MAX: u32 = 3;
+
 /// What to run, and in what.
 #[derive(Debug)]
 pub(crate) struct Plan {
@@ -101,9 +104,35 @@ impl Drop for Folder {
 
 /// Boots the guests, gives `hear` everything that comes from them, and waits for the command's end.
 ///
+/// An emulated kernel crashes now and then as it boots: it changes its own instructions while another processor runs
+/// them, which the emulation does not always follow. Until the command has begun nothing is lost by another try.
+///
 /// # Errors
 /// When no guest could be started at all.
 pub(crate) fn run(plan: &Plan, hear: &mut dyn FnMut(Role, Stream, &[u8])) -> Result<Ending> {
+    let mut boots = 1;
+    loop {
+        match boot(plan, hear)? {
+            Booted::Not if boots < BOOTS_MAX => eprintln!("the guest ended as it booted; it is started once more"),
+            Booted::Not => {
+                return Ok(Ending::Broken(format!(
+                    "the guest ended as it booted, {boots} times; its console is above"
+                )));
+            }
+            Booted::Until(ending) => return Ok(ending),
+        }
+        boots += 1;
+    }
+}
+
+/// What became of guests.
+enum Booted {
+    /// The command had not begun when they ended.
+    Not,
+    Until(Ending),
+}
+
+fn boot(plan: &Plan, hear: &mut dyn FnMut(Role, Stream, &[u8])) -> Result<Booted> {
     let kernel = cache::kernel(plan.series, plan.age)?;
     let folder = Folder::new()?;
     let shared = folder.0.join("shared");
@@ -134,7 +163,9 @@ pub(crate) fn run(plan: &Plan, hear: &mut dyn FnMut(Role, Stream, &[u8])) -> Res
         guests.push((Role::Peer, start(&machine(Role::Peer), &sender)?));
     }
     drop(sender);
-    Ok(listen(guests, &shared, &events, deadline, hear))
+    let ending = listen(guests, &shared, &events, deadline, hear);
+    let has_crashed = matches!(ending, Ending::Broken(_)) && Instant::now() < deadline;
+    Ok(if has_crashed && !shared.join("ready.command").exists() { Booted::Not } else { Booted::Until(ending) })
 }
 
 /// Passes on what comes until the command's guest has ended.
