@@ -1,17 +1,21 @@
 //! The signal frame from which a thread goes on as it was (rt_sigreturn(2), the kernel's asm/sigcontext.h).
 
+use ramet_sys::pagemap::PAGE_BYTES;
+
 use crate::descriptor::Thread;
 
-/// Where a frame is on its thread's stack, and its bytes.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Frame {
-    pub(crate) address: u64,
+/// The frames of all threads. They are in memory that the forked process did not have, and not on the threads' stacks
+/// as a signal's would be: below a stack pointer there may be another thread's stack, or anything.
+#[derive(Debug)]
+pub(crate) struct Frames {
+    /// What is there, whole pages.
     pub(crate) bytes: Vec<u8>,
+    /// Where each thread's begins.
+    pub(crate) addresses: Vec<u64>,
 }
 
-/// The System V ABI's red zone, which a leaf function may be using.
-const RED_ZONE_BYTES: u64 = 128;
-const EXTENDED_STATE_ALIGNMENT: u64 = 64;
+const STATE_ALIGNMENT: usize = 64;
+const RETURN_BYTES: usize = size_of::<u64>();
 /// Return address, `ucontext`, `siginfo`.
 const CONTEXT_BYTES: u64 = 8 + 304 + 128;
 
@@ -33,17 +37,31 @@ const MAGIC2: u32 = 0x4650_5845;
 /// Where in the extended state it says which parts it has.
 const XSTATE_BV: usize = 512;
 
-/// The frame of a thread. When it is used the stack pointer is at its address and `restorer` is returned to.
-pub(crate) fn frame(thread: &Thread, restorer: u64) -> Frame {
+impl Frames {
+    /// The frames of threads, where they begin at `start`, which begins a page. `restorer` is returned to.
+    pub(crate) fn new(threads: &[Thread], restorer: u64, start: u64) -> Self {
+        let mut frames = Self { bytes: Vec::new(), addresses: Vec::with_capacity(threads.len()) };
+        for thread in threads {
+            // As after a call: the return address makes the stack pointer odd by eight.
+            frames.bytes.resize(frames.bytes.len().next_multiple_of(STATE_ALIGNMENT) + RETURN_BYTES, 0);
+            let address = start + frames.bytes.len() as u64;
+            frames.addresses.push(address);
+            frames.bytes.extend(frame(thread, restorer, address));
+        }
+        frames.bytes.resize(frames.bytes.len().next_multiple_of(PAGE_BYTES as usize), 0);
+        frames
+    }
+}
+
+/// The frame of a thread that begins at `address`, where the stack pointer is when it is used.
+fn frame(thread: &Thread, restorer: u64, address: u64) -> Vec<u8> {
     let state = &thread.extended_state;
     let registers = &thread.registers;
-    let state_bytes = state.len() as u64 + size_of::<u32>() as u64;
-    let top = registers.rsp - RED_ZONE_BYTES;
-    let state_address = (top - state_bytes) & !(EXTENDED_STATE_ALIGNMENT - 1);
-    // As after a call: the return address makes the stack pointer odd by eight.
-    let address = ((state_address - CONTEXT_BYTES) & !0xf) - 8;
+    let state_bytes = state.len() + size_of::<u32>();
+    let state_address = (address + CONTEXT_BYTES).next_multiple_of(STATE_ALIGNMENT as u64);
 
-    let mut bytes = vec![0; (top - address) as usize];
+    let at = (state_address - address) as usize;
+    let mut bytes = vec![0; at + state_bytes];
     let mut put = |at: usize, word: u64| bytes[at..at + 8].copy_from_slice(&word.to_ne_bytes());
     put(0, restorer);
     put(FLAGS, UC_FLAGS);
@@ -82,8 +100,7 @@ pub(crate) fn frame(thread: &Thread, restorer: u64) -> Frame {
     }
     put(MASK, thread.blocked_signals);
 
-    let at = (state_address - address) as usize;
-    let saved = &mut bytes[at..at + state.len() + size_of::<u32>()];
+    let saved = &mut bytes[at..];
     saved[..state.len()].copy_from_slice(state);
     let software = &mut saved[SOFTWARE..XSTATE_BV];
     software.fill(0);
@@ -93,5 +110,5 @@ pub(crate) fn frame(thread: &Thread, restorer: u64) -> Frame {
     software[8..16].copy_from_slice(&u64::MAX.to_ne_bytes());
     software[16..20].copy_from_slice(&(state.len() as u32).to_ne_bytes());
     saved[state.len()..].copy_from_slice(&MAGIC2.to_ne_bytes());
-    Frame { address, bytes }
+    bytes
 }

@@ -6,6 +6,9 @@ use ramet_sys::pagemap::PAGE_BYTES;
 
 use crate::interpreter::{self, OPERATION_BYTES};
 
+/// What the memory that has it is called (memfd_create(2)).
+pub(crate) const PROGRAM_NAME: &str = "ramet-program";
+
 /// One step. `repr(C)`, because the interpreter is written in assembly.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]

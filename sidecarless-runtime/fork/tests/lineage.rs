@@ -109,6 +109,12 @@ fn says_right(child: Spoken) {
     assert_eq!(end_of(child), ("right\n".to_owned(), None));
 }
 
+/// How many pages a process has mapped.
+fn mapped(pid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/statm")).expect("its size");
+    status.split(' ').next().and_then(|pages| pages.parse().ok()).expect("a number of pages")
+}
+
 /// Three hops over TCP: each child looks when all are there, so that every page comes from the first seed, where a
 /// child had not touched it, or from that of a child that had.
 #[test]
@@ -119,12 +125,15 @@ fn pages_come_from_the_ancestor_that_has_them() {
     let held = nodes[0].seeds.prepare(target.pid(), TERMS).expect("prepared");
     let mut seeds = vec![nodes[0].at(&held)];
     let mut children = Vec::new();
+    let mut sizes = Vec::new();
     for node in &nodes[1..] {
         let family = reach(seeds.last().expect("the last"));
         let one = child(&family);
         seeds.push(node.prepare(&family, &one.0));
+        sizes.push(mapped(one.0.pid));
         children.push((one, family));
     }
+    assert!(sizes.iter().all(|size| *size == sizes[0]), "what made a child is not carried on: {sizes:?} pages");
     let last = reach(seeds.last().expect("the last"));
     let families = [&last, &children[2].1, &children[0].1].map(Arc::clone);
     children.push((child(&last), last));

@@ -233,6 +233,17 @@ fn threads_go_on_with_their_locks_and_numbers() {
     }
 }
 
+/// Below a stack pointer there may be what is somebody else's, or nothing at all.
+#[test]
+fn nothing_is_written_below_a_small_stack_and_it_needs_no_room() {
+    let target = Target::c("small_stacks");
+    let (_, changed) = target.count_of(target.pid(), 1);
+    assert_eq!(changed, "0", "it does not do so itself");
+    for _ in 0..6 {
+        goes_on_in_its_child(&target);
+    }
+}
+
 /// A child's own child is in no namespace of ours and outlives the host. What it does not have it does not get.
 #[test]
 fn a_killed_host_turns_no_missing_page_into_zeros() {

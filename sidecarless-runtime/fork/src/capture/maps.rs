@@ -2,6 +2,8 @@
 
 use ramet_sys::Range;
 
+use crate::program::PROGRAM_NAME;
+
 /// One mapping, as the kernel tells of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Line {
@@ -23,7 +25,13 @@ pub(super) fn parse(text: &[u8]) -> Option<Vec<Line>> {
 impl Line {
     /// Whether it maps memory that has no name in any file system: it is shared, or was a file of a process.
     pub(super) fn is_memory(&self) -> bool {
-        self.inode != 0 && is_memory(&self.name)
+        self.inode != 0 && is_memory(&self.name) && !self.is_of_a_fork()
+    }
+
+    /// Whether it is what a child has kept of the program that made it what it is. Nobody in it knows of that.
+    pub(super) fn is_of_a_fork(&self) -> bool {
+        let name = self.name.strip_prefix(b"/memfd:").and_then(|name| name.strip_suffix(b" (deleted)"));
+        !self.shared && name == Some(PROGRAM_NAME.as_bytes())
     }
 }
 
@@ -117,6 +125,21 @@ mod tests {
         assert_eq!(lines[1].name, b"[stack]");
         assert_eq!((lines[2].protection, lines[2].shared, lines[2].name.as_slice()), (0, true, &b""[..]));
         assert_eq!(parse(b"nonsense\n"), None);
+    }
+
+    #[test]
+    fn what_a_fork_has_kept_is_no_memory_of_the_process() {
+        let line = |rest: &str| format!("7f000000-7f001000 {rest}\n");
+        let text = [
+            "r--p 00005000 00:01 9 /memfd:ramet-program (deleted)",
+            "rw-s 00005000 00:01 9 /memfd:ramet-program (deleted)",
+            "rw-p 00000000 00:01 9 /memfd:ramet-programs (deleted)",
+        ]
+        .map(line)
+        .concat();
+        let lines = parse(text.as_bytes()).expect("three lines");
+        assert_eq!(lines.iter().map(Line::is_memory).collect::<Vec<_>>(), [false, true, true]);
+        assert_eq!(lines.iter().map(Line::is_of_a_fork).collect::<Vec<_>>(), [true, false, false]);
     }
 
     #[test]

@@ -91,11 +91,15 @@ impl Seed {
         let status = Status::parse(&read("status")?).ok_or_else(senseless)?;
         let mut layout = status::layout(&read("stat")?, &read("auxv")?).ok_or_else(senseless)?;
         let lines = maps::parse(&read("maps")?).ok_or_else(senseless)?;
+        let (left, lines): (Vec<_>, Vec<_>) = lines.into_iter().partition(maps::Line::is_of_a_fork);
         let directory = fs::read_link(format!("/proc/{pid}/cwd")).map_err(failed)?;
         let namespaces = namespaces::of(pid)?;
         namespaces::has_one_time(parent)?;
 
         let Copied { mut threads, queued_signals, clocks, timers, frozen, .. } = copied;
+        if threads.iter().any(|thread| left.iter().any(|line| line.range.contains(thread.registers.rsp))) {
+            return Err(PrepareError::TooEarly(parent));
+        }
         let clock_offsets = Clocks::offsets(&pid.to_string()).map_err(failed)?;
         let clocks = clocks.minus(Clocks::offsets("self").map_err(failed)?).plus(clock_offsets);
         let files = files::open_files(pid, &frozen)?;

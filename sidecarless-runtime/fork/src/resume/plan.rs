@@ -11,7 +11,7 @@ mod timers;
 
 use std::os::fd::RawFd;
 
-use libc::{SYS_chdir, SYS_close_range, SYS_prctl, SYS_rt_sigaction, SYS_umask, SYS_write};
+use libc::{SYS_chdir, SYS_close_range, SYS_mmap, SYS_prctl, SYS_rt_sigaction, SYS_umask, SYS_write};
 use ramet_sys::Range;
 use ramet_sys::pagemap::PAGE_BYTES;
 
@@ -20,11 +20,12 @@ use super::ahead::ARRIVED;
 use super::confinement::Confinement;
 use super::identity::{ADMINISTRATES, Identity, Rights};
 use crate::descriptor::{Area, AreaKind, Clocks, ForkDescriptor, Layout};
+use crate::frame::Frames;
 use crate::mapped::{self, Beneath};
 use crate::missing::Missing;
 use crate::program::Program;
 use crate::validate::{ADDRESS_END, ADDRESS_START};
-use crate::zygote::{CONTROL_FD, OWN_FDS, Start};
+use crate::zygote::{CONTROL_FD, OWN_FDS, PROGRAM_FD, Start};
 
 /// A program and what the host has to do for it.
 #[derive(Debug)]
@@ -65,6 +66,8 @@ struct Place {
     main_bytes: u64,
     /// How long each of the others' is.
     thread_bytes: u64,
+    /// Where the frames are, behind them all.
+    frames: u64,
 }
 
 struct Planner<'d> {
@@ -79,7 +82,8 @@ struct Planner<'d> {
     clocks: Option<Clocks>,
     numbers: Numbers,
     call_and_return: u64,
-    restorer: u64,
+    /// What its threads go on from.
+    frames: Frames,
     /// Changed pages of files that do not lie over their mapping.
     in_place: &'d [Range],
     missing: Missing,
@@ -120,7 +124,7 @@ impl Plan {
         }
         let confinement = Confinement::of(descriptor);
         let in_place = mapped::in_place(descriptor);
-        let planner = |place| Planner {
+        let planner = |place: Place| Planner {
             descriptor,
             place,
             open: open.clone(),
@@ -130,14 +134,15 @@ impl Plan {
             clocks,
             numbers,
             call_and_return,
-            restorer,
+            frames: Frames::new(&descriptor.threads, restorer, place.frames),
             in_place: &in_place,
             missing: Missing::over(Beneath::new(descriptor)),
             registered: Vec::new(),
         };
         // The first draft is only for its length.
-        let draft = planner(Place::nowhere()).draft()?;
-        let place = draft.place(&descriptor.areas)?;
+        let mut planner_of_nowhere = planner(Place::nowhere());
+        let draft = planner_of_nowhere.draft()?;
+        let place = draft.place(&descriptor.areas, planner_of_nowhere.frames.bytes.len() as u64)?;
         let mut planner = planner(place);
         let draft = planner.draft()?;
         let start = Start {
@@ -148,8 +153,8 @@ impl Plan {
             first_fd,
             fds: (OWN_FDS + descriptor.mapped_files.len()) as u32,
         };
-        let Planner { missing, registered, .. } = planner;
-        let image = draft.image(place);
+        let Planner { missing, registered, frames, .. } = planner;
+        let image = draft.image(place, &frames);
         let programs = std::iter::once(draft.main).chain(draft.others).collect();
         Ok(Self { image, start, missing, registered, programs })
     }
@@ -163,37 +168,40 @@ impl Plan {
 
 impl Place {
     const fn nowhere() -> Self {
-        Self { start: ADDRESS_START, main_bytes: PAGE_BYTES, thread_bytes: PAGE_BYTES }
+        Self { start: ADDRESS_START, main_bytes: PAGE_BYTES, thread_bytes: PAGE_BYTES, frames: ADDRESS_START }
     }
 }
 
 impl Draft {
     /// The lowest place where nothing is, and nothing next to it that may grow.
-    fn place(&self, areas: &[Area]) -> Result<Place, ResumeError> {
+    fn place(&self, areas: &[Area], frames_bytes: u64) -> Result<Place, ResumeError> {
         const APART: u64 = 16 * PAGE_BYTES;
         let main_bytes = self.main.bytes();
         let thread_bytes = self.others.iter().map(Program::bytes).max().unwrap_or(0);
-        let bytes = main_bytes + self.others.len() as u64 * thread_bytes;
+        let programs_bytes = main_bytes + self.others.len() as u64 * thread_bytes;
+        let bytes = programs_bytes + frames_bytes;
+        let at = |start| Place { start, main_bytes, thread_bytes, frames: start + programs_bytes };
         let mut start = ADDRESS_START;
         for area in areas {
             if area.start.saturating_sub(start) >= bytes + APART {
-                return Ok(Place { start, main_bytes, thread_bytes });
+                return Ok(at(start));
             }
             start = area.start + area.bytes + APART;
         }
         if ADDRESS_END.saturating_sub(start) >= bytes {
-            Ok(Place { start, main_bytes, thread_bytes })
+            Ok(at(start))
         } else {
             Err(ResumeError::Unfit("its memory is full"))
         }
     }
 
-    fn image(&self, place: Place) -> Vec<u8> {
+    fn image(&self, place: Place, frames: &Frames) -> Vec<u8> {
         let mut image = self.main.image();
         for (program, end) in self.others.iter().zip(1..) {
             image.extend(program.image());
             image.resize((place.main_bytes + end * place.thread_bytes) as usize, 0);
         }
+        image.extend_from_slice(&frames.bytes);
         image
     }
 }
@@ -221,6 +229,7 @@ impl Planner<'_> {
         let control = self.number(CONTROL_FD);
         self.say_userfault(main, control);
         self.clear(main);
+        self.map_frames(main);
         self.set_clocks(main);
         self.map(main);
         self.describe(main);
@@ -234,6 +243,15 @@ impl Planner<'_> {
         self.end_with_host(main);
         let byte = main.data(&[1]);
         main.call("telling its host", SYS_write, &[control, byte, 1]);
+    }
+
+    /// They are only read, so all children have the same. They stay: who goes on from one cannot give it up.
+    fn map_frames(&self, main: &mut Program) {
+        let (file, offset) = (self.number(PROGRAM_FD), self.place.frames - self.place.start);
+        let flags = (libc::MAP_PRIVATE | libc::MAP_FIXED_NOREPLACE) as u64;
+        let arguments =
+            [self.place.frames, self.frames.bytes.len() as u64, libc::PROT_READ as u64, flags, file, offset];
+        main.call("mapping its threads' registers", SYS_mmap, &arguments).gives(self.place.frames);
     }
 
     fn end_with_host(&self, main: &mut Program) {

@@ -24,6 +24,7 @@ use crate::guard;
 use crate::interpreter::FAILURE_BYTES;
 use crate::mapped;
 use crate::missing::{Missing, Origin};
+use crate::program::PROGRAM_NAME;
 use crate::source::Learned;
 use crate::zygote::{self, Order, Start};
 
@@ -100,7 +101,7 @@ impl Template {
         let mapped = mapped::open_all(descriptor)?;
         let clocks = clocks::wanted(descriptor, &host.machine, host.clock_offsets);
         let plan = Plan::new(descriptor, host.call_and_return, &host.rights, clocks)?;
-        let memory = File::from(memfd_create("ramet-program", MemfdFlags::CLOEXEC).map_err(io::Error::from)?);
+        let memory = File::from(memfd_create(PROGRAM_NAME, MemfdFlags::CLOEXEC).map_err(io::Error::from)?);
         (&memory).write_all(&plan.image)?;
         let own = [memory.as_fd(), theirs.as_fd()].into_iter();
         let fds: Vec<_> = own.chain(mapped.iter().map(AsFd::as_fd)).collect();

@@ -8,8 +8,7 @@ use libc::{
 use ramet_sys::pagemap::PAGE_BYTES;
 
 use super::{Place, Planner, with_end};
-use crate::descriptor::{Area, ForkDescriptor, Scheduling, Thread};
-use crate::frame::frame;
+use crate::descriptor::{ForkDescriptor, Scheduling, Thread};
 use crate::program::Argument::{At, Word};
 use crate::program::{Finish, Program};
 use crate::resume::ResumeError;
@@ -41,8 +40,8 @@ impl Planner<'_> {
         identity.become_user(main);
         let mut programs = Vec::with_capacity(threads.len());
         let mut gates = Vec::with_capacity(threads.len());
-        for (thread, index) in threads[1..].iter().zip(0..) {
-            let mut program = Program::new(start + main_bytes + index * thread_bytes);
+        for (index, thread) in threads.iter().enumerate().skip(1) {
+            let mut program = Program::new(start + main_bytes + (index as u64 - 1) * thread_bytes);
             let (arrived, gate) = (program.data(&[0; 4]), program.data(&[0; 4]));
             let (one, number) = (program.data(&1_u32.to_ne_bytes()), program.data(&[0; 8]));
             self.become_thread(&mut program, thread, number);
@@ -53,7 +52,7 @@ impl Planner<'_> {
             program.copy(arrived, one, 4);
             program.call("telling the main thread", SYS_futex, &[arrived, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0]);
             program.call("waiting for the other threads", SYS_futex, &[gate, FUTEX_WAIT_PRIVATE, 0, 0, 0, 0]).or_not();
-            self.leave(&mut program, thread, thread_bytes)?;
+            self.leave(&mut program, index, thread_bytes);
             self.start_thread(main, &program, thread.tid);
             gates.push((arrived, gate));
             programs.push(program);
@@ -78,7 +77,7 @@ impl Planner<'_> {
             main.copy(gate, one, 4);
             main.call("letting a thread go", SYS_futex, &[gate, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0]);
         }
-        self.leave(main, &threads[0], main_bytes)?;
+        self.leave(main, 0, main_bytes);
         Ok(programs)
     }
 
@@ -200,19 +199,11 @@ impl Planner<'_> {
         }
     }
 
-    fn leave(&self, program: &mut Program, thread: &Thread, mapped: u64) -> Result<(), ResumeError> {
-        let frame = frame(thread, self.restorer);
-        let holds =
-            |area: &Area| area.range().contains(frame.address) && area.range().contains(thread.registers.rsp - 1);
-        if !self.descriptor.areas.iter().any(holds) {
-            return Err(ResumeError::Unfit("a thread's stack has no room for a signal frame"));
-        }
-        let at = program.data(&frame.bytes);
-        program.copy(frame.address, at, frame.bytes.len() as u64);
+    /// Lets a thread go on where it was.
+    fn leave(&self, program: &mut Program, index: usize, mapped: u64) {
         let call_and_return = self.call_and_return;
         let unmap = Call { number: SYS_munmap, arguments: [program.start(), mapped, 0, 0, 0, 0] };
         let unmaps = self.confinement.allows(unmap);
-        program.finish(Finish { frame: frame.address, call_and_return, mapped, unmaps });
-        Ok(())
+        program.finish(Finish { frame: self.frames.addresses[index], call_and_return, mapped, unmaps });
     }
 }
