@@ -1,5 +1,6 @@
 //! What a process is but for the bytes of its memory: all that another host needs to make one like it.
 
+mod marks;
 mod times;
 
 use std::net::SocketAddr;
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::Machine;
 
+pub use self::marks::Marks;
 pub use self::times::{Clocks, Expiry, MadeTimer, Spent, Time, TimerClock, Timers};
 
 /// The first bytes of every encoded descriptor.
@@ -42,6 +44,8 @@ pub struct ForkDescriptor {
     pub namespaces: Namespaces,
     /// What prctl(2) has changed.
     pub traits: Traits,
+    /// What others have written about it.
+    pub marks: Marks,
     /// Its mappings, ascending.
     pub areas: Vec<Area>,
     /// Pages that the process had not touched, ascending: they are in seeds of those that it was forked from.
@@ -50,6 +54,8 @@ pub struct ForkDescriptor {
     pub ancestors: Vec<Ancestor>,
     /// The files that areas map.
     pub mapped_files: Vec<MappedFile>,
+    /// Which of them the process executes: index into `mapped_files`.
+    pub executable: Option<u32>,
     /// What signals do that do not do what they do by default.
     pub signals: Vec<SignalAction>,
     /// Where in its memory there is the end of a signal's handling: `rt_sigreturn` and nothing else. 0: nowhere.
@@ -313,6 +319,8 @@ pub struct Thread {
     pub name: Vec<u8>,
     /// When it may run.
     pub scheduling: Scheduling,
+    /// Which cores it may run on, a bit for each. Nothing: all that its host has.
+    pub cores: Vec<u64>,
     /// The general registers.
     pub registers: GeneralRegisters,
     /// The extended state, as `XSAVE` lays it out.

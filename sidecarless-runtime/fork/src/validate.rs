@@ -12,10 +12,12 @@ use crate::lineage::ANCESTORS_MAX;
 pub const ADDRESS_END: u64 = 0x7fff_ffff_f000;
 /// No address that may be mapped is lower (`vm.mmap_min_addr`).
 pub const ADDRESS_START: u64 = 0x1_0000;
-/// No stack pointer is lower: there is room for a signal frame below.
+/// No stack pointer is lower: there is room below for what a seed is asked.
 pub const STACK_START: u64 = 2 * ADDRESS_START;
 /// How many threads a process may have to be forked.
 pub const THREADS_MAX: usize = 4096;
+/// How many words of 64 cores each: the kernel knows no more cores than they have bits.
+pub const CORE_WORDS_MAX: usize = 128;
 /// How many areas (`vm.max_map_count`).
 pub const AREAS_MAX: usize = 65_530;
 /// How many open files.
@@ -70,6 +72,8 @@ pub(crate) fn validate(descriptor: &ForkDescriptor) -> Result<(), DecodeError> {
     must(is_high(offsets, -CLOCK_NS_MAX) && is_low(offsets), "how far its clocks were from the machine's")?;
     let stacks = STACK_START..ADDRESS_END;
     must(threads.iter().all(|thread| stacks.contains(&thread.registers.rsp)), "a thread's stack pointer")?;
+    must(threads.iter().all(|thread| thread.cores.len() <= CORE_WORDS_MAX), "a thread's cores")?;
+    must(descriptor.executable.is_none_or(|file| (file as usize) < mapped_files.len()), "the file that it executes")?;
     must(threads.iter().all(|thread| thread.tid > 0 && thread.extended_state.len() <= 1 << 14), "a thread")?;
     must(threads.iter().all(|thread| thread.extended_state.len() >= 576), "a thread's extended state")
 }

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use ramet_fork::descriptor::{OpenFile, OpenFileKind};
 use ramet_fork::{Family, Given, Host, LocalSource, PrepareError, Prepared, prepare};
 use ramet_sys::End;
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// A process that counts: it writes how far it has come, and the sum of its data, to a file with its number. A child
 /// that begins in between writes the other's file once, and one of them finds it renamed already.
@@ -222,6 +224,43 @@ while True:
 #[test]
 fn a_python_process_goes_on_in_its_child() {
     goes_on_in_its_child(&Target::python());
+}
+
+/// What it executes, where it runs, and what is written about it.
+#[test]
+fn a_child_is_to_others_what_its_parent_was() {
+    let target = Target::python();
+    let process = |pid: i32, file: &str| PathBuf::from(format!("/proc/{pid}/{file}"));
+    let cores = |pid: i32| sched_getaffinity(Pid::from_raw(pid)).expect("its cores");
+    let all = cores(target.pid());
+    let last = (0..CpuSet::MAX_CPU).rfind(|core| all.is_set(*core)).expect("a core");
+    let mut one = CpuSet::new();
+    one.set(last);
+    sched_setaffinity(Pid::from_raw(target.pid()), &one).expect("its core");
+    for (file, text) in [("oom_score_adj", "300"), ("coredump_filter", "0x7")] {
+        fs::write(process(target.pid(), file), text).expect("written");
+    }
+    let look = |pid: i32| {
+        let texts =
+            ["oom_score_adj", "coredump_filter"].map(|file| fs::read_to_string(process(pid, file)).expect(file));
+        (fs::read_link(process(pid, "exe")).expect("what it executes"), cores(pid), texts)
+    };
+    let prepared = target.prepare();
+    let source = LocalSource::open(prepared.seed.pid()).expect("the seed");
+    let family = Family::start(Arc::new(host()), prepared.descriptor, Box::new(source)).expect("a pager");
+    let given = Given::own().expect("streams");
+    for _ in 0..2 {
+        let child = family.child(&given).expect("resumed");
+        target.count_of(child.pid, 3);
+        let (mut there, here) = (look(target.pid()), look(child.pid));
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: only root says what a process executes");
+            there.0.clone_from(&here.0);
+        }
+        assert_eq!(here, there);
+        child.pidfd.signal(End::Kill).expect("killed");
+        child.pidfd.wait().expect("reaped");
+    }
 }
 
 /// Many times, because only sometimes a thread is just then where it is hard.

@@ -7,15 +7,18 @@ use std::os::unix::ffi::OsStringExt;
 use libc::{SYS_brk, SYS_close_range, SYS_prctl, SYS_rt_sigaction};
 use ramet_sys::ptrace::{Filters, KernelSigaction, Stop, Tracee};
 use ramet_sys::{CallError, ProcessMemory};
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_getaffinity};
 
 use super::inherit::{Inheritance, Lacking};
 use super::inject::Injection;
 use super::status::{self, Status};
 use super::stop::{Copied, signal_stack};
-use super::{PrepareError, Unforked, files, maps, namespaces, reap};
+use super::{PrepareError, Unforked, files, identity, maps, namespaces, reap};
 use crate::carried;
 use crate::descriptor::{
-    Area, AreaKind, Clocks, Filter, ForkDescriptor, Scheduling, SignalAction, SignalStack, Thread, Traits,
+    Area, AreaKind, Clocks, Filter, ForkDescriptor, MappedFile, Marks, Scheduling, SignalAction, SignalStack, Thread,
+    Traits,
 };
 use crate::lineage::SeedAt;
 use crate::machine::Machine;
@@ -136,6 +139,8 @@ impl Seed {
             limits: status::limits(&read("limits")?).ok_or_else(senseless)?.to_vec(),
             namespaces,
             traits: answers.traits,
+            marks: Marks::of(pid),
+            executable: executable(pid, &mapped_files),
             mapped_files,
             signal_return: self.find_signal_return(&answers.signals, &areas),
             areas,
@@ -176,6 +181,7 @@ impl Seed {
             if scheduling.policy == libc::SCHED_DEADLINE.cast_unsigned() {
                 return Err(PrepareError::unfit(parent, "one of its threads has times reserved (SCHED_DEADLINE)"));
             }
+            thread.cores = cores(thread.tid);
             thread.name = own.name;
             thread.tid = own.number;
         }
@@ -242,6 +248,25 @@ impl Seed {
         injection.end()?;
         Ok(Answers { brk, secure_bits, traits, signals, signal_stack: signal_stack([start, flags, bytes]) })
     }
+}
+
+/// Which of the mapped files a process executes.
+fn executable(pid: i32, files: &[MappedFile]) -> Option<u32> {
+    let executed = identity(&fs::metadata(format!("/proc/{pid}/exe")).ok()?);
+    files.iter().position(|file| file.identity == executed).and_then(|at| u32::try_from(at).ok())
+}
+
+/// Which cores a thread may run on, if others than this process.
+fn cores(tid: i32) -> Vec<u64> {
+    const BITS: usize = u64::BITS as usize;
+    let of = |tid| sched_getaffinity(Pid::from_raw(tid)).ok();
+    let Some(its) = of(tid).filter(|its| of(std::process::id().cast_signed()).as_ref() != Some(its)) else {
+        return Vec::new();
+    };
+    let word = |at: usize| (0..BITS).filter(|bit| its.is_set(at * BITS + bit)).fold(0, |word, bit| word | 1 << bit);
+    let mut words: Vec<u64> = (0..CpuSet::MAX_CPU / BITS).map(word).collect();
+    words.truncate(words.iter().rposition(|word| *word != 0).map_or(0, |last| last + 1));
+    words
 }
 
 /// A copy that is killed unless it becomes a seed.

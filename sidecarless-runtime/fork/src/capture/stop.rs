@@ -275,6 +275,7 @@ impl Stopped {
             tid_is_there: false,
             rseq: Rseq { address: rseq.address, bytes: rseq.bytes, signature: rseq.signature },
             scheduling: Scheduling::default(),
+            cores: Vec::new(),
         };
         Ok(Self { registers, state })
     }

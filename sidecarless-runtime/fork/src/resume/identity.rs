@@ -17,7 +17,7 @@ use ramet_sys::thread::scheduling;
 
 use super::{Given, ResumeError};
 use crate::capture::{LIMITS, limits, this_process};
-use crate::descriptor::{Capabilities, Credentials, ForkDescriptor, Scheduling};
+use crate::descriptor::{Capabilities, Credentials, ForkDescriptor, Marks, Scheduling};
 use crate::program::Argument::{At, Word};
 use crate::program::{Argument, Program};
 
@@ -61,6 +61,7 @@ pub(super) struct Rights {
     own: Credentials,
     limits: [[u64; 2]; LIMITS],
     scheduling: Scheduling,
+    marks: Marks,
 }
 
 impl Rights {
@@ -70,12 +71,18 @@ impl Rights {
             scheduling(0).map_err(io::Error::other)?;
         let scheduling = Scheduling { policy, flags, nice, priority };
         let limits = limits(&fs::read("/proc/self/limits")?).ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Self { own: this_process()?, limits, scheduling })
+        let marks = Marks::of(std::process::id().cast_signed());
+        Ok(Self { own: this_process()?, limits, scheduling, marks })
     }
 
     /// When the host may run.
     pub(super) const fn scheduling(&self) -> Scheduling {
         self.scheduling
+    }
+
+    /// What is written about the host.
+    pub(super) const fn marks(&self) -> Marks {
+        self.marks
     }
 
     /// Whether the host has a capability.

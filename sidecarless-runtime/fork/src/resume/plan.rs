@@ -19,7 +19,7 @@ use super::ResumeError;
 use super::ahead::ARRIVED;
 use super::confinement::Confinement;
 use super::identity::{ADMINISTRATES, Identity, Rights};
-use crate::descriptor::{Area, AreaKind, Clocks, ForkDescriptor, Layout};
+use crate::descriptor::{Area, AreaKind, Clocks, ForkDescriptor};
 use crate::frame::Frames;
 use crate::mapped::{self, Beneath};
 use crate::missing::Missing;
@@ -231,6 +231,8 @@ impl Planner<'_> {
         self.clear(main);
         self.map_frames(main);
         self.set_clocks(main);
+        // Before any file is mapped: who executes what it has mapped cannot be made to execute something else.
+        self.set_layout(main);
         self.map(main);
         self.describe(main);
         for action in &self.descriptor.signals {
@@ -263,13 +265,10 @@ impl Planner<'_> {
         self.first_fd as u64 + index as u64
     }
 
-    /// What the kernel shows of a process.
-    fn describe(&self, main: &mut Program) {
-        let Layout { auxiliary, .. } = &self.descriptor.layout;
+    /// Where the kernel takes the parts of its memory to be, and what it executes.
+    fn set_layout(&self, main: &mut Program) {
         let l = &self.descriptor.layout;
-        let vector = main.data(&auxiliary.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>());
-        // No other executable: that needs more rights than all else here.
-        let sizes = (auxiliary.len() as u64 * 8) | (u64::from(u32::MAX) << 32);
+        let vector = main.data(&l.auxiliary.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>());
         let map = [
             l.start_code,
             l.end_code,
@@ -283,11 +282,25 @@ impl Planner<'_> {
             l.env_start,
             l.env_end,
             vector,
-            sizes,
         ];
-        let at = main.data(&map.map(u64::to_ne_bytes).concat());
-        let bytes = size_of_val(&map) as u64;
-        main.call("setting the layout of its memory", SYS_prctl, &[PR_SET_MM, PR_SET_MM_MAP, at, bytes, 0]);
+        let arguments = |main: &mut Program, executable: u64| {
+            let sizes = (l.auxiliary.len() as u64 * 8) | executable << 32;
+            let map = map.into_iter().chain([sizes]).flat_map(u64::to_ne_bytes).collect::<Vec<_>>();
+            let (at, bytes) = (main.data(&map), map.len() as u64);
+            [PR_SET_MM, PR_SET_MM_MAP, at, bytes, 0]
+        };
+        let meaning = "setting the layout of its memory";
+        let plainly = arguments(main, u32::MAX.into());
+        main.call(meaning, SYS_prctl, &plainly);
+        if let Some(file) = self.descriptor.executable {
+            // It takes a right that all else here does not (CAP_CHECKPOINT_RESTORE).
+            let executing = arguments(main, self.number(OWN_FDS + file as usize));
+            main.call(meaning, SYS_prctl, &executing).or_not();
+        }
+    }
+
+    /// What the kernel shows of a process.
+    fn describe(&self, main: &mut Program) {
         if self.descriptor.traits.without_huge_pages {
             main.call("giving up huge pages", SYS_prctl, &[libc::PR_SET_THP_DISABLE as u64, 1, 0, 0, 0]);
         }

@@ -109,6 +109,12 @@ impl Template {
 
         let order = Order::Program(Start { fds: fds.len() as u32, ..plan.start });
         let process = Process(host.copies.make(&order, &fds)?);
+        // What a function's instance may use is its own host's to say.
+        if !descriptor.awaits_identity
+            && let Err(error) = descriptor.marks.give(process.0.pid(), host.rights.marks())
+        {
+            tracing::debug!(%error, "a child is killed sooner than what it was forked from when memory runs out");
+        }
         Ok(Begun { control, process, plan, planned, copied: start.elapsed() - planned })
     }
 }

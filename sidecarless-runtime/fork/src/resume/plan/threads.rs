@@ -2,8 +2,8 @@
 
 use libc::{
     SYS_arch_prctl, SYS_capset, SYS_clone3, SYS_close_range, SYS_futex, SYS_mmap, SYS_munmap, SYS_personality,
-    SYS_prctl, SYS_rseq, SYS_rt_sigqueueinfo, SYS_rt_sigreturn, SYS_rt_tgsigqueueinfo, SYS_sched_setattr,
-    SYS_set_robust_list, SYS_set_tid_address, SYS_write,
+    SYS_prctl, SYS_rseq, SYS_rt_sigqueueinfo, SYS_rt_sigreturn, SYS_rt_tgsigqueueinfo, SYS_sched_setaffinity,
+    SYS_sched_setattr, SYS_set_robust_list, SYS_set_tid_address, SYS_write,
 };
 use ramet_sys::pagemap::PAGE_BYTES;
 
@@ -196,6 +196,13 @@ impl Planner<'_> {
             let yields = u64::from(nice.cast_unsigned()) | u64::from(priority) << 32;
             let at = program.data(&[head, flags, yields, 0, 0, 0, 0].map(u64::to_ne_bytes).concat());
             program.call("saying when a thread may run", SYS_sched_setattr, &[0, at, 0]);
+        }
+        // Where a function's instance runs is its own host's to say.
+        if !thread.cores.is_empty() && !self.descriptor.awaits_identity {
+            let cores: Vec<u8> = thread.cores.iter().flat_map(|word| word.to_ne_bytes()).collect();
+            let at = program.data(&cores);
+            // This host may have none of them.
+            program.call("choosing a thread's cores", SYS_sched_setaffinity, &[0, cores.len() as u64, at]).or_not();
         }
     }
 
