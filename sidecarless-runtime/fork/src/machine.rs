@@ -2,9 +2,17 @@
 
 use std::arch::x86_64::{__cpuid_count, CpuidResult};
 use std::fs;
+use std::sync::OnceLock;
 
 use ramet_sys::pagemap::PAGE_BYTES;
 use serde::{Deserialize, Serialize};
+
+/// Where in the extended state it says which parts of it are there (`XSTATE_BV`).
+const PARTS: usize = 512;
+/// What every extended state has: floating point, SSE, and what parts there are.
+const LEAST_BYTES: usize = 576;
+/// AMX's tiles: the kernel has room for them only in threads that have used them.
+pub(crate) const TILES: u32 = 18;
 
 /// What of a machine a process may have come to rely on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,5 +99,64 @@ impl Machine {
             return Err(MachineError::Vdso);
         }
         Ok(())
+    }
+}
+
+/// Cuts off of an extended state what nothing is in. The kernel takes no state that is longer than what a thread has
+/// room for, and a new one has none for tiles; of one that is longer it takes floating point and SSE alone.
+///
+/// # Errors
+/// There is something in tiles.
+pub(crate) fn trim(state: &mut Vec<u8>) -> Result<(), TilesInUse> {
+    let parts = state.get(PARTS..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    let has = |part: u32| parts >> part & 1 == 1;
+    if has(TILES) {
+        return Err(TilesInUse);
+    }
+    let end = ends().iter().zip(FIRST_PART..).filter(|(_, part)| has(*part)).map(|(end, _)| *end).max();
+    state.truncate(end.unwrap_or(0).max(LEAST_BYTES));
+    Ok(())
+}
+
+/// A thread has numbers in AMX's tiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TilesInUse;
+
+/// The first part that is not in every state.
+const FIRST_PART: u32 = 2;
+
+/// Where each part ends. To ask the processor takes long where it is a virtual one.
+fn ends() -> &'static [usize] {
+    static ENDS: OnceLock<Vec<usize>> = OnceLock::new();
+    ENDS.get_or_init(|| {
+        let end = |part: u32| {
+            let CpuidResult { eax: bytes, ebx: start, .. } = __cpuid_count(0xd, part);
+            (start + bytes) as usize
+        };
+        (FIRST_PART..u64::BITS).map(end).collect()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_is_as_long_as_what_it_has() {
+        let state = |parts: u64| {
+            let mut state = vec![0; 1 << 14];
+            state[PARTS..PARTS + 8].copy_from_slice(&parts.to_le_bytes());
+            state
+        };
+        let trimmed = |parts: u64| {
+            let mut state = state(parts);
+            trim(&mut state).map(|()| state.len())
+        };
+        assert_eq!(trimmed(0), Ok(LEAST_BYTES));
+        assert_eq!(trimmed(0b11), Ok(LEAST_BYTES));
+        // AVX comes right after, on every processor that has it.
+        let avx = if std::is_x86_feature_detected!("avx") { LEAST_BYTES + 256 } else { LEAST_BYTES };
+        assert_eq!(trimmed(0b111), Ok(avx));
+        assert_eq!(trimmed(1 << TILES), Err(TilesInUse));
     }
 }

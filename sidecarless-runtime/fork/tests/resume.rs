@@ -272,6 +272,17 @@ fn threads_go_on_with_their_locks_and_numbers() {
     }
 }
 
+/// In registers of every length, while it sleeps and while it computes.
+#[test]
+fn vectors_come_with_their_threads() {
+    let target = Target::c("vectors");
+    let (_, wrong) = target.count_of(target.pid(), 3);
+    assert_eq!(wrong, "0", "the kernel loses none");
+    for _ in 0..8 {
+        goes_on_in_its_child(&target);
+    }
+}
+
 /// Below a stack pointer there may be what is somebody else's, or nothing at all.
 #[test]
 fn nothing_is_written_below_a_small_stack_and_it_needs_no_room() {

@@ -112,6 +112,47 @@ fn memory_files_are_carried_open_and_mapped() {
     assert_eq!(target.tell("os.pread(fd, 5, 0)"), "b'FIRST'");
 }
 
+/// The first one of a namespace has the number 0, as memory of no file has.
+#[test]
+fn memory_of_system_v_is_carried_whatever_its_number() {
+    let target = Target::start();
+    target.tell(MAPS);
+    target.tell("libc.shmat.restype = ctypes.c_void_p");
+    assert_eq!(target.tell("libc.unshare(0x08000000)"), "0", "an IPC namespace of its own, which takes root");
+    target.tell(
+        "def piece(text):\n    number = libc.shmget(0, 4096, 0o1600)\n\
+         \x20   at = (ctypes.c_char * 4096).from_address(libc.shmat(number, None, 0))\n\
+         \x20   at[0:4] = text\n    return number, at\n\
+         zero, other = piece(b'zero'), piece(b'more')",
+    );
+    assert_eq!(target.tell("zero[0]"), "0");
+    let forked = target.fork();
+    target.tell("zero[1][0:4] = b'late'");
+    assert_eq!(forked.child().tell("zero[1][0:4], other[1][0:4]"), "(b'zero', b'more')");
+}
+
+/// As `shm_open` opens it, and one that was only ever found, not opened.
+#[test]
+fn descriptors_that_follow_no_link_or_only_name_a_file_are_carried() {
+    let target = Target::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let named = folder.path().join("named");
+    File::create(&named).expect("a file").write_all(b"here").expect("written");
+    target.tell(MAPS);
+    target.tell(&format!(
+        "name = f'/dev/shm/ramet-test-{{os.getpid()}}'\n\
+         fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)\nos.unlink(name)\n\
+         os.write(fd, b'shared')\nmapped = mmap.mmap(fd, 6)\nos.lseek(fd, 2, 0)\n\
+         path = os.open({named:?}, os.O_PATH)\nwhole = os.open('/proc/self/fd/%d' % fd, os.O_PATH)"
+    ));
+    let child = target.fork().child();
+    assert_eq!(child.tell("mapped[:], os.read(fd, 9)"), "(b'shared', b'ared')");
+    child.tell("mapped[0:1] = b'S'");
+    assert_eq!(child.tell("os.pread(fd, 1, 0), os.fstat(whole).st_ino == os.fstat(fd).st_ino"), "(b'S', True)");
+    assert_eq!(child.tell("open(f'/proc/self/fd/{path}').read()"), "'here'");
+    assert!(child.tell("os.read(path, 1)").contains("Bad file descriptor"), "it only names the file");
+}
+
 #[test]
 fn too_much_shared_memory_is_refused() {
     let target = Target::start();

@@ -35,7 +35,8 @@ impl Seed {
                 b"[vdso]" => AreaKind::Vdso,
                 name if name.starts_with(b"[vvar") => AreaKind::Vvar,
                 b"[stack]" => AreaKind::Stack,
-                _ if line.inode == 0 => AreaKind::Private,
+                // A piece of System V's memory may have the number 0, too.
+                _ if line.inode == 0 && !line.is_memory() => AreaKind::Private,
                 name if name.starts_with(b"anon_inode:") => {
                     let what = String::from_utf8_lossy(name);
                     return Err(PrepareError::unfit(self.pid(), format!("it has memory of {what} mapped")));

@@ -43,7 +43,7 @@ pub(super) fn open_files(pid: i32, frozen: &Frozen) -> Result<Vec<OpenFile>, Pre
                 OpenFileKind::Epoll { watched: watched.to_vec() }
             }
             _ if maps::is_memory(&link) => {
-                let piece = frozen.piece_of(metadata.dev(), metadata.ino()).ok_or(PrepareError::Changed(pid))?;
+                let piece = frozen.piece_of(metadata.dev(), metadata.ino(), &link).ok_or(PrepareError::Changed(pid))?;
                 OpenFileKind::Memory { piece, position: information.number("pos", 10) }
             }
             _ => kind(link, &metadata, &information, frozen),

@@ -202,12 +202,12 @@ impl Frozen {
 
     /// Which piece an area maps.
     pub(super) fn piece(&self, line: &maps::Line) -> Option<u32> {
-        self.piece_of(line.device, line.inode)
+        self.piece_of(line.device, line.inode, &line.name)
     }
 
-    /// Which piece has these numbers.
-    pub(super) fn piece_of(&self, device: u64, inode: u64) -> Option<u32> {
-        let at = self.pieces.iter().position(|piece| (piece.device, piece.inode) == (device, inode))?;
+    /// Which piece has these numbers, and a name of that kind.
+    pub(super) fn piece_of(&self, device: u64, inode: u64, name: &[u8]) -> Option<u32> {
+        let at = self.pieces.iter().position(|piece| piece.is(device, inode, name))?;
         u32::try_from(at).ok()
     }
 }

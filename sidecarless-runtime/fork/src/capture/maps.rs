@@ -25,7 +25,7 @@ pub(super) fn parse(text: &[u8]) -> Option<Vec<Line>> {
 impl Line {
     /// Whether it maps memory that has no name in any file system: it is shared, or was a file of a process.
     pub(super) fn is_memory(&self) -> bool {
-        self.inode != 0 && is_memory(&self.name) && !self.is_of_a_fork()
+        is_memory(&self.name) && !self.is_of_a_fork()
     }
 
     /// Whether it is what a child has kept of the program that made it what it is. Nobody in it knows of that.

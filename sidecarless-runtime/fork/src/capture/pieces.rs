@@ -18,8 +18,8 @@ pub(super) use crate::validate::SHARED_BYTES_MAX;
 /// A piece of shared memory.
 #[derive(Debug)]
 pub(super) struct Piece {
-    pub(super) device: u64,
-    pub(super) inode: u64,
+    device: u64,
+    inode: u64,
     name: Vec<u8>,
     pub(super) bytes: u64,
     seals: u32,
@@ -29,6 +29,12 @@ pub(super) struct Piece {
 }
 
 impl Piece {
+    /// Whether it has these numbers. System V's memory is numbered for itself, on the device of memory files.
+    pub(super) fn is(&self, device: u64, inode: u64, name: &[u8]) -> bool {
+        let is_system_v = |name: &[u8]| name.starts_with(b"/SYSV");
+        (self.device, self.inode, is_system_v(&self.name)) == (device, inode, is_system_v(name))
+    }
+
     /// A page of it. Beyond its end, and where nothing was ever written, there are zeros.
     pub(super) fn page(&self, offset: u64) -> Vec<u8> {
         let page = offset / PAGE_BYTES;
@@ -146,15 +152,14 @@ pub(super) fn all(pid: i32, is_hidden: impl Fn(&maps::Line) -> bool) -> Result<V
         runs: Vec::new(),
         content: Vec::new(),
     };
-    let is_known = |pieces: &[Piece], device, inode| {
-        pieces.iter().any(|piece: &Piece| (piece.device, piece.inode) == (device, inode))
-    };
+    let is_known =
+        |pieces: &[Piece], device, inode, name: &[u8]| pieces.iter().any(|piece| piece.is(device, inode, name));
     for entry in fs::read_dir(format!("/proc/{pid}/fd")).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         let Ok(link) = fs::read_link(&path) else { continue };
         let link = link.into_os_string().into_vec();
         let metadata = if maps::is_memory(&link) { fs::metadata(&path).map_err(failed)? } else { continue };
-        if is_known(&pieces, metadata.dev(), metadata.ino()) {
+        if is_known(&pieces, metadata.dev(), metadata.ino(), &link) {
             continue;
         }
         let mut piece = new(metadata.dev(), metadata.ino(), &link);
@@ -166,7 +171,7 @@ pub(super) fn all(pid: i32, is_hidden: impl Fn(&maps::Line) -> bool) -> Result<V
     }
     let lines = maps::parse(&status::read(pid, "maps").map_err(failed)?).unwrap_or_default();
     for line in lines.iter().filter(|line| line.is_memory() && !is_hidden(line)) {
-        if is_known(&pieces, line.device, line.inode) {
+        if is_known(&pieces, line.device, line.inode, &line.name) {
             continue;
         }
         let mut piece = new(line.device, line.inode, &line.name);
@@ -174,7 +179,7 @@ pub(super) fn all(pid: i32, is_hidden: impl Fn(&maps::Line) -> bool) -> Result<V
         let fits = match File::open(format!("/proc/{pid}/map_files/{start:x}-{:x}", line.range.end())) {
             Ok(file) => piece.fill(&file, &mut left).map_err(failed)?,
             Err(_) => {
-                let same = lines.iter().filter(|other| (other.device, other.inode) == (line.device, line.inode));
+                let same = lines.iter().filter(|other| piece.is(other.device, other.inode, &other.name));
                 piece.fill_mapped(&ProcessMemory::open(pid)?, &same.collect::<Vec<_>>(), &mut left)
             }
         };

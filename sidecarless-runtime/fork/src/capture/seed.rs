@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 
-use libc::{SYS_brk, SYS_close_range, SYS_prctl, SYS_rt_sigaction};
+use libc::{SYS_arch_prctl, SYS_brk, SYS_close_range, SYS_prctl, SYS_rt_sigaction};
 use ramet_sys::ptrace::{Filters, KernelSigaction, Stop, Tracee};
 use ramet_sys::{CallError, ProcessMemory};
 use rustix::process::Pid;
@@ -21,10 +21,17 @@ use crate::descriptor::{
     Traits,
 };
 use crate::lineage::SeedAt;
-use crate::machine::Machine;
+use crate::machine::{self, Machine};
 
 /// What of a thread's stack may hold live data below its stack pointer (the System V ABI for x86-64).
 const RED_ZONE_BYTES: u64 = 128;
+
+/// What of the extended state a process may use that not every process has room for (arch_prctl(2)).
+const ARCH_GET_XCOMP_PERM: u64 = 0x1022;
+
+/// Why a process is not forked while it multiplies matrices.
+const TILES_IN_USE: &str = "one of its threads has numbers in the processor's tiles (AMX), for which a new thread has \
+                            no room; try again";
 
 /// A copy of a process that never runs. Its memory is what the process had when it was prepared.
 ///
@@ -102,6 +109,9 @@ impl Seed {
         let Copied { mut threads, queued_signals, clocks, timers, frozen, .. } = copied;
         if threads.iter().any(|thread| left.iter().any(|line| line.range.contains(thread.registers.rsp))) {
             return Err(PrepareError::TooEarly(parent));
+        }
+        if threads.iter_mut().any(|thread| machine::trim(&mut thread.extended_state).is_err()) {
+            return Err(PrepareError::unfit(parent, TILES_IN_USE));
         }
         let clock_offsets = Clocks::offsets(&pid.to_string()).map_err(failed)?;
         let clocks = clocks.minus(Clocks::offsets("self").map_err(failed)?).plus(clock_offsets);
@@ -212,23 +222,29 @@ impl Seed {
             }
             result => Ok(result.cast_unsigned()),
         };
+        let answered = || {
+            let mut answer = [0; size_of::<KernelSigaction>()];
+            self.memory.read(room, &mut answer)?;
+            let word = |at: usize| answer[at * 8..at * 8 + 8].try_into().map_or(0, u64::from_ne_bytes);
+            Ok::<[u64; 4], CallError>([0, 1, 2, 3].map(word))
+        };
         called("close_range", SYS_close_range, [0, u64::from(u32::MAX), 0, 0, 0, 0])?;
         // Who ends the process with its group does not end what is read of it.
         called("setsid", libc::SYS_setsid, [0; 6])?;
         let brk = called("brk", SYS_brk, [0; 6])?;
         let trait_of = |what: libc::c_int| called("prctl", SYS_prctl, [what as u64, 0, 0, 0, 0, 0]);
         let secure_bits = trait_of(libc::PR_GET_SECUREBITS)? as u32;
+        // It fails where there are none.
+        let may_use = match injection.call(SYS_arch_prctl, [ARCH_GET_XCOMP_PERM, room, 0, 0, 0, 0])? {
+            0 => answered()?[0],
+            _ => 0,
+        };
         let traits = Traits {
+            may_use_tiles: may_use >> machine::TILES & 1 == 1,
             is_dumpable: trait_of(libc::PR_GET_DUMPABLE)? == 1,
             without_huge_pages: trait_of(libc::PR_GET_THP_DISABLE)? != 0,
             timer_slack_ns: trait_of(libc::PR_GET_TIMERSLACK)?,
             personality: called("personality", libc::SYS_personality, [u32::MAX.into(), 0, 0, 0, 0, 0])? as u32,
-        };
-        let answered = || {
-            let mut answer = [0; size_of::<KernelSigaction>()];
-            self.memory.read(room, &mut answer)?;
-            let word = |at: usize| answer[at * 8..at * 8 + 8].try_into().map_or(0, u64::from_ne_bytes);
-            Ok::<[u64; 4], CallError>([0, 1, 2, 3].map(word))
         };
         called("sigaltstack", libc::SYS_sigaltstack, [0, room, 0, 0, 0, 0])?;
         let [start, flags, bytes, _] = answered()?;

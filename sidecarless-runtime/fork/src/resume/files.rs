@@ -98,9 +98,10 @@ fn open_one(
         OpenFileKind::Signals { mask } => events::signals(*mask)?,
         OpenFileKind::Memory { piece, position } => {
             let piece = pieces.get(*piece as usize).ok_or(NO_FILE)?;
-            let made = OFlags::CREATE | OFlags::TRUNC | OFlags::EXCL;
+            // What is opened is a link to it.
+            let made = OFlags::CREATE | OFlags::TRUNC | OFlags::EXCL | OFlags::NOFOLLOW;
             let opened = reopen(piece, flags - made)?;
-            seek(&opened, SeekFrom::Start(*position)).map_err(io::Error::from)?;
+            go_to(&opened, flags, *position)?;
             opened
         }
         OpenFileKind::Event { count, semaphore } => {
@@ -177,12 +178,20 @@ fn open_path(
     if let Some(then) = identity_then {
         // What is read must be what was read; what is written to may have grown since.
         let now = identity(&File::from(opened.try_clone()?).metadata()?);
-        let is_written = flags.intersects(OFlags::WRONLY | OFlags::RDWR);
-        let is_same = if is_written { (now.device, now.inode) == (then.device, then.inode) } else { now == then };
+        let is_read = !flags.intersects(OFlags::WRONLY | OFlags::RDWR | OFlags::PATH);
+        let is_same = if is_read { now == then } else { (now.device, now.inode) == (then.device, then.inode) };
         if !is_same {
             return Err(different("it was replaced or changed".to_owned()));
         }
-        seek(&opened, SeekFrom::Start(position)).map_err(io::Error::from)?;
+        go_to(&opened, flags, position)?;
     }
     Ok(opened)
+}
+
+/// Has the next read or write begin at a position, if there may be any.
+fn go_to(file: &OwnedFd, flags: OFlags, position: u64) -> io::Result<()> {
+    if !flags.contains(OFlags::PATH) {
+        seek(file, SeekFrom::Start(position))?;
+    }
+    Ok(())
 }

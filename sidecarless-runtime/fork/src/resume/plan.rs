@@ -11,7 +11,7 @@ mod timers;
 
 use std::os::fd::RawFd;
 
-use libc::{SYS_chdir, SYS_close_range, SYS_mmap, SYS_prctl, SYS_rt_sigaction, SYS_umask, SYS_write};
+use libc::{SYS_arch_prctl, SYS_chdir, SYS_close_range, SYS_mmap, SYS_prctl, SYS_rt_sigaction, SYS_umask, SYS_write};
 use ramet_sys::Range;
 use ramet_sys::pagemap::PAGE_BYTES;
 
@@ -21,6 +21,7 @@ use super::confinement::Confinement;
 use super::identity::{ADMINISTRATES, Identity, Rights};
 use crate::descriptor::{Area, AreaKind, Clocks, ForkDescriptor};
 use crate::frame::Frames;
+use crate::machine::TILES;
 use crate::mapped::{self, Beneath};
 use crate::missing::Missing;
 use crate::program::Program;
@@ -50,6 +51,8 @@ pub(super) enum Numbers {
     /// As they were, and the child is the first process of its PID namespace, as the forked process was.
     SameFromFirst,
 }
+
+const ARCH_REQ_XCOMP_PERM: u64 = 0x1023;
 
 /// `PR_SET_MM` with `PR_SET_MM_MAP`.
 const PR_SET_MM: u64 = 35;
@@ -303,6 +306,9 @@ impl Planner<'_> {
     fn describe(&self, main: &mut Program) {
         if self.descriptor.traits.without_huge_pages {
             main.call("giving up huge pages", SYS_prctl, &[libc::PR_SET_THP_DISABLE as u64, 1, 0, 0, 0]);
+        }
+        if self.descriptor.traits.may_use_tiles {
+            main.call("asking for AMX", SYS_arch_prctl, &[ARCH_REQ_XCOMP_PERM, TILES.into()]);
         }
         let name = main.data(&with_end(&self.descriptor.name));
         main.call("setting its name", SYS_prctl, &[libc::PR_SET_NAME as u64, name]);
