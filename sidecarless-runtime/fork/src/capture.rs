@@ -275,6 +275,7 @@ fn attempt(pid: i32, child: Option<&resume::Watch>, look: Look, unforked: Unfork
     if status.seccomp == 1 {
         return Err(PrepareError::unfit(pid, "it is in seccomp's strict mode, which nothing can look into"));
     }
+    namespaces::are_its_copys(pid)?;
     let beside = Beside::running(pid);
     // Before anything is stopped: to look takes as long as the copy. A copy of such memory may not show what it is.
     let mappings = status::read(pid, "smaps").map_err(proc_failed(pid))?;

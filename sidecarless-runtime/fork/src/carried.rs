@@ -6,7 +6,7 @@ use rustix::time::TimerfdClockId;
 use crate::descriptor::{ForkDescriptor, OpenFile, OpenFileKind, Timer};
 
 /// How many of the first descriptors are standard streams, which a child is given if they cannot be carried.
-const STREAMS: i32 = 3;
+pub(crate) const STREAMS: i32 = 3;
 /// `SECCOMP_RET_ACTION_FULL`.
 const ACTION: u32 = 0xffff_0000;
 

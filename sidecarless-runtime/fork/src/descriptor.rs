@@ -79,6 +79,8 @@ pub struct ForkDescriptor {
     /// Addresses and lengths of what its own forks do not have (`MADV_DONTFORK`). A child has it, as it goes on as the
     /// process.
     pub left_out: Vec<(u64, u64)>,
+    /// Addresses and lengths of pages that nobody may touch (`MADV_GUARD_INSTALL`).
+    pub guards: Vec<(u64, u64)>,
     /// Whether it waits to be told who it is, as a function's instance does that its node has frozen: a child that is
     /// told nothing is of no use.
     pub awaits_identity: bool,

@@ -20,6 +20,8 @@ pub const THREADS_MAX: usize = 4096;
 pub const CORE_WORDS_MAX: usize = 128;
 /// How many areas (`vm.max_map_count`).
 pub const AREAS_MAX: usize = 65_530;
+/// How many runs of guard pages: a thread's stack has one, and an area may have many.
+pub const GUARDS_MAX: usize = 1 << 16;
 /// How many open files.
 pub const FILES_MAX: usize = 1 << 16;
 /// How many seccomp filters: the kernel takes fewer, by their length.
@@ -59,6 +61,8 @@ pub(crate) fn validate(descriptor: &ForkDescriptor) -> Result<(), DecodeError> {
         end && start % PAGE_BYTES == 0 && bytes % PAGE_BYTES == 0
     };
     must(descriptor.left_out.iter().all(is_range), "an area that forks do not have")?;
+    must(descriptor.guards.len() <= GUARDS_MAX, "the number of guards")?;
+    must(descriptor.guards.iter().all(is_range), "a guard")?;
     valid_inheritance(descriptor)?;
     must(signals.iter().all(|action| (1..=64).contains(&action.signal)), "a signal's number")?;
     must(files.windows(2).all(|pair| pair[0].fd < pair[1].fd), "the order of open files")?;

@@ -24,19 +24,41 @@ fn a_child_is_given_streams_in_place_of_sockets() {
     let target = Target::start_with(|command| {
         command.stdin(std::os::fd::OwnedFd::from(theirs));
     });
+    target.tell("import os\nduplicate = os.dup(0)");
     let (mut given_ours, given_theirs) = UnixStream::pair().expect("a pair");
     let mut given = Given::own().expect("streams");
     given.streams[0] = given_theirs.into();
     let child = target.fork().child_given(&given);
     drop(given);
     given_ours.write_all(b"to the child").expect("sent");
-    assert_eq!(child.tell("import os\nos.read(0, 100)"), "b'to the child'");
-    child.tell("os.write(0, b'from it')");
+    assert_eq!(child.tell("os.read(0, 100)"), "b'to the child'");
+    // What is another number of the stream is so in the child.
+    child.tell("os.write(duplicate, b'from it')");
     let mut answer = [0; 7];
     given_ours.read_exact(&mut answer).expect("an answer");
     assert_eq!(&answer, b"from it");
     (&ours).write_all(b"to the parent").expect("sent");
-    assert_eq!(target.tell("import os\nos.read(0, 100)"), "b'to the parent'");
+    assert_eq!(target.tell("os.read(0, 100)"), "b'to the parent'");
+}
+
+/// A copy is made as a child of the process, and would be where that is.
+#[test]
+fn who_has_made_namespaces_for_its_children_is_refused_and_nothing_is_left() {
+    let target = Target::start();
+    target.tell("import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)");
+    assert_eq!(target.tell("libc.unshare(0x20000000)"), "0", "a PID namespace, which takes root");
+    let children =
+        || std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", target.pid())).expect("its children");
+    for children_of_its_own in [false, true] {
+        if children_of_its_own {
+            target.tell("first = os.fork() or os.execlp('sleep', 'sleep', '600')");
+        }
+        let before = children();
+        let error = ramet_fork::prepare(target.pid()).expect_err("its copy would be elsewhere").to_string();
+        assert!(error.contains("a PID namespace that it is not in"), "{error}");
+        assert_eq!(children(), before);
+    }
+    target.tell("os.kill(first, 9)\nos.waitpid(first, 0)");
 }
 
 #[test]

@@ -153,6 +153,37 @@ fn descriptors_that_follow_no_link_or_only_name_a_file_are_carried() {
     assert!(child.tell("os.read(path, 1)").contains("Bad file descriptor"), "it only names the file");
 }
 
+/// Linux 6.13 marks pages that nobody may touch. Who does so ends, as in a local fork, and nobody else does.
+#[test]
+fn guards_are_carried_and_who_touches_one_harms_nobody_else() {
+    let target = Target::start();
+    target.tell(MAPS);
+    target.tell("libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]");
+    target.tell("area = place(64 * 4096, 3, 0x22, -1)\nctypes.memset(area, 5, len(area))");
+    if target.tell("libc.madvise(ctypes.addressof(area) + 16 * 4096, 16 * 4096, 102)") != "0" {
+        eprintln!("skipped: this kernel has no guard pages (Linux 6.13)");
+        return;
+    }
+    let forked = target.fork();
+    if forked.prepared.descriptor.guards.is_empty() {
+        eprintln!("skipped: this kernel does not tell where guard pages are (Linux 6.15)");
+        return;
+    }
+    let (one, other) = (forked.child(), forked.child());
+    let touch = |page: u32| {
+        format!(
+            "if os.fork() == 0:\n    area[{page} * 4096]\n    os._exit(0)\n\
+             os.waitstatus_to_exitcode(os.wait()[1])"
+        )
+    };
+    assert_eq!([15, 16, 31, 32].map(|page| one.tell(&touch(page))), ["0", "-11", "-11", "0"]);
+    assert_eq!([15, 16, 31, 32].map(|page| other.tell(&touch(page))), ["0", "-11", "-11", "0"]);
+    assert_eq!(one.tell("sum(area[:16 * 4096]) + sum(area[32 * 4096:])"), (48 * 4096 * 5).to_string());
+    one.tell("libc.madvise(ctypes.addressof(area) + 16 * 4096, 16 * 4096, 103)");
+    assert_eq!(one.tell("sum(area[:])"), (48 * 4096 * 5).to_string(), "without its guard there is nothing");
+    assert_eq!(other.tell("sum(area[:16 * 4096]) + sum(area[32 * 4096:])"), (48 * 4096 * 5).to_string());
+}
+
 #[test]
 fn too_much_shared_memory_is_refused() {
     let target = Target::start();

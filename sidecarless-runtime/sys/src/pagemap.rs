@@ -14,8 +14,14 @@ pub const PAGE_BYTES: u64 = 4096;
 /// How many entries of the old interface are read at once.
 const ENTRIES_READ: usize = 8192;
 
-/// A run of pages that hold bytes of the process's own: they are in no file that it could map again.
-pub type OwnPages = Range;
+/// What a process has to itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Own {
+    /// Runs of pages that hold bytes of its own: they are in no file that it could map again.
+    pub pages: Vec<Range>,
+    /// Runs of pages that nobody may touch (`MADV_GUARD_INSTALL`), as far as the kernel tells (Linux 6.15).
+    pub guards: Vec<Range>,
+}
 
 /// The page tables of a process.
 #[derive(Debug)]
@@ -29,6 +35,7 @@ enum Wanted {
     Own,
     OfFiles,
     Unshared,
+    Guards,
 }
 
 /// What a scan looks for: pages that are not any of the first, and are any of the second.
@@ -80,12 +87,33 @@ impl Pagemap {
         Ok(Self { file })
     }
 
-    /// The process's own pages within `ranges`, which ascend. Neighbours come as one run.
+    /// What the process has to itself within `ranges`, which ascend. Neighbours come as one run.
     ///
     /// # Errors
     /// The calls'.
-    pub fn own_pages(&self, ranges: &[Range]) -> Result<Vec<OwnPages>, CallError> {
-        self.pages(ranges, Wanted::Own)
+    pub fn own(&self, ranges: &[Range]) -> Result<Own, CallError> {
+        let Some(categories) = Wanted::Own.categories() else { return self.read_own(ranges) };
+        let mut own = Own::default();
+        // What is not there may be a guard, which only the old way tells.
+        let found = self.scan(ranges, categories, |run, is_there| {
+            if is_there {
+                push(&mut own.pages, run);
+                return Ok(());
+            }
+            let Own { pages, guards } = self.read_own(&[run])?;
+            pages.into_iter().for_each(|run| push(&mut own.pages, run));
+            guards.into_iter().for_each(|run| push(&mut own.guards, run));
+            Ok(())
+        });
+        match found {
+            // Linux before 6.7 does not know the call.
+            Err(error) if error.source.raw_os_error() == Some(libc::ENOTTY) => self.read_own(ranges),
+            found => found.map(|()| own),
+        }
+    }
+
+    fn read_own(&self, ranges: &[Range]) -> Result<Own, CallError> {
+        Ok(Own { pages: self.read(ranges, Wanted::Own)?, guards: self.read(ranges, Wanted::Guards)? })
     }
 
     /// The pages of files that are there within `ranges`, which ascend. Neighbours come as one run.
@@ -101,21 +129,31 @@ impl Pagemap {
     ///
     /// # Errors
     /// The call's.
-    pub fn unshared_pages(&self, ranges: &[Range]) -> Result<Vec<OwnPages>, CallError> {
+    pub fn unshared_pages(&self, ranges: &[Range]) -> Result<Vec<Range>, CallError> {
         self.pages(ranges, Wanted::Unshared)
     }
 
     fn pages(&self, ranges: &[Range], wanted: Wanted) -> Result<Vec<Range>, CallError> {
         let Some(categories) = wanted.categories() else { return self.read(ranges, wanted) };
-        match self.scan(ranges, categories) {
+        let mut runs = Vec::new();
+        let found = self.scan(ranges, categories, |run, _| {
+            push(&mut runs, run);
+            Ok(())
+        });
+        match found {
             // Linux before 6.7 does not know the call.
             Err(error) if error.source.raw_os_error() == Some(libc::ENOTTY) => self.read(ranges, wanted),
-            found => found,
+            found => found.map(|()| runs),
         }
     }
 
-    fn scan(&self, ranges: &[Range], Categories { inverted, there }: Categories) -> Result<Vec<OwnPages>, CallError> {
-        let mut runs = Vec::new();
+    /// Gives runs of pages, and whether they are in memory.
+    fn scan(
+        &self,
+        ranges: &[Range],
+        Categories { inverted, there }: Categories,
+        mut found_one: impl FnMut(Range, bool) -> Result<(), CallError>,
+    ) -> Result<(), CallError> {
         let mut regions = [Region::default(); 512];
         for range in ranges {
             let mut start = range.start;
@@ -139,16 +177,17 @@ impl Pagemap {
                 let found = unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN, &raw mut argument) };
                 let Ok(found) = usize::try_from(found) else { return Err(CallError::last("ioctl(PAGEMAP_SCAN)")) };
                 for region in &regions[..found] {
-                    push(&mut runs, Range::new(region.start, region.end));
+                    let run = Range::new(region.start, region.end);
+                    found_one(run, region.categories & IS_PRESENT != 0)?;
                 }
                 start = argument.walk_end.max(start + PAGE_BYTES);
             }
         }
-        Ok(runs)
+        Ok(())
     }
 
     /// The old way. It cannot tell the page of zeros; who sends pages finds out.
-    fn read(&self, ranges: &[Range], wanted: Wanted) -> Result<Vec<OwnPages>, CallError> {
+    fn read(&self, ranges: &[Range], wanted: Wanted) -> Result<Vec<Range>, CallError> {
         const ENTRY_BYTES: usize = size_of::<u64>();
         let mut runs = Vec::new();
         let mut entries = vec![0_u8; ENTRIES_READ * ENTRY_BYTES];
@@ -180,7 +219,7 @@ impl Wanted {
             // Neither of a file nor the shared page of zeros.
             Self::Own => Some(Categories { inverted: IS_FILE | IS_ZERO, there: IS_PRESENT | IS_SWAPPED }),
             Self::OfFiles => Some(Categories { inverted: IS_ZERO, there: IS_PRESENT }),
-            Self::Unshared => None,
+            Self::Unshared | Self::Guards => None,
         }
     }
 
@@ -188,9 +227,11 @@ impl Wanted {
         const PRESENT: u64 = 1 << 63;
         const SWAPPED: u64 = 1 << 62;
         const FILE: u64 = 1 << 61;
+        const GUARD: u64 = 1 << 58;
         const EXCLUSIVE: u64 = 1 << 56;
         match self {
-            Self::Own => entry & (PRESENT | SWAPPED) != 0 && entry & FILE == 0,
+            Self::Own => entry & (PRESENT | SWAPPED) != 0 && entry & (FILE | GUARD) == 0,
+            Self::Guards => entry & GUARD != 0,
             Self::OfFiles => entry & PRESENT != 0 && entry & FILE != 0,
             Self::Unshared => entry & (PRESENT | EXCLUSIVE | FILE) == PRESENT | EXCLUSIVE,
         }
@@ -220,13 +261,18 @@ mod tests {
         let whole = [Range::new(start & !(PAGE_BYTES - 1), start + memory.len() as u64)];
         let pagemap = Pagemap::open(std::process::id().cast_signed()).expect("our own page tables");
         let by_read = pagemap.read(&whole, Wanted::Own).expect("the table");
-        let by_scan = match pagemap.scan(&whole, Wanted::Own.categories().expect("a scan can tell")) {
+        let mut by_scan = Vec::new();
+        let scanned = pagemap.scan(&whole, Wanted::Own.categories().expect("a scan can tell"), |run, _| {
+            push(&mut by_scan, run);
+            Ok(())
+        });
+        match scanned {
             Err(error) if error.source.raw_os_error() == Some(libc::ENOTTY) => {
                 eprintln!("skipped: this kernel has no PAGEMAP_SCAN");
-                by_read.clone()
+                by_scan.clone_from(&by_read);
             }
-            found => found.expect("a scan"),
-        };
+            scanned => scanned.expect("a scan"),
+        }
         for found in [by_scan, by_read] {
             let has = |mib: usize| found.iter().any(|run| run.contains(start + (mib * MIB) as u64));
             assert_eq!([8, 9, 40].map(has), [true; 3], "what was written");

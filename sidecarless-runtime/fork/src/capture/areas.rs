@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use ramet_sys::Range;
-use ramet_sys::pagemap::{PAGE_BYTES, Pagemap};
+use ramet_sys::pagemap::{Own, PAGE_BYTES, Pagemap};
 
 use super::frozen::Frozen;
 use super::maps::Flag;
@@ -16,12 +16,16 @@ use super::pieces::{Piece, SHARED_BYTES_MAX};
 use super::{PrepareError, Seed, identity, maps, status};
 use crate::descriptor::{Area, AreaKind, MappedFile, PageRun};
 
+/// What a seed has mapped.
+pub(super) struct Mapped {
+    pub(super) areas: Vec<Area>,
+    pub(super) files: Vec<MappedFile>,
+    /// Pages that nobody may touch.
+    pub(super) guards: Vec<Range>,
+}
+
 impl Seed {
-    pub(super) fn areas(
-        &self,
-        lines: &[maps::Line],
-        frozen: &Frozen,
-    ) -> Result<(Vec<Area>, Vec<MappedFile>), PrepareError> {
+    pub(super) fn areas(&self, lines: &[maps::Line], frozen: &Frozen) -> Result<Mapped, PrepareError> {
         let unfit = |reason: &'static str| PrepareError::unfit(self.pid(), reason);
         let mut areas = Vec::with_capacity(lines.len());
         // Those of a file that cannot be mapped again.
@@ -64,7 +68,7 @@ impl Seed {
             }
             areas.push(Area { start, bytes, protection: line.protection, kind, own: Vec::new() });
         }
-        self.find_own_pages(&mut areas)?;
+        let guards = self.find_own_pages(&mut areas)?;
         for (index, piece, offset) in private {
             self.freeze_private(&mut areas[index], &frozen.pieces[piece as usize], offset)?;
         }
@@ -73,7 +77,7 @@ impl Seed {
             areas[index].own = if pages == 0 { Vec::new() } else { vec![PageRun { first: 0, pages }] };
         }
         self.find_wiped(&mut areas)?;
-        Ok((areas, mapped.files))
+        Ok(Mapped { areas, files: mapped.files, guards })
     }
 
     /// Gives a private mapping of memory pages of its own where it has none: what is beneath may change.
@@ -122,7 +126,8 @@ impl Seed {
         Ok(())
     }
 
-    fn find_own_pages(&self, areas: &mut [Area]) -> Result<(), PrepareError> {
+    /// Finds the pages that are its own, and gives those that are guards.
+    fn find_own_pages(&self, areas: &mut [Area]) -> Result<Vec<Range>, PrepareError> {
         let has_own = |area: &&Area| match area.kind {
             AreaKind::Private | AreaKind::Stack => true,
             AreaKind::File { shared, .. } => !shared,
@@ -130,13 +135,13 @@ impl Seed {
             AreaKind::Frozen | AreaKind::Vdso | AreaKind::Vvar => false,
         };
         let ranges: Vec<Range> = areas.iter().filter(has_own).map(Area::range).collect();
-        let runs = Pagemap::open(self.pid())?.own_pages(&merged(&ranges))?;
+        let Own { pages, guards } = Pagemap::open(self.pid())?.own(&merged(&ranges))?;
         let mut areas = areas.iter_mut().peekable();
-        for run in runs {
+        for run in pages {
             // A run may go on into the next area.
             let mut start = run.start;
             while start < run.end() {
-                let Some(area) = areas.peek_mut() else { return Ok(()) };
+                let Some(area) = areas.peek_mut() else { return Ok(guards) };
                 let range = area.range();
                 if range.end() <= start {
                     areas.next();
@@ -151,7 +156,7 @@ impl Seed {
                 start = to.max(start + PAGE_BYTES);
             }
         }
-        Ok(())
+        Ok(guards)
     }
 }
 

@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use super::frozen::{EPOLL, Frozen, changes};
 use super::{PrepareError, maps};
+use crate::carried::STREAMS;
 use crate::descriptor::{Expiry, FileIdentity, OpenFile, OpenFileKind, Timer};
 
 const CLOSE_ON_EXEC: u32 = libc::O_CLOEXEC.cast_unsigned();
@@ -48,10 +49,11 @@ pub(super) fn open_files(pid: i32, frozen: &Frozen) -> Result<Vec<OpenFile>, Pre
             }
             _ => kind(link, &metadata, &information, frozen),
         };
-        // What it takes the place of is the child's to be given.
+        // What takes its place is the child's to be given, and what was a duplicate of a stream is one of that.
         let is_given = matches!(kind, OpenFileKind::Terminal | OpenFileKind::Socket | OpenFileKind::Other { .. });
+        let may_be_same = |other: i32| !is_given || other < STREAMS && fd >= STREAMS;
         let others = alike.entry((metadata.dev(), metadata.ino(), flags & !CLOSE_ON_EXEC)).or_default();
-        let same = others.iter().find(|other| !is_given && is_same_file(pid, **other, fd));
+        let same = others.iter().find(|other| may_be_same(**other) && is_same_file(pid, **other, fd));
         let kind = match same {
             Some(fd) => OpenFileKind::Same { fd: *fd },
             None => {

@@ -38,16 +38,27 @@ pub(super) fn of(pid: i32) -> Result<Namespaces, PrepareError> {
     Ok(namespaces)
 }
 
-/// Checks that a process lives in the time that its children would live in.
-pub(super) fn has_one_time(pid: i32) -> Result<(), PrepareError> {
-    let link = |kind| fs::read_link(format!("/proc/{pid}/ns/{kind}"));
-    // A kernel may have no such namespaces, and the process may have ended since it was copied.
-    match (link("time"), link("time_for_children")) {
-        (Ok(own), Ok(childrens)) if own != childrens => {
-            Err(PrepareError::unfit(pid, "it has made a time namespace that it is not in, and its copy would be"))
+/// Checks that a copy of a process would live where it lives: it is made as a child of it.
+pub(super) fn are_its_copys(pid: i32) -> Result<(), PrepareError> {
+    let link = |kind: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}"));
+    for (kind, what) in [("time", "a time namespace"), ("pid", "a PID namespace")] {
+        let childrens = || link(&format!("{kind}_for_children"));
+        // A kernel may have no such namespaces, and the process may have ended since.
+        let Ok(own) = link(kind) else { continue };
+        // Nothing is told of a PID namespace that has no process yet; nor of a thread that ends, but whose number another
+        // one takes then, and that is told.
+        let has_none = |error: io::Error| kind == "pid" && error.kind() == io::ErrorKind::NotFound;
+        let is_untold = || childrens().is_err_and(has_none);
+        let is_other = match childrens() {
+            Ok(childrens) => own != childrens,
+            Err(_) => link("uts").is_ok() && is_untold(),
+        };
+        if is_other {
+            let reason = format!("it has made {what} that it is not in, and its copy would be");
+            return Err(PrepareError::unfit(pid, reason));
         }
-        _ => Ok(()),
     }
+    Ok(())
 }
 
 /// Where a process has something mounted that is not mounted here. A `/proc` of its own processes is no stranger.

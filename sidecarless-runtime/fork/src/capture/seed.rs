@@ -6,10 +6,11 @@ use std::os::unix::ffi::OsStringExt;
 
 use libc::{SYS_arch_prctl, SYS_brk, SYS_close_range, SYS_prctl, SYS_rt_sigaction};
 use ramet_sys::ptrace::{Filters, KernelSigaction, Stop, Tracee};
-use ramet_sys::{CallError, ProcessMemory};
+use ramet_sys::{CallError, ProcessMemory, Range};
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity};
 
+use super::areas::Mapped;
 use super::inherit::{Inheritance, Lacking};
 use super::inject::Injection;
 use super::status::{self, Status};
@@ -104,7 +105,7 @@ impl Seed {
         let (left, lines): (Vec<_>, Vec<_>) = lines.into_iter().partition(maps::Line::is_of_a_fork);
         let directory = fs::read_link(format!("/proc/{pid}/cwd")).map_err(failed)?;
         let namespaces = namespaces::of(pid)?;
-        namespaces::has_one_time(parent)?;
+        namespaces::are_its_copys(parent)?;
 
         let Copied { mut threads, queued_signals, clocks, timers, frozen, .. } = copied;
         if threads.iter().any(|thread| left.iter().any(|line| line.range.contains(thread.registers.rsp))) {
@@ -126,8 +127,9 @@ impl Seed {
         layout.brk = answers.brk;
         threads[0].signal_stack = answers.signal_stack;
         let filters = if status.seccomp == 0 { Vec::new() } else { self.filters()? };
-        let (mut areas, mut mapped_files) = self.areas(&lines, &frozen)?;
-        let left_out = frozen.left_out.iter().map(|range| (range.start, range.bytes)).collect();
+        let Mapped { mut areas, files: mut mapped_files, guards } = self.areas(&lines, &frozen)?;
+        let pairs = |ranges: &[Range]| ranges.iter().map(|range| (range.start, range.bytes)).collect();
+        let (left_out, guards) = (pairs(&frozen.left_out), pairs(&guards));
         let shared = self.keep(frozen, &mut areas)?;
         let inherit = |lacking| self.inherit(&mut areas, &mut mapped_files, &lacking);
         let Inheritance { inherited, lineage } = lacking.map_or_else(|| Ok(Inheritance::default()), inherit)?;
@@ -165,6 +167,7 @@ impl Seed {
             files,
             shared,
             left_out,
+            guards,
             awaits_identity: unforked == Unforked::LeftOut,
         };
         carried::check(&descriptor)?;

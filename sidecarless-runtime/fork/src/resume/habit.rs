@@ -51,7 +51,7 @@ impl Habit {
     }
 
     fn look(&mut self) -> Result<(), CallError> {
-        let there = self.template.own_pages(&self.own)?;
+        let there = self.template.own(&self.own)?.pages;
         let written = self.child.unshared_pages(&there)?;
         // One that has ended has no pages.
         if !written.is_empty() {

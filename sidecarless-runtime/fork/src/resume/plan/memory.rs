@@ -17,6 +17,9 @@ use crate::zygote::OWN_FDS;
 
 const ARCH_MAP_VDSO_64: u64 = 0x2003;
 
+/// Of Linux 6.13.
+const MADV_GUARD_INSTALL: u64 = 102;
+
 impl Planner<'_> {
     /// Makes the descriptor for faults and passes it to the host.
     pub(super) fn say_userfault(&self, main: &mut Program, control: u64) {
@@ -58,6 +61,9 @@ impl Planner<'_> {
         }
         for area in areas {
             self.map_area(main, area);
+        }
+        for (start, bytes) in &self.descriptor.guards {
+            main.call("guarding memory", SYS_madvise, &[*start, *bytes, MADV_GUARD_INSTALL]);
         }
     }
 
