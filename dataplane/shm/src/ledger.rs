@@ -74,47 +74,32 @@ impl Ledger {
         self.count
     }
 
+    /// The words of the slots. Whoever asks about several takes them once. Of a copy of this process it has none.
+    #[must_use]
+    #[inline]
+    pub fn slots(&self) -> Slots<'_> {
+        Slots(self.mapping.atomics(self.count as usize).unwrap_or_default())
+    }
+
     /// Who owns `slot` now; `None` where there is no such slot.
     #[must_use]
     #[inline]
     pub fn read(&self, slot: SlotIndex) -> Option<LedgerWord> {
-        // SYNC: owner published; pairs with `hand_over`.
-        Some(LedgerWord::from_bits(self.word(slot)?.load(Ordering::Acquire)))
-    }
-
-    /// Asks for the word's cache line as if to write it, and does not wait. Whoever will look at the words of several
-    /// slots, or has something else to do first, asks before: then the line is under way meanwhile, and comes once for
-    /// [`Self::is_owned`] and the hand-over that follows it.
-    #[inline]
-    pub fn expect(&self, slot: SlotIndex) {
-        if let Some(word) = self.word(slot) {
-            prefetch_to_write(word);
-        }
-    }
-
-    /// Whether `owner` owns `slot` at that generation.
-    #[must_use]
-    #[inline]
-    pub fn is_owned(&self, slot: SlotIndex, generation: Generation, owner: InstanceId) -> bool {
-        self.read(slot) == Some(LedgerWord { owner, generation })
+        self.slots().read(slot)
     }
 
     /// Moves `slot` from one owner to another at an unchanged generation. False if `from` did not own it.
     #[must_use]
     #[inline]
     pub fn hand_over(&self, slot: SlotIndex, generation: Generation, from: InstanceId, to: InstanceId) -> bool {
-        let before = LedgerWord { owner: from, generation }.to_bits();
-        let after = LedgerWord { owner: to, generation }.to_bits();
-        // SYNC: owner published; pairs with `read` and with SPROXY's compare-and-swap.
-        self.word(slot)
-            .is_some_and(|word| word.compare_exchange(before, after, Ordering::AcqRel, Ordering::Acquire).is_ok())
+        self.slots().hand_over(slot, generation, from, to)
     }
 
     /// Makes the gateway the owner at the next generation, which kills every descriptor that still names the slot.
     /// Returns the new generation. Only the gateway calls this.
     #[must_use]
     pub fn take_back(&self, slot: SlotIndex) -> Option<Generation> {
-        let word = self.word(slot)?;
+        let word = self.slots().word(slot)?;
         // SYNC: owner published; pairs with `hand_over`.
         let generation = LedgerWord::from_bits(word.load(Ordering::Acquire)).generation.next();
         // SYNC: owner published. A plain store: whatever a racing hand-over wrote is dead by the new generation.
@@ -180,15 +165,52 @@ impl Ledger {
         // SAFETY: S1, S2, S4: an aligned word inside the mapping, only ever accessed as an atomic.
         Some(unsafe { pointer.as_ref() })
     }
+}
+
+/// The owner words of a ledger's slots.
+#[derive(Clone, Copy, Debug)]
+pub struct Slots<'a>(&'a [AtomicU64]);
+
+impl<'a> Slots<'a> {
+    /// As [`Ledger::read`].
+    #[must_use]
+    #[inline]
+    pub fn read(self, slot: SlotIndex) -> Option<LedgerWord> {
+        // SYNC: owner published; pairs with `hand_over`.
+        Some(LedgerWord::from_bits(self.word(slot)?.load(Ordering::Acquire)))
+    }
+
+    /// Asks for the word's cache line as if to write it, and does not wait. Whoever will look at the words of several
+    /// slots, or has something else to do first, asks before: then the line is under way meanwhile, and comes once for
+    /// [`Self::is_owned`] and the hand-over that follows it.
+    #[inline]
+    pub fn expect(self, slot: SlotIndex) {
+        if let Some(word) = self.word(slot) {
+            prefetch_to_write(word);
+        }
+    }
+
+    /// Whether `owner` owns `slot` at that generation.
+    #[must_use]
+    #[inline]
+    pub fn is_owned(self, slot: SlotIndex, generation: Generation, owner: InstanceId) -> bool {
+        self.read(slot) == Some(LedgerWord { owner, generation })
+    }
+
+    /// As [`Ledger::hand_over`].
+    #[must_use]
+    #[inline]
+    pub fn hand_over(self, slot: SlotIndex, generation: Generation, from: InstanceId, to: InstanceId) -> bool {
+        let before = LedgerWord { owner: from, generation }.to_bits();
+        let after = LedgerWord { owner: to, generation }.to_bits();
+        // SYNC: owner published; pairs with `read` and with SPROXY's compare-and-swap.
+        self.word(slot)
+            .is_some_and(|word| word.compare_exchange(before, after, Ordering::AcqRel, Ordering::Acquire).is_ok())
+    }
 
     #[inline]
-    fn word(&self, slot: SlotIndex) -> Option<&AtomicU64> {
-        if slot.0 >= self.count {
-            return None;
-        }
-        let pointer = self.mapping.typed::<AtomicU64>(slot.0 as usize * WORD_BYTES).ok()?;
-        // SAFETY: S1, S2, S4: an aligned word inside the mapping, only ever accessed as an atomic.
-        Some(unsafe { pointer.as_ref() })
+    fn word(self, slot: SlotIndex) -> Option<&'a AtomicU64> {
+        self.0.get(slot.0 as usize)
     }
 }
 
@@ -253,12 +275,12 @@ mod tests {
         let (slot, a, b) = (SlotIndex(3), InstanceId(1), InstanceId(2));
         assert!(ledger.hand_over(slot, Generation(0), InstanceId::NONE, a));
         for asked in [slot, SlotIndex(4), SlotIndex(u32::MAX)] {
-            ledger.expect(asked);
+            ledger.slots().expect(asked);
         }
-        assert!(ledger.is_owned(slot, Generation(0), a));
+        assert!(ledger.slots().is_owned(slot, Generation(0), a));
         for (slot, generation, owner) in [(slot, 0, b), (slot, 1, a), (slot, 0, InstanceId::NONE), (SlotIndex(4), 0, a)]
         {
-            assert!(!ledger.is_owned(slot, Generation(generation), owner));
+            assert!(!ledger.slots().is_owned(slot, Generation(generation), owner));
         }
     }
 

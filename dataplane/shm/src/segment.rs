@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use memfd::{FileSeal, MemfdOptions};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
@@ -230,6 +230,14 @@ impl Mapping {
         if pointer.is_aligned() { Ok(pointer) } else { Err(OutOfBounds) }
     }
 
+    /// The first words of a mapping that is only ever accessed as atomics.
+    #[inline]
+    pub(crate) fn atomics(&self, count: usize) -> Result<&[AtomicU64], OutOfBounds> {
+        let start = self.writable(0, count.checked_mul(size_of::<AtomicU64>()).ok_or(OutOfBounds)?)?;
+        // SAFETY: S1, S2, S4: a mapping starts a page, so its words are aligned, and any bits are an atomic's.
+        Ok(unsafe { std::slice::from_raw_parts(start.cast().as_ptr(), count) })
+    }
+
     #[inline]
     fn pointer(&self, offset: usize, bytes: usize) -> Result<NonNull<u8>, OutOfBounds> {
         let end = offset.checked_add(bytes).ok_or(OutOfBounds)?;
@@ -245,6 +253,7 @@ impl Mapping {
         self.life != LIFE.load(Ordering::Relaxed)
     }
 
+    #[inline]
     fn writable(&self, offset: usize, bytes: usize) -> Result<NonNull<u8>, OutOfBounds> {
         if self.access == Access::ReadOnly {
             return Err(OutOfBounds);

@@ -44,8 +44,8 @@ pub(super) enum PushError {
 
 /// The reading end of a lane.
 pub(super) trait InLane: Debug + Send {
-    /// Takes up to `most` descriptors, or those of one packet more. An error gives the lane up.
-    fn pop(&mut self, most: usize, take: &mut dyn FnMut(PacketDescriptor)) -> Result<usize, Broken>;
+    /// Takes up to `most` descriptors, or those of one packet more, and says how many. An error gives the lane up.
+    fn pop(&mut self, most: usize, into: &mut Vec<PacketDescriptor>) -> Result<usize, Broken>;
     /// Whether something is there. A lane that a look costs a system call says false and rings its descriptor instead.
     fn ready(&self) -> bool;
     /// Asks for the doorbell at the next push.

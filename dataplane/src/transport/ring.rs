@@ -59,8 +59,8 @@ impl OutLane for RingOut {
 struct RingIn(Consumer<SharedLane>);
 
 impl InLane for RingIn {
-    fn pop(&mut self, most: usize, take: &mut dyn FnMut(PacketDescriptor)) -> Result<usize, Broken> {
-        self.0.pop(most, take).map_err(|_| Broken)
+    fn pop(&mut self, most: usize, into: &mut Vec<PacketDescriptor>) -> Result<usize, Broken> {
+        self.0.pop(most, |descriptor| into.push(descriptor)).map_err(|_| Broken)
     }
 
     fn ready(&self) -> bool {

@@ -65,7 +65,7 @@ impl OutLane for SocketOut {
 struct SocketIn(OwnedFd);
 
 impl InLane for SocketIn {
-    fn pop(&mut self, most: usize, take: &mut dyn FnMut(PacketDescriptor)) -> Result<usize, Broken> {
+    fn pop(&mut self, most: usize, into: &mut Vec<PacketDescriptor>) -> Result<usize, Broken> {
         let mut taken = 0;
         let mut buffer = [0u8; BATCH_MAX * DESCRIPTOR_BYTES];
         // A packet is a batch and cannot be taken in part; `most` bounds how many packets are begun.
@@ -79,7 +79,7 @@ impl InLane for SocketIn {
             };
             for chunk in buffer[..bytes].chunks_exact(DESCRIPTOR_BYTES) {
                 if let Ok(descriptor) = PacketDescriptor::read_from_bytes(chunk) {
-                    take(descriptor);
+                    into.push(descriptor);
                     taken += 1;
                 }
             }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crossbeam_queue::SegQueue;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollTimeout};
-use ramet_common::{BATCH_MAX, FunctionId, InstanceId, Kind, PacketDescriptor};
-use ramet_shm::ledger::Ledger;
+use ramet_common::{ABI, BATCH_MAX, FunctionId, InstanceId, Kind, PacketDescriptor};
+use ramet_shm::ledger::{Ledger, Slots};
 use ramet_shm::meter::MeterIn;
 
 use super::{Change, InLane, Member, Stamp};
@@ -76,8 +76,10 @@ pub(super) struct Incoming {
     /// Whether looking at a lane is a system call, so that it is not looked at again and again.
     polls: bool,
     meter: Option<MeterIn>,
-    /// Whatever is in the lanes came after this time.
+    /// Whatever is in the lanes came after this time, but for what a stamp does not tell apart.
     empty_ns: u64,
+    /// What the gateway may send here, and what functions may.
+    allowed: Allowed,
 }
 
 impl Receiver for Incoming {
@@ -145,6 +147,7 @@ impl Incoming {
             polls,
             meter: meter.filter(|_| me.owner != InstanceId::NONE),
             empty_ns: clock::now_ns(),
+            allowed: Allowed::to(me.owner),
         }
     }
 
@@ -180,18 +183,20 @@ impl Incoming {
                 break;
             }
             let peer = &mut self.lanes[index];
-            let check =
-                Check { owner: self.me.owner, instance: peer.instance, function: peer.function, ledger: &peer.ledger };
             let most = BATCH_MAX - taken;
-            let (is_counted, batch) = (self.meter.is_some(), &mut self.batch);
-            let popped = peer.lane.pop(most, &mut |descriptor| {
-                check.expect(&descriptor);
-                if is_counted && descriptor.gives_work() {
-                    // While the ledger's word is under way, and before the look that finds no more.
-                    arrivals.came(clock::now_ns);
-                }
-                batch.push(descriptor);
-            });
+            let popped = peer.lane.pop(most, &mut self.batch);
+            let check = Check {
+                owner: self.me.owner,
+                instance: peer.instance,
+                kinds: self.allowed.from(peer.function),
+                slots: peer.ledger.slots(),
+            };
+            // Those of a batch are all under way at once then, and do not come one after the other.
+            self.batch.iter().for_each(|descriptor| check.slots.expect(descriptor.slot));
+            if self.meter.is_some() && !self.batch.is_empty() {
+                // While the ledger's words are under way.
+                arrivals.came(clock::now_ns);
+            }
             for descriptor in self.batch.drain(..) {
                 let Some(mut descriptor) = check.admit(descriptor) else {
                     self.rejected += 1;
@@ -219,7 +224,6 @@ impl Incoming {
             if arrivals.messages > 0 {
                 meter.count_arrivals(arrivals.messages, arrivals.times_ns);
             }
-            // That was before the looks that found no more.
             self.empty_ns = arrivals.now_ns.filter(|_| !has_more).unwrap_or(self.empty_ns);
         }
         Ok(taken)
@@ -300,7 +304,7 @@ struct Arrivals {
 }
 
 impl Arrivals {
-    /// Some are here that count.
+    /// Some are here.
     fn came(&mut self, clock: impl FnOnce() -> u64) {
         self.now_ns.get_or_insert_with(clock);
     }
@@ -314,40 +318,47 @@ impl Arrivals {
     }
 }
 
+/// The kinds that may come, a bit for each.
+#[derive(Debug)]
+struct Allowed {
+    from_gateway: u32,
+    from_functions: u32,
+}
+
+impl Allowed {
+    /// What may come to an owner of slots.
+    fn to(owner: InstanceId) -> Self {
+        let to_gateway = owner == InstanceId::NONE;
+        let bits = |from_gateway: bool| {
+            let may_come = |kind: &Kind| {
+                let is_addressed = if to_gateway { *kind != Kind::Call } else { !kind.to_gateway_only() };
+                is_addressed && (from_gateway || !kind.gateway_only())
+            };
+            (0..32).filter_map(Kind::from_u8).filter(may_come).fold(0, |bits, kind| bits | 1 << kind as u32)
+        };
+        Self { from_gateway: bits(true), from_functions: bits(false) }
+    }
+
+    const fn from(&self, function: FunctionId) -> u32 {
+        if function.0 == FunctionId::GATEWAY.0 { self.from_gateway } else { self.from_functions }
+    }
+}
+
 /// What a receiver can check of a descriptor by itself.
 struct Check<'a> {
     owner: InstanceId,
     instance: InstanceId,
-    function: FunctionId,
-    ledger: &'a Ledger,
+    kinds: u32,
+    slots: Slots<'a>,
 }
 
 impl Check<'_> {
-    /// Asks for the ledger's word before [`Self::admit`] looks at it. Those of a batch are all under way at once then,
-    /// and do not come one after the other.
-    fn expect(&self, descriptor: &PacketDescriptor) {
-        if descriptor.moves_slot() {
-            self.ledger.expect(descriptor.slot);
-        }
-    }
-
     /// The descriptor with its true sender, or `None` if the sender had no right to send it.
+    #[inline]
     fn admit(&self, descriptor: PacketDescriptor) -> Option<PacketDescriptor> {
-        let kind = descriptor.kind()?;
-        let from_gateway = self.function == FunctionId::GATEWAY;
-        let to_gateway = self.owner == InstanceId::NONE;
-        if kind.gateway_only() && !from_gateway || kind.to_gateway_only() && !to_gateway {
-            return None;
-        }
-        if kind == Kind::Call && to_gateway {
-            return None;
-        }
-        if descriptor.moves_slot() {
-            let is_mine = self.ledger.is_owned(descriptor.slot, descriptor.generation, self.owner);
-            if !is_mine {
-                return None;
-            }
-        }
-        Some(descriptor.to_instance(self.instance))
+        let is_allowed = descriptor.version == ABI && self.kinds.unbounded_shr(descriptor.kind.into()) & 1 != 0;
+        let is_whole =
+            || !descriptor.moves_slot() || self.slots.is_owned(descriptor.slot, descriptor.generation, self.owner);
+        (is_allowed && is_whole()).then(|| descriptor.to_instance(self.instance))
     }
 }

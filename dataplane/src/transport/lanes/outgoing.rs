@@ -10,7 +10,7 @@ use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::sys::eventfd::EventFd;
 use ramet_common::{BATCH_MAX, FunctionId, InstanceId, PacketDescriptor, Refusal};
 use ramet_shm::doorbell;
-use ramet_shm::ledger::Ledger;
+use ramet_shm::ledger::{Ledger, Slots};
 use ramet_shm::meter::MeterOut;
 
 use super::incoming::{Bell, InPeer, LaneState};
@@ -175,49 +175,63 @@ impl HandOver<'_> {
         let (me, batch) = (self.me, self.batch);
         let to_gateway = batch.first().is_some_and(|first| first.function == FunctionId::GATEWAY);
         let to = if to_gateway { InstanceId::NONE } else { peer.instance };
+        let slots = peer.ledger.slots();
+        let mut tally = Tally::default();
         for (done, descriptor) in batch.iter().enumerate() {
-            if descriptor.moves_slot() && !peer.ledger.hand_over(descriptor.slot, descriptor.generation, me.owner, to) {
-                undo(me, peer, &batch[..done], to);
+            let is_moved =
+                !descriptor.moves_slot() || slots.hand_over(descriptor.slot, descriptor.generation, me.owner, to);
+            if !is_moved {
+                undo(me, slots, &batch[..done], to);
                 return Err(SendError::Refused(Refusal::NotOwner));
             }
+            tally.given += u32::from(descriptor.gives_work());
+            tally.ended += u32::from(descriptor.ends_work());
         }
         let now_ns = clock::now_ns();
         let awaited = peer.lane.push(batch, Stamp::at(now_ns)).map_err(|error| {
-            undo(me, peer, batch, to);
+            undo(me, slots, batch, to);
             SendError::Refused(match error {
                 PushError::Full => Refusal::Full,
                 PushError::Broken => Refusal::Unreachable,
             })
         })?;
-        self.count(peer, to, now_ns);
+        self.count(peer, to, &tally, now_ns);
         Ok(awaited)
     }
 
     /// Books what a send did: as SPROXY does, but each in its own meter.
-    fn count(&mut self, peer: &mut OutPeer, to: InstanceId, now_ns: u64) {
+    fn count(&mut self, peer: &mut OutPeer, to: InstanceId, tally: &Tally, now_ns: u64) {
         let (me, batch) = (self.me, self.batch);
-        let given = batch.iter().filter(|descriptor| descriptor.gives_work()).count();
-        if given > 0 {
-            peer.ledger.give_load(to, me.instance, given as u32);
-            peer.at_most = peer.at_most.wrapping_add(given as u32);
+        if tally.given > 0 {
+            peer.ledger.give_load(to, me.instance, tally.given);
+            peer.at_most = peer.at_most.wrapping_add(tally.given);
         }
-        let is_function = me.owner != InstanceId::NONE;
-        let ended = batch.iter().filter(|descriptor| is_function && descriptor.ends_work()).count();
+        // The gateway is no function, and has no load.
+        let ended = if me.owner == InstanceId::NONE { 0 } else { tally.ended };
         if ended > 0 {
-            peer.ledger.ease_load(me.owner, ended as u32);
+            peer.ledger.ease_load(me.owner, ended);
         }
         let (Some(meter), Some(first)) = (&mut self.meter, batch.first()) else { return };
         meter.count_sent(first.function, batch.len() as u64);
         if ended > 0 {
-            meter.count_departures(ended as u64, now_ns);
+            meter.count_departures(ended.into(), now_ns);
         }
     }
 }
 
-fn undo(me: Member, peer: &OutPeer, sent: &[PacketDescriptor], to: InstanceId) {
+/// What a batch does.
+#[derive(Default)]
+struct Tally {
+    /// How many messages give their destination work.
+    given: u32,
+    /// How many end the sender's work on something.
+    ended: u32,
+}
+
+fn undo(me: Member, slots: Slots<'_>, sent: &[PacketDescriptor], to: InstanceId) {
     for descriptor in sent.iter().filter(|descriptor| descriptor.moves_slot()) {
         // False means that somebody with more right took the slot meanwhile: then it is not ours to restore.
-        let _ = peer.ledger.hand_over(descriptor.slot, descriptor.generation, to, me.owner);
+        let _ = slots.hand_over(descriptor.slot, descriptor.generation, to, me.owner);
     }
 }
 
