@@ -3,7 +3,9 @@
 //!
 //! A worker has a core's worth of capacity, but two that are half busy cost more than one that is busy: each wakes less
 //! often for more, and what it wakes sits on fewer cores. So connections gather at the first worker, and spread out
-//! when it is busy while the machine is not.
+//! when it is busy while the machine is not. New ones are spread by the kernel, over as many workers as that takes.
+
+mod steering;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,6 +14,10 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use ramet_common::DomainId;
 use ramet_dataplane::SlotRef;
 use tokio::sync::{mpsc, oneshot};
+
+use crate::ingress::Room;
+
+pub(crate) use steering::Steering;
 
 /// From this share of a core on, in thousandths, a worker is busy.
 pub(crate) const BUSY: u32 = 850;
@@ -47,6 +53,7 @@ pub(crate) struct Stray {
 pub(crate) struct Moved {
     pub(crate) stream: std::net::TcpStream,
     pub(crate) peer: SocketAddr,
+    pub(crate) room: Room,
     /// Said when the new worker counts it as its own; until then the old one does.
     pub(crate) arrived: oneshot::Sender<()>,
 }
@@ -105,18 +112,20 @@ impl Crew {
         }
     }
 
-    /// Where a new connection should go, if not to `me`.
-    pub(crate) fn better_than(&self, me: usize) -> Option<usize> {
-        let workers = self.workers();
-        let first = workers.iter().position(|worker| worker.usage.load(Ordering::Relaxed) < BUSY)?;
-        (first < me).then_some(first)
+    /// Over how many workers new connections should be spread, where that is `now` so many. `idle` is how much of the
+    /// machine's cores was idle.
+    pub(crate) fn spread(&self, now: usize, idle: impl FnOnce() -> u32) -> usize {
+        spread(&self.usages(), now, idle)
     }
 
     /// What a worker with that many connections should pass on, after it has noted its usage. `idle` is how much of
     /// the machine's cores was idle.
     pub(crate) fn plan(&self, me: usize, connections: usize, idle: impl FnOnce() -> u32) -> Option<Move> {
-        let usages: Vec<u32> = self.workers().iter().map(|worker| worker.usage.load(Ordering::Relaxed)).collect();
-        plan(&usages, me, connections, idle)
+        plan(&self.usages(), me, connections, idle)
+    }
+
+    fn usages(&self) -> Vec<u32> {
+        self.workers().iter().map(|worker| worker.usage.load(Ordering::Relaxed)).collect()
     }
 
     fn workers(&self) -> RwLockReadGuard<'_, Vec<Member>> {
@@ -135,6 +144,16 @@ fn plan(usages: &[u32], me: usize, connections: usize, idle: impl FnOnce() -> u3
     }
     let all: u32 = usages.iter().sum();
     (me > 0 && all <= ENOUGH).then_some(Move { to: 0, connections })
+}
+
+fn spread(usages: &[u32], now: usize, idle: impl FnOnce() -> u32) -> usize {
+    let all: u32 = usages.iter().sum();
+    if now > 1 && all <= (now as u32 - 1) * ENOUGH {
+        return now - 1;
+    }
+    let are_busy = usages.iter().take(now).all(|usage| *usage >= BUSY);
+    // Many cores shall not take many looks.
+    if are_busy && now < usages.len() && idle() >= IDLE_MIN { usages.len().min(2 * now) } else { now }
 }
 
 #[cfg(test)]
@@ -158,14 +177,15 @@ mod tests {
     }
 
     #[test]
-    fn new_connections_go_to_the_first_with_room() {
-        let crew = Crew::default();
-        let (words, _heard) = mpsc::unbounded_channel();
-        (0..3).for_each(|place| assert_eq!(crew.introduce(words.clone()), place));
-        assert_eq!((crew.better_than(0), crew.better_than(2)), (None, Some(0)));
-        crew.used(0, 900);
-        assert_eq!((crew.better_than(0), crew.better_than(1), crew.better_than(2)), (None, None, Some(1)));
-        (0..3).for_each(|worker| crew.used(worker, 900));
-        assert_eq!(crew.better_than(2), None, "all are busy: where the kernel puts it");
+    fn new_connections_are_spread_while_workers_are_busy_and_the_machine_is_not() {
+        assert_eq!(spread(&[1000, 0, 0], 1, || 800), 2);
+        assert_eq!(spread(&[900, 1000, 0], 2, || 800), 3);
+        assert_eq!(spread(&[900, 1000, 900], 3, || 800), 3, "there are no more");
+        assert_eq!(spread(&[900, 800, 0], 2, || 800), 2, "one of them has room");
+        assert_eq!(spread(&[900, 900, 0], 2, || 100), 2, "the machine is busy with something else");
+        assert_eq!(spread(&[500, 500, 50], 3, || 800), 3);
+        assert_eq!(spread(&[500, 450, 50], 3, || 800), 2, "two can do it");
+        assert_eq!(spread(&[200, 300, 0], 2, || 800), 1, "one can do it");
+        assert_eq!(spread(&[0, 0, 0], 1, || 800), 1);
     }
 }

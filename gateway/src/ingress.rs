@@ -10,6 +10,7 @@ mod open;
 mod patient_io;
 mod request;
 mod service;
+mod socket;
 mod tunnel;
 
 pub(crate) use answer::{AnswerBody, pieces_of};
@@ -17,4 +18,4 @@ pub(crate) use connection::{Listening, take_over};
 pub(crate) use express::Shared;
 pub use express::head_for_head;
 pub(crate) use intake::{BodyLimits, Source, take_in};
-pub(crate) use open::Connections;
+pub(crate) use open::{Connections, Room};

@@ -17,7 +17,7 @@ use ramet_dataplane::transport::lanes::{self, Ledgers, Member};
 use ramet_dataplane::transport::patience::Patience;
 use ramet_dataplane::transport::skmsg::{self, Reasons};
 use ramet_dataplane::{Endpoint, Ledger, Meter, TransportKind};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 use crate::chains::{Chain, ChainTable, OnIdle};
@@ -90,6 +90,8 @@ pub(crate) struct Shared {
     pub(crate) on_idle: OnIdle,
     /// Functions that serve HTTP by themselves.
     pub(crate) servers: Servers,
+    /// For connections.
+    pub(crate) room: Arc<Semaphore>,
     rooms: Rooms,
     control: Arc<ControlSocket>,
     peers: Arc<PeerLedgers>,
@@ -114,8 +116,10 @@ impl Shared {
         let one_at_a_time = Arc::new(Mutex::new(()));
         let (to_supervisor, in_turn) = (Arc::clone(&control), Arc::clone(&one_at_a_time));
         let servers = Servers::new(Arc::new(move |message| say(&to_supervisor, &in_turn, &message)));
+        let connections_max = settings.connections_max.min(Semaphore::MAX_PERMITS);
         Ok(Self {
             settings,
+            room: Arc::new(Semaphore::new(connections_max)),
             servers,
             rooms: Rooms::default(),
             tls,

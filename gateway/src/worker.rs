@@ -98,7 +98,7 @@ async fn run(
     mut updates: mpsc::UnboundedReceiver<(Update, std::sync::mpsc::Sender<()>)>,
     mut words: mpsc::UnboundedReceiver<Word>,
 ) -> std::io::Result<()> {
-    let connections = Connections::new(shared.settings.connections_max);
+    let connections = Connections::new(Arc::clone(&shared.room));
     let worker = Rc::new(Worker {
         instance,
         place,
@@ -119,6 +119,8 @@ async fn run(
     tokio::task::spawn_local(outbox::flush_always(Rc::clone(&worker)));
     tokio::task::spawn_local(expire_always(Rc::clone(&worker)));
     tokio::task::spawn_local(balance::balance_always(Rc::clone(&worker)));
+    let watching = Rc::clone(&worker);
+    tokio::task::spawn_local(async move { watching.express.watch_always().await });
     if place == 0 {
         let worker = Rc::clone(&worker);
         tokio::task::spawn_local(async move { worker.shared.servers.report_loads().await });

@@ -103,7 +103,7 @@ pub(crate) fn told(settings: &NodeSettings, transport: TransportKind, tls: Optio
         idle_timeout: limits.idle_timeout,
         body_timeout: limits.body_timeout,
         header_bytes_max: usize::try_from(limits.max_header_bytes.bytes()).unwrap_or(usize::MAX),
-        connections_max: limits.max_connections.div_ceil(limits.workers.max(1)) as usize,
+        connections_max: limits.max_connections as usize,
         tls,
     })
 }

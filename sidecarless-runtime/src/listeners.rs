@@ -58,6 +58,8 @@ fn listen(address: SocketAddr, sharing: Sharing) -> io::Result<(OwnedFd, SocketA
         socket.set_reuse_port(true)?;
     }
     socket.set_nonblocking(true)?;
+    // Of the connections, which inherit it: answers are small and must not wait for an acknowledgement.
+    socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     let bound = socket.local_addr()?.as_socket().unwrap_or(address);
@@ -77,5 +79,16 @@ mod tests {
         assert_ne!(listeners.http_address.port(), 0);
         let error = Listeners::bind(listeners.http_address, 1, any).expect_err("taken");
         assert!(error.to_string().contains("Set `listen`"), "{error}");
+    }
+
+    #[test]
+    fn connections_inherit_that_small_answers_do_not_wait() {
+        let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
+        let listeners = Listeners::bind(any, 1, any).expect("bound");
+        let _client = std::net::TcpStream::connect(listeners.http_address).expect("connected");
+        let listener = std::net::TcpListener::from(listeners.http[0].try_clone().expect("a descriptor"));
+        listener.set_nonblocking(false).expect("set");
+        let (connection, _) = listener.accept().expect("accepted");
+        assert!(connection.nodelay().expect("told"));
     }
 }

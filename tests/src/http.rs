@@ -150,6 +150,17 @@ impl Client {
         }
     }
 
+    /// Reads the end of the stream, before which nothing more comes.
+    ///
+    /// # Errors
+    /// The far side has reset the connection, leaves it open, or sends more.
+    pub fn end_of_stream(&mut self) -> io::Result<()> {
+        match self.reader.fill_buf()? {
+            [] => Ok(()),
+            more => Err(io::Error::other(format!("{} bytes more", more.len()))),
+        }
+    }
+
     /// What the kernel holds at the far side's end of this connection; `None` before it is there.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -12,14 +13,15 @@ use http::header::CONNECTION;
 use http::{HeaderValue, Request, StatusCode, Version};
 use ramet_control::gateway::{FromGateway, Protocol};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{sleep, timeout};
 
 use super::express::{self, Left};
-use super::open::{Connections, Open};
+use super::open::{Connections, Open, Room};
 use super::request::Client;
+use super::socket::{Listener, Socket};
 use super::{admin, full, service};
 use crate::crew::Moved;
 use crate::worker::Worker;
@@ -30,15 +32,14 @@ const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// A worker's listeners.
 #[derive(Default)]
 pub(crate) struct Listening {
-    listeners: Vec<(TcpListener, Protocol)>,
+    listeners: Vec<(Listener, Protocol)>,
     accepting: Vec<JoinHandle<()>>,
 }
 
 impl Listening {
     /// Takes a listener over; it accepts once [`Listening::serve`] is called.
     pub(crate) fn add(&mut self, listener: std::net::TcpListener, protocol: Protocol) -> io::Result<()> {
-        listener.set_nonblocking(true)?;
-        self.listeners.push((TcpListener::from_std(listener)?, protocol));
+        self.listeners.push((Listener::new(listener)?, protocol));
         Ok(())
     }
 
@@ -46,9 +47,12 @@ impl Listening {
     pub(crate) fn serve(&mut self, worker: &Rc<Worker>) -> io::Result<()> {
         for (listener, protocol) in self.listeners.drain(..) {
             let worker = Rc::clone(worker);
+            if protocol != Protocol::Admin {
+                worker.steer(listener.try_clone()?);
+            }
             if protocol == Protocol::Admin {
                 // The admin address stays open while the node drains, or nobody could watch it.
-                let connections = Connections::new(ADMIN_CONNECTIONS_MAX);
+                let connections = Connections::new(Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX)));
                 spawn_local(async move { accept_always(&worker, &connections, &listener, protocol).await });
             } else {
                 self.accepting.push(spawn_local(accept_until_drained(worker, listener, protocol)));
@@ -80,25 +84,27 @@ impl Listening {
 }
 
 /// Accepts until the worker drains, and then those who wait already: to them the connection is open.
-async fn accept_until_drained(worker: Rc<Worker>, listener: TcpListener, protocol: Protocol) {
+async fn accept_until_drained(worker: Rc<Worker>, listener: Listener, protocol: Protocol) {
     let connections = &worker.connections;
     tokio::select! {
         () = accept_always(&worker, connections, &listener, protocol) => {}
         () = connections.drains() => {}
     }
     while let Some(Some(room)) = connections.room().now_or_never()
-        && let Some(Ok((stream, peer))) = listener.accept().now_or_never()
+        && let Some((socket, peer)) = listener.accept_now()
     {
-        serve(&worker, connections, stream, peer, protocol, room);
+        serve(&worker, connections, socket, peer, protocol, room);
     }
 }
 
-async fn accept_always(worker: &Rc<Worker>, connections: &Rc<Connections>, listener: &TcpListener, protocol: Protocol) {
+async fn accept_always(worker: &Rc<Worker>, connections: &Rc<Connections>, listener: &Listener, protocol: Protocol) {
     loop {
-        // Without room the kernel's backlog holds the others.
+        // Room is for connections, not for whoever waits for some. Without room the kernel's backlog holds the others.
+        let waiting = listener.waiting().await;
         let Some(room) = connections.room().await else { return };
-        match listener.accept().await {
-            Ok((stream, peer)) => serve(worker, connections, stream, peer, protocol, room),
+        match waiting.and_then(|mut waiting| waiting.accept()) {
+            Ok(None) => {}
+            Ok(Some((socket, peer))) => serve(worker, connections, socket, peer, protocol, room),
             Err(error) => {
                 tracing::warn!(%error, "could not accept a connection; trying again");
                 sleep(Duration::from_millis(50)).await;
@@ -111,68 +117,67 @@ async fn accept_always(worker: &Rc<Worker>, connections: &Rc<Connections>, liste
 fn serve(
     worker: &Rc<Worker>,
     connections: &Rc<Connections>,
-    stream: TcpStream,
+    socket: Socket,
     peer: SocketAddr,
     protocol: Protocol,
-    room: OwnedSemaphorePermit,
+    room: Room,
 ) {
     let (worker, open) = (Rc::clone(worker), connections.enter());
-    spawn_local(async move {
+    // On the heap at once: tokio moves a task's future about, also when it is over.
+    spawn_local(Box::pin(async move {
         match protocol {
-            // One that drains may have drained before what it is passed arrives.
-            Protocol::Http => match worker.place_for_new().filter(|_| !open.is_draining()) {
-                Some(place) => pass_on(&worker, stream, peer, place, open).await,
-                None => plain(worker, stream, peer, open).await,
-            },
-            Protocol::Https => encrypted(&worker, stream, peer, &open).await,
-            Protocol::Admin => admin::serve(&worker, stream).await,
+            Protocol::Http => plain(worker, socket, peer, open, room).await,
+            Protocol::Https => encrypted(&worker, socket, peer, &open, room).await,
+            Protocol::Admin => administrative(&worker, socket, room).await,
         }
-        drop(room);
-    });
+    }));
 }
 
 /// Goes on with a connection that another worker has passed on.
 pub(crate) fn take_over(worker: &Rc<Worker>, moved: Moved) {
-    let Moved { stream, peer, arrived } = moved;
+    let Moved { stream, peer, room, arrived } = moved;
     let (worker, open) = (Rc::clone(worker), worker.connections.enter());
     // Whoever had it has ended if it does not hear this.
     let _ = arrived.send(());
-    match TcpStream::from_std(stream) {
-        Ok(stream) => {
-            spawn_local(async move {
-                let Some(_room) = worker.connections.room().await else { return };
-                plain(worker, stream, peer, open).await;
-            });
-        }
-        Err(error) => tracing::warn!(%error, "a connection is lost on its way to another worker"),
-    }
+    spawn_local(Box::pin(plain(worker, Socket::new(stream), peer, open, room)));
 }
 
 /// Passes a connection on to another worker; it counts as open here until it does there.
-async fn pass_on(worker: &Worker, stream: TcpStream, peer: SocketAddr, place: usize, open: Open) {
+async fn pass_on(worker: &Worker, socket: Socket, peer: SocketAddr, place: usize, open: Open, room: Room) {
     let (arrived, has_arrived) = oneshot::channel();
-    match stream.into_std() {
-        Ok(stream) => worker.shared.crew.pass_on(place, Moved { stream, peer, arrived }),
+    match socket.into_unwatched() {
+        Ok(stream) => worker.shared.crew.pass_on(place, Moved { stream, peer, room, arrived }),
         Err(error) => tracing::warn!(%error, "a connection is lost on its way to another worker"),
     }
     let _ = has_arrived.await;
     drop(open);
 }
 
-async fn plain(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, open: Open) {
-    // Answers are small and must not wait for an acknowledgement.
-    let _ = stream.set_nodelay(true);
+async fn plain(worker: Rc<Worker>, socket: Socket, peer: SocketAddr, open: Open, room: Room) {
     let client = Client::new(peer, "http");
-    match express::serve(&worker, stream, &client, &open).await {
+    match express::serve(&worker, socket, &client, &open).await {
         Left::Closed => {}
-        Left::ForHyper(stream, unread) => Box::pin(in_full(&worker, stream, unread, &client, &open)).await,
-        Left::ForWorker(stream, place) => pass_on(&worker, stream, peer, place, open).await,
+        Left::ForHyper(socket, unread) => {
+            let Some(stream) = watched(socket) else { return };
+            Box::pin(in_full(&worker, stream, unread, &client, &open)).await;
+        }
+        Left::ForWorker(socket, place) => Box::pin(pass_on(&worker, socket, peer, place, open, room)).await,
     }
 }
 
-async fn encrypted(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, open: &Open) {
-    let _ = stream.set_nodelay(true);
-    let Some(tls) = &worker.shared.tls else { return };
+async fn administrative(worker: &Rc<Worker>, socket: Socket, _room: Room) {
+    if let Some(stream) = watched(socket) {
+        admin::serve(worker, stream).await;
+    }
+}
+
+fn watched(socket: Socket) -> Option<TcpStream> {
+    let stream = socket.into_watched();
+    stream.inspect_err(|error| tracing::warn!(%error, "a connection is lost: it cannot be watched")).ok()
+}
+
+async fn encrypted(worker: &Rc<Worker>, socket: Socket, peer: SocketAddr, open: &Open, _room: Room) {
+    let (Some(tls), Some(stream)) = (&worker.shared.tls, watched(socket)) else { return };
     if let Ok(Ok(stream)) = timeout(worker.shared.settings.header_timeout, tls.accept(stream)).await {
         let client = Client::new(peer, "https");
         Box::pin(in_full(worker, stream, BytesMut::new(), &client, open)).await;

@@ -2,12 +2,13 @@
 //! few steps as HTTP allows. At the first request that needs more, hyper takes the connection over for good.
 //!
 //! A connection's states: idle (it has no buffer) → a head has come → its body is taken in → its chain runs (more
-//! bytes may be read ahead, the end of the stream cancels) → the answer is written → idle. One that is to end waits for
-//! a last request, and says with the answer that it was.
+//! bytes may be read ahead, the end of the stream cancels, if that takes long) → the answer is written → idle. One that
+//! is to end waits for a last request, and says with the answer that it was.
 
 mod body;
 mod head;
 mod idle;
+mod overdue;
 mod reply;
 mod write;
 
@@ -23,17 +24,18 @@ use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use ramet_dataplane::Slot;
 use ramet_dataplane::message::BodyPlace;
-use tokio::net::TcpStream;
+use tokio::sync::futures::Notified;
 use tokio::time::{Instant, timeout};
-use tokio_util::io::poll_read_buf;
 
 use self::body::SocketBody;
 use self::head::{HEADERS_MAX, Plain};
 use self::idle::Idle;
+use self::overdue::Overdue;
 use self::reply::{Date, Ends, Framing, HeadWriter};
 use super::answer::{AnswerBody, end_to_end, status_of};
 use super::open::{LAST_REQUEST, Open};
 use super::request::{Accepted, Client, WHOLE_BYTES_MAX};
+use super::socket::Socket;
 use crate::chains::{Admission, Chain};
 use crate::conduct::{Arrived, Stream};
 use crate::exchange::Holdings;
@@ -54,11 +56,17 @@ const COPY_BYTES_MAX: usize = 4 << 10;
 pub(crate) struct Shared {
     buffers: RefCell<Vec<Vec<u8>>>,
     date: RefCell<Date>,
+    overdue: Overdue,
 }
 
 impl Shared {
     fn take_buffer(&self) -> Vec<u8> {
         self.buffers.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES))
+    }
+
+    /// Has the clients of requests that take long watched.
+    pub(crate) async fn watch_always(&self) {
+        self.overdue.wake_always().await;
     }
 
     fn give_back(&self, mut buffer: Vec<u8>) {
@@ -88,17 +96,18 @@ pub(super) enum Left {
     /// The connection has ended.
     Closed,
     /// A request is not plain. It is still unread, but for what is here.
-    ForHyper(TcpStream, BytesMut),
+    ForHyper(Socket, BytesMut),
     /// Another worker shall go on with the next request.
-    ForWorker(TcpStream, usize),
+    ForWorker(Socket, usize),
 }
 
 /// Serves a connection for as long as its requests are plain.
-pub(super) async fn serve(worker: &Rc<Worker>, stream: TcpStream, client: &Client, open: &Open) -> Left {
+pub(super) async fn serve(worker: &Rc<Worker>, socket: Socket, client: &Client, open: &Open) -> Left {
     let settings = &worker.shared.settings;
     let mut notice = pin!(open.notice());
-    let mut idle = pin!(Idle::new(settings.idle_timeout.max(settings.header_timeout)));
-    let mut lane = Lane { worker, stream, client, open, unread: Vec::new(), start: 0, now: Instant::now() };
+    let now = Instant::now();
+    let mut idle = pin!(Idle::new(settings.idle_timeout.max(settings.header_timeout), now));
+    let mut lane = Lane { worker, socket, client, open, unread: Vec::new(), start: 0, now };
     loop {
         if lane.unread().is_empty() {
             idle.as_mut().restart(lane.now);
@@ -120,7 +129,7 @@ pub(super) async fn serve(worker: &Rc<Worker>, stream: TcpStream, client: &Clien
             Ok(Served::Whole(Ends::Connection)) => return Left::Closed,
             Ok(Served::Not) => {
                 let unread = BytesMut::from(lane.unread());
-                return Left::ForHyper(lane.stream, unread);
+                return Left::ForHyper(lane.socket, unread);
             }
             Err(error) => {
                 tracing::debug!(%error, "a connection ended with an error");
@@ -131,7 +140,7 @@ pub(super) async fn serve(worker: &Rc<Worker>, stream: TcpStream, client: &Clien
             && !open.is_draining()
             && let Some(place) = worker.place_for_old()
         {
-            return Left::ForWorker(lane.stream, place);
+            return Left::ForWorker(lane.socket, place);
         }
     }
 }
@@ -154,9 +163,16 @@ enum Served {
     Not,
 }
 
+/// What a client is taken to do after the last answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sends {
+    More,
+    Nothing,
+}
+
 struct Lane<'w> {
     worker: &'w Rc<Worker>,
-    stream: TcpStream,
+    socket: Socket,
     client: &'w Client,
     open: &'w Open,
     unread: Vec<u8>,
@@ -209,24 +225,28 @@ impl Lane<'_> {
 
     /// Reads what there is, as far as there is room. 0: the client sends no more.
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        ready!(self.stream.poll_read_ready(context))?;
+        ready!(self.socket.poll_read_ready(context))?;
         if self.unread.capacity() == 0 {
             self.unread = self.worker.express.take_buffer();
         }
-        // Not `try_read_buf`: of a read that left room in the buffer this one knows that the next would find nothing.
-        poll_read_buf(Pin::new(&mut self.stream), context, &mut self.unread)
+        let read = self.socket.poll_read(context, &mut self.unread);
+        if read.is_pending() {
+            self.worker.express.give_back(std::mem::take(&mut self.unread));
+        }
+        read
     }
 
     async fn one_request(&mut self) -> io::Result<Served> {
         let Some(begun) = self.begin() else { return Ok(Served::Not) };
-        let Begun { chain, accepted, body_bytes, start, ends } = begun;
+        let Begun { chain, accepted, body_bytes, start, ends: asked } = begun;
         let answered = match accepted {
-            Ok(accepted) => self.through_chain(accepted, body_bytes, ends).await?,
+            Ok(accepted) => self.through_chain(accepted, body_bytes, asked).await?,
             Err(problem) => {
                 self.consume(body_bytes as usize);
-                Err((problem, ends))
+                Err((problem, asked))
             }
         };
+        let is_whole = answered.is_ok();
         let (status, ends) = match answered {
             Ok(answered) => answered,
             Err((problem, ends)) => {
@@ -241,6 +261,10 @@ impl Lane<'_> {
         match chain {
             Some(chain) => chain.counters.answered(status, self.now - start),
             None => self.worker.shared.metrics.unrouted(status),
+        }
+        if ends == Ends::Connection {
+            // Who asked for that, and has sent all of the request, sends no more.
+            self.end(if is_whole && asked == Ends::Connection { Sends::Nothing } else { Sends::More }).await;
         }
         Ok(Served::Whole(ends))
     }
@@ -306,9 +330,10 @@ impl Lane<'_> {
     }
 
     /// Waits for `work` unless the client ends the stream, which cancels it. If bytes of a later request come, they are
-    /// kept, and the client is taken to be there.
+    /// kept, and the client is taken to be there. So it is at first on a connection that is not watched yet.
     async fn unless_gone<T>(&mut self, work: impl Future<Output = T>) -> io::Result<T> {
-        let mut work = pin!(work);
+        let (mut work, mut overdue) = (pin!(work), pin!(None::<Notified<'_>>));
+        let shared = &self.worker.express;
         poll_fn(|context| {
             loop {
                 if let Poll::Ready(result) = work.as_mut().poll(context) {
@@ -316,6 +341,13 @@ impl Lane<'_> {
                 }
                 if !self.unread().is_empty() {
                     return Poll::Pending;
+                }
+                if self.socket.is_unwatched() {
+                    if overdue.is_none() {
+                        overdue.set(Some(shared.overdue.wait()));
+                    }
+                    ready!(overdue.as_mut().as_pin_mut().map_or(Poll::Ready(()), |overdue| overdue.poll(context)));
+                    self.socket.watch()?;
                 }
                 match ready!(self.poll_read(context)) {
                     Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
@@ -350,7 +382,7 @@ impl Lane<'_> {
                 return self.write_pieces(Bytes::from(out), body, framing).await.map(|()| Ok(status));
             }
         }
-        self.write_all(&out).await?;
+        self.write_all(&out, ends).await?;
         self.worker.express.give_back(out);
         Ok(Ok(status))
     }
@@ -378,11 +410,8 @@ impl Lane<'_> {
         let framing = Framing::Length(body.len() as u64);
         head.finish(framing, self.worker.express.date.borrow_mut().at(self.now), ends);
         out.extend_from_slice(&body);
-        self.write_all(&out).await?;
+        self.write_all(&out, ends).await?;
         self.worker.express.give_back(out);
-        if ends == Ends::Connection {
-            Box::pin(self.linger()).await;
-        }
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! The open connections of a worker: how many there may be, and the notice on which they end.
+//! The open connections of a worker: whether there may be more, and the notice on which they end.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -21,15 +21,21 @@ pub(crate) struct Connections {
     all_closed: Notify,
 }
 
-/// A connection's place in the count.
+/// A connection's place in the count of its worker.
 #[derive(Debug)]
 pub(super) struct Open(Rc<Connections>);
 
+/// A connection's place among all that there may be, whichever worker has it.
+#[derive(Debug)]
+pub(crate) struct Room {
+    _permit: OwnedSemaphorePermit,
+}
+
 impl Connections {
-    /// Room for that many connections.
-    pub(crate) fn new(most: usize) -> Rc<Self> {
+    /// Each takes of that room.
+    pub(crate) fn new(room: Arc<Semaphore>) -> Rc<Self> {
         Rc::new(Self {
-            room: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
+            room,
             open: Cell::default(),
             is_draining: Cell::default(),
             notice: Notify::default(),
@@ -43,8 +49,9 @@ impl Connections {
     }
 
     /// Waits until there is room for one more.
-    pub(super) async fn room(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.room).acquire_owned().await.ok()
+    pub(super) async fn room(&self) -> Option<Room> {
+        let permit = Arc::clone(&self.room).acquire_owned().await;
+        permit.ok().map(|permit| Room { _permit: permit })
     }
 
     pub(super) fn enter(self: &Rc<Self>) -> Open {

@@ -1,7 +1,8 @@
 //! How busy a worker is, and what it does about it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,14 +12,10 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use super::Worker;
-use crate::crew::{BUSY, Move};
+use crate::crew::{BUSY, Move, Steering};
 
 /// How often a worker that serves requests looks how busy it is.
 const TICK: Duration = Duration::from_millis(100);
-
-/// How many connections of a tick may be passed on as they come: a client with a connection for each request must not
-/// pay for two workers.
-const PASSED_ON_MAX: u32 = 32;
 
 /// How often the supervisor hears that there is work.
 const WORD_PERIOD: Duration = Duration::from_secs(1);
@@ -30,7 +27,8 @@ pub(super) struct Balance {
     active: Notify,
     /// What is still to be passed on.
     plan: Cell<Option<Move>>,
-    passed_on: Cell<u32>,
+    /// The first worker's: where new connections go.
+    steering: RefCell<Option<Steering>>,
 }
 
 impl Worker {
@@ -41,16 +39,19 @@ impl Worker {
         }
     }
 
-    /// Where a connection that has just come should go, if not here.
-    pub(crate) fn place_for_new(&self) -> Option<usize> {
-        self.is_at_work();
-        let passed_on = self.balance.passed_on.get();
-        if passed_on >= PASSED_ON_MAX {
-            return None;
+    /// Has new connections come to the first worker, which looks from then on whether others are to have some, too.
+    pub(crate) fn steer(&self, listener: OwnedFd) {
+        if self.place == 0 && !self.shared.crew.is_alone() {
+            *self.balance.steering.borrow_mut() = Some(Steering::new(listener));
+            self.spread_over(1);
         }
-        let place = self.shared.crew.better_than(self.place)?;
-        self.balance.passed_on.set(passed_on + 1);
-        Some(place)
+    }
+
+    /// Has new connections go to so many workers.
+    fn spread_over(&self, workers: usize) {
+        if let Some(Err(error)) = self.balance.steering.borrow().as_ref().map(|steering| steering.spread(workers)) {
+            tracing::warn!(%error, workers, "the kernel spreads connections over the gateway's workers as it likes");
+        }
     }
 
     /// Tells the supervisor that there is work, unless it has heard so a moment ago.
@@ -72,8 +73,8 @@ impl Worker {
 
 /// Watches how busy the worker is while it has anything to do.
 pub(super) async fn balance_always(worker: Rc<Worker>) {
-    let Balance { is_active, active, plan, passed_on } = &worker.balance;
-    let mut said = None;
+    let Balance { is_active, active, plan, .. } = &worker.balance;
+    let (mut said, mut spread) = (None, 1);
     loop {
         worker.shared.crew.used(worker.place, 0);
         active.notified().await;
@@ -87,17 +88,27 @@ pub(super) async fn balance_always(worker: Rc<Worker>) {
             let (now, used_now) = (Instant::now(), thread_time());
             let usage = thousandths(used_now.saturating_sub(used), now - start);
             worker.shared.crew.used(worker.place, usage);
-            passed_on.set(0);
             // Only the busy need to know, and they need to have been busy for two ticks to know it.
             let idle_now = if usage >= BUSY { idle_time() } else { None };
             let idled = || match (idle, idle_now) {
                 (Some(before), Some(after)) => thousandths(Duration::saturating_sub(after, before), now - start),
                 _ => 0,
             };
+            if worker.place == 0 {
+                let wanted = worker.shared.crew.spread(spread, idled);
+                if wanted != spread {
+                    spread = wanted;
+                    worker.spread_over(spread);
+                }
+            }
             plan.set(worker.shared.crew.plan(worker.place, worker.connections.count(), idled));
             (start, used, idle) = (now, used_now, idle_now);
         }
         plan.set(None);
+        if spread != 1 {
+            spread = 1;
+            worker.spread_over(spread);
+        }
     }
 }
 

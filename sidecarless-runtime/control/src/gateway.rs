@@ -169,7 +169,7 @@ pub struct Settings {
     pub body_timeout: Duration,
     /// The longest request line and headers together, in bytes.
     pub header_bytes_max: usize,
-    /// The most connections at once, per worker.
+    /// The most connections at once.
     pub connections_max: usize,
     /// Certificate chain and private key in PEM, for [`Protocol::Https`].
     pub tls: Option<Tls>,

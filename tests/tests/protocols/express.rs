@@ -1,9 +1,9 @@
 //! HTTP/1.1 on one connection that starts in the gateway's express lane: pieces, pipelines, changes of lane, ends.
 
 use nix::sys::signal::{Signal, kill};
-use ramet_tests::{Client, Node, eventually};
+use ramet_tests::{Client, Node, Start, eventually};
 
-use crate::{node, pattern, wait_none_running, wait_running};
+use crate::{MANIFEST, node, pattern, started, wait_none_running, wait_running};
 
 const PLAIN: &[u8] = b"POST /pair HTTP/1.1\r\nhost: h\r\ncontent-length: 5\r\n\r\nplain";
 const CHUNKED: &[u8] = b"POST /pair HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n\
@@ -134,6 +134,29 @@ fn who_leaves_while_the_function_works_gives_the_slots_back() {
     node.wait_all_slots_free();
 }
 
+/// The event loop has not been told of such a connection when its request sets out.
+#[test]
+fn who_leaves_is_missed_though_the_request_was_there_before_the_connection_was_accepted() {
+    let node = started(&Start::new("ring", MANIFEST).with("RAMET_GATEWAY__MAX_CONNECTIONS", "1"));
+    for _ in 0..5 {
+        let mut first = node.client();
+        assert_eq!(first.request("POST", "/one", &[], b"x").expect("an answer").text(), "x+a");
+        let mut second = node.client();
+        let endless = b"POST /one HTTP/1.1\r\nhost: h\r\nx-do: hang\r\ncontent-length: 1\r\n\r\nx";
+        second.send(endless).expect("sent");
+        eventually("the request to be there", || {
+            let queued = second.queued_at_far_side().expect("the table of connections");
+            queued.is_some_and(|queued| queued.unread == endless.len() as u64).then_some(())
+        });
+        drop(first);
+        wait_running(&node, 1.0);
+        drop(second);
+        wait_none_running(&node);
+    }
+    kill(node.instances("actor a")[0], Signal::SIGKILL).expect("killed");
+    node.wait_all_slots_free();
+}
+
 #[test]
 fn who_leaves_with_requests_in_the_pipeline_gives_the_slots_back() {
     let node = node();
@@ -160,6 +183,23 @@ fn close_closes() {
         assert_eq!((answer.text().as_str(), answer.header("connection")), ("x+a+b", Some("close")));
         assert_eq!(client.rest().expect("the end"), b"");
     }
+}
+
+/// A connection that is closed on unread bytes is reset, and a client that sees the reset may not see the answer.
+#[test]
+fn a_last_answer_is_not_reset_whatever_else_the_client_sends() {
+    let node = node();
+    // More than is read with the head.
+    let more = [b'-'; 64 << 10];
+    for what in ["pause:0", "pause:100", "status:404"] {
+        let mut client = node.client();
+        let head = format!("POST /one HTTP/1.1\r\nhost: h\r\nx-do: {what}\r\nconnection: close\r\n");
+        client.send(&[head.as_bytes(), b"content-length: 1\r\n\r\nx", &more].concat()).expect("sent");
+        client.answer(false).expect("an answer");
+        client.end().expect("ended");
+        client.end_of_stream().unwrap_or_else(|error| panic!("{what}: {error}"));
+    }
+    node.wait_all_slots_free();
 }
 
 #[test]

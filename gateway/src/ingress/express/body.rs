@@ -41,11 +41,11 @@ impl Source for SocketBody<'_, '_> {
 impl SocketBody<'_, '_> {
     async fn receive(&mut self, into: &mut [u8], limits: BodyLimits) -> Result<usize, Problem> {
         loop {
-            match self.lane.stream.try_read(into) {
+            match self.lane.socket.try_read(into) {
                 Ok(0) if !into.is_empty() => return Err(Problem::BadBody),
                 Ok(bytes) => return Ok(bytes),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let readable = timeout_at(limits.next_pause_ends(), self.lane.stream.readable()).await;
+                    let readable = timeout_at(limits.next_pause_ends(), self.lane.socket.readable()).await;
                     readable.map_err(|_| Problem::BodyTimeout)?.map_err(|_| Problem::BadBody)?;
                 }
                 Err(_) => return Err(Problem::BadBody),

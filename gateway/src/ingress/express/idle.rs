@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Ends a connection on which nothing happens. Its timer is set once per time-out, not once per request.
+/// Ends a connection on which nothing happens. Its timer is set once per time-out, not once per request, and
+/// only where there is something to wait for.
 pub(super) struct Idle {
     limit: Duration,
     since: Instant,
-    timer: Pin<Box<Sleep>>,
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Idle {
-    pub(super) fn new(limit: Duration) -> Self {
-        let since = Instant::now();
-        Self { limit, since, timer: Box::pin(sleep_until(since + limit)) }
+    pub(super) const fn new(limit: Duration, now: Instant) -> Self {
+        Self { limit, since: now, timer: None }
     }
 
     pub(super) fn restart(self: Pin<&mut Self>, now: Instant) {
@@ -25,13 +25,14 @@ impl Idle {
     }
 
     pub(super) fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let this = self.get_mut();
-        ready!(this.timer.as_mut().poll(context));
-        let ends = this.since + this.limit;
+        let Self { limit, since, timer } = self.get_mut();
+        let ends = *since + *limit;
+        let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(ends)));
+        ready!(timer.as_mut().poll(context));
         if Instant::now() >= ends {
             return Poll::Ready(());
         }
-        this.timer.as_mut().reset(ends);
-        this.timer.as_mut().poll(context)
+        timer.as_mut().reset(ends);
+        timer.as_mut().poll(context)
     }
 }

@@ -9,33 +9,38 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http_body::Body;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::Lane;
-use super::reply::Framing;
+use super::reply::{Ends, Framing};
+use super::{Lane, Sends};
 use crate::ingress::answer::AnswerBody;
+use crate::ingress::socket::Then;
 
 /// How many pieces of a body are written at once.
 const PIECES_MAX: usize = 16;
 
 impl Lane<'_> {
-    /// Reads what the client is still sending: a connection that is closed on unread bytes is reset, and the client
-    /// would never see why.
-    pub(super) async fn linger(&mut self) {
-        const TIME_MAX: Duration = Duration::from_secs(2);
-        let read = async {
-            let _ = self.stream.shutdown().await;
-            let mut scratch = [0; 4096];
-            while matches!(self.stream.read(&mut scratch).await, Ok(1..)) {}
-        };
-        // Whoever sends for longer is cut off.
-        let _ = timeout(TIME_MAX, read).await;
+    /// Ends the stream, and reads what the client is still sending: a connection that is closed on unread bytes is
+    /// reset, and the client might never see its answer (RFC 9112, 9.6).
+    pub(super) async fn end(&mut self, sends: Sends) {
+        self.socket.end();
+        let is_over = sends == Sends::Nothing && !matches!(self.socket.try_read(&mut [0; 64]), Ok(1..));
+        if !is_over {
+            Box::pin(self.linger()).await;
+        }
     }
 
-    pub(super) async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+    async fn linger(&mut self) {
+        const TIME_MAX: Duration = Duration::from_secs(2);
+        // Whoever sends for longer is cut off.
+        let _ = timeout(TIME_MAX, self.socket.read_to_end()).await;
+    }
+
+    /// Writes all of an answer. If the connection ends with it, the end of the stream goes with its last bytes.
+    pub(super) async fn write_all(&mut self, mut bytes: &[u8], ends: Ends) -> io::Result<()> {
+        let then = if ends == Ends::Connection { Then::End } else { Then::More };
         while !bytes.is_empty() {
-            match self.stream.try_write(bytes) {
+            match self.socket.try_write(bytes, then) {
                 Ok(written) => bytes = &bytes[written..],
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
                 Err(error) => return Err(error),
@@ -45,9 +50,9 @@ impl Lane<'_> {
     }
 
     /// Waits until the client has made room by reading.
-    async fn writable(&self) -> io::Result<()> {
+    async fn writable(&mut self) -> io::Result<()> {
         let patience = self.worker.shared.settings.body_timeout;
-        timeout(patience, self.stream.writable()).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+        timeout(patience, self.socket.writable()).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
 
     /// Writes head and body from where they are.
@@ -89,7 +94,7 @@ impl Lane<'_> {
     async fn write_some(&mut self, pieces: &mut VecDeque<Bytes>) -> io::Result<()> {
         let written = {
             let slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
-            self.stream.try_write_vectored(&slices)
+            self.socket.try_write_vectored(&slices)
         };
         let mut written = match written {
             Ok(written) => written,
