@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::try_join_all;
 use ramet_common::descriptor::Failure;
 use ramet_common::{FunctionId, Refusal};
@@ -98,8 +99,19 @@ impl Journey {
     pub(crate) async fn run_streaming(&self, outset: Outset, body: ClientBody) -> Result<Arrived, Problem> {
         let _out = self.set_out().await?;
         let arrived = Box::pin(self.visit_first(outset, body)).await?;
+        self.run_after(arrived).await
+    }
+
+    /// The same for a request whose first step is given all of a body that is in no slot.
+    pub(crate) async fn run_whole(&self, outset: Outset, body: Bytes) -> Result<Arrived, Problem> {
+        let _out = self.set_out().await?;
+        let arrived = self.visit_with(outset, body).await?;
+        self.run_after(arrived).await
+    }
+
+    async fn run_after(&self, arrived: Arrived) -> Result<Arrived, Problem> {
         match (arrived.head, arrived.next) {
-            (Some(head), Some(next)) => self.run_from(head, arrived.message.envelope, next).await,
+            (Some(head), Some(next)) => Box::pin(self.run_from(head, arrived.message.envelope, next)).await,
             _ => Ok(arrived),
         }
     }

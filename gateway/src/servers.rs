@@ -353,10 +353,12 @@ impl Held {
         Some(Turn { _permit: permit, held: self })
     }
 
-    /// A turn if there is one now.
-    fn turn_now(self) -> Option<Turn> {
-        let permit = Arc::clone(&self.server.turns).try_acquire_owned().ok()?;
-        Some(Turn { _permit: permit, held: self })
+    /// A turn if there is one now. Nobody who waits for one is passed by: while somebody does there is none.
+    pub(crate) fn turn_now(self) -> Result<Turn, Self> {
+        match Arc::clone(&self.server.turns).try_acquire_owned() {
+            Ok(permit) => Ok(Turn { _permit: permit, held: self }),
+            Err(_) => Err(self),
+        }
     }
 }
 
@@ -486,7 +488,7 @@ mod tests {
         let (servers, _) = servers();
         add(&servers, 1).enter(State::Ready);
         let one = servers.choose(FunctionId(7)).expect("room").turn().await.expect("a turn");
-        assert!(servers.choose(FunctionId(7)).expect("room").turn_now().is_none(), "one at a time");
+        assert!(servers.choose(FunctionId(7)).expect("room").turn_now().is_err(), "one at a time");
         let waiting = servers.choose(FunctionId(7)).expect("room").turn();
         tokio::pin!(waiting);
         assert!(waiting.as_mut().now_or_never().is_none());

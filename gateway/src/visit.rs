@@ -2,7 +2,10 @@
 //! next step's input.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use http::response::Parts;
@@ -11,7 +14,8 @@ use ramet_common::{FunctionId, Refusal};
 use ramet_dataplane::message::{BlockWriter, BodyPlace, Envelope, HeadBlock, Message};
 use ramet_dataplane::route::Hop;
 use ramet_dataplane::{Slot, SlotRef};
-use tokio::time::{timeout, timeout_at};
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::conduct::{Arrived, Journey, Outset, Stream, bad_message};
 use crate::ingress::{BodyLimits, Source, pieces_of, take_in};
@@ -51,6 +55,15 @@ impl Journey {
         let mut make = || asked(input.block, pieces_of(&message.body, head, &self.holdings)).map(Some);
         let answered = self.ask(function, &mut make).await?;
         self.arrive(input, answered, at, then).await
+    }
+
+    /// Has an instance of the first step's function answer a request with that body.
+    pub(crate) async fn visit_with(&self, outset: Outset, body: Bytes) -> Result<Arrived, Problem> {
+        let Outset { block, envelope, function } = outset;
+        let input = Input { block: &block, envelope };
+        let mut make = || asked(input.block, VecDeque::from([body.clone()])).map(Some);
+        let answered = self.ask(function, &mut make).await?;
+        self.arrive(input, answered, 0, Then::Onward).await
     }
 
     /// Has an instance of the first step's function answer what the client is still sending.
@@ -147,7 +160,10 @@ impl Journey {
         };
         // From here on it counts among what the instance has.
         drop(self.unsent.take());
-        let turn = timeout_at(self.deadline, held.turn()).await.map_err(|_| self.late())?;
+        let turn = match held.turn_now() {
+            Ok(turn) => Some(turn),
+            Err(held) => timeout_at(self.deadline, held.turn()).await.map_err(|_| self.late())?,
+        };
         // Without one the instance is gone, and another one may be there.
         Ok(turn.ok_or(Refusal::NoReplica))
     }
@@ -156,7 +172,7 @@ impl Journey {
     async fn ask_once(&self, turn: Turn, age: Age, request: Asked) -> Result<Result<Answered, AskError>, Problem> {
         let head_bytes_max = self.worker.shared.settings.header_bytes_max;
         let server = Arc::clone(turn.server());
-        let begun = timeout_at(self.deadline, Exchange::begin(turn, age, request, head_bytes_max)).await;
+        let begun = before(self.deadline, pin!(Exchange::begin(turn, age, request, head_bytes_max))).await;
         let mut exchange = match begun.map_err(|_| self.late())? {
             Ok(exchange) => exchange,
             Err(error) => return Ok(Err(error)),
@@ -241,6 +257,14 @@ impl Journey {
             Problem::HeadTooLarge => Problem::BadAnswer("its headers do not fit"),
             problem => problem,
         })
+    }
+}
+
+/// Whether that is done before the deadline. What is done at once needs no timer.
+async fn before<F: Future>(deadline: Instant, mut work: Pin<&mut F>) -> Result<F::Output, Elapsed> {
+    match poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
+        Poll::Ready(done) => Ok(done),
+        Poll::Pending => timeout_at(deadline, work).await,
     }
 }
 

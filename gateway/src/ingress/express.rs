@@ -37,7 +37,7 @@ use super::open::{LAST_REQUEST, Open};
 use super::request::{Accepted, Client, WHOLE_BYTES_MAX};
 use super::socket::Socket;
 use crate::chains::{Admission, Chain};
-use crate::conduct::{Arrived, Stream};
+use crate::conduct::{Arrived, Journey, Outset, Stream};
 use crate::exchange::Holdings;
 use crate::problem::Problem;
 use crate::worker::Worker;
@@ -305,6 +305,11 @@ impl Lane<'_> {
         body_bytes: u64,
         ends: Ends,
     ) -> io::Result<Result<(StatusCode, Ends), (Problem, Ends)>> {
+        if body_bytes <= self.unread().len() as u64
+            && let Some(outset) = accepted.outset()
+        {
+            return self.through_server(accepted, outset, body_bytes as usize, ends).await;
+        }
         if let Err(problem) = self.unless_gone(accepted.journey.room()).await? {
             // The next request begins behind a body that is here; else who knows where.
             let is_here = body_bytes <= self.unread().len() as u64;
@@ -319,6 +324,32 @@ impl Lane<'_> {
         };
         let Accepted { journey, admission, .. } = accepted;
         let outcome = self.unless_gone(journey.run(head, envelope)).await?;
+        self.come_to_an_end(outcome, &journey, admission, ends).await
+    }
+
+    /// The same where the first step's function serves HTTP by itself, and the body has come with the head: no slot
+    /// needs to hold it.
+    async fn through_server(
+        &mut self,
+        accepted: Accepted,
+        outset: Outset,
+        body_bytes: usize,
+        ends: Ends,
+    ) -> io::Result<Result<(StatusCode, Ends), (Problem, Ends)>> {
+        let body = Bytes::copy_from_slice(&self.unread()[..body_bytes]);
+        self.consume(body_bytes);
+        let Accepted { journey, admission, .. } = accepted;
+        let outcome = self.unless_gone(Box::pin(journey.run_whole(outset, body))).await?;
+        self.come_to_an_end(outcome, &journey, admission, ends).await
+    }
+
+    async fn come_to_an_end(
+        &mut self,
+        outcome: Result<Arrived, Problem>,
+        journey: &Journey,
+        admission: Admission,
+        ends: Ends,
+    ) -> io::Result<Result<(StatusCode, Ends), (Problem, Ends)>> {
         self.now = Instant::now();
         let arrived = match outcome {
             Ok(arrived) => arrived,

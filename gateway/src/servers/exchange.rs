@@ -192,7 +192,7 @@ mod tests {
 
     use super::*;
     use crate::servers::tests::server_at;
-    use crate::servers::{Held, Purpose, Server, Servers};
+    use crate::servers::{Purpose, Server, Servers};
 
     const BODY: &[u8] = b"a question";
     const HEAD_BYTES_MAX: usize = 8192;
@@ -262,7 +262,7 @@ mod tests {
     async fn ask(server: &Arc<Server>, path: &str) -> Result<(StatusCode, Result<Vec<u8>, Break>), AskError> {
         let block = HeadBlock::parse(BlockWriter::request("PUT", path).finish()).expect("well-formed");
         let request = PlainRequest::new(&block, &VecDeque::from([Bytes::from_static(BODY)])).expect("plain");
-        let turn = server.hold(Purpose::Request).and_then(Held::turn_now).expect("a turn");
+        let turn = server.hold(Purpose::Request).and_then(|held| held.turn_now().ok()).expect("a turn");
         let mut exchange = Exchange::begin(turn, Age::Used, Asked::Plain(request), HEAD_BYTES_MAX).await?;
         let Answered { head, mut rest } = exchange.head().await?;
         let (mut body, exact) = (Vec::new(), rest.exact());

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::body::Outgoing;
 use super::connection::Age;
 use super::exchange::{Answered, Asked, Exchange, Rest};
-use super::{Held, Purpose, Server, Servers, State};
+use super::{Purpose, Server, Servers, State};
 
 /// How often an instance is tried that has not accepted a connection yet.
 const START_PERIOD: Duration = Duration::from_millis(20);
@@ -146,7 +146,7 @@ async fn watch_liveness(server: &Arc<Server>, probe: &Probe, head_bytes_max: usi
 }
 
 async fn ask(server: &Arc<Server>, probe: &Probe, head_bytes_max: usize) -> Outcome {
-    let Some(turn) = server.hold(Purpose::Probe).and_then(Held::turn_now) else { return Outcome::Busy };
+    let Some(turn) = server.hold(Purpose::Probe).and_then(|held| held.turn_now().ok()) else { return Outcome::Busy };
     let request = Request::builder()
         .method(Method::GET)
         .uri(&probe.path)
