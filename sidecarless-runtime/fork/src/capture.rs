@@ -81,8 +81,20 @@ pub enum PrepareError {
     /// There is no such process.
     #[error("there is no process {0}")]
     NoProcess(i32),
+    /// It has ended, and nobody has taken it away yet.
+    #[error("process {0} has ended and only waits for its parent to take note (a zombie); there is nothing to fork")]
+    Ended(i32),
+    /// Others of its threads go on.
+    #[error(
+        "process {0} cannot be forked: its first thread has ended (pthread_exit in main), which would have to make the \
+         copy; have it wait for the others instead"
+    )]
+    Headless(i32),
     /// It may not be looked into.
-    #[error("may not trace process {pid}: {source}; run this as root or as the process's user")]
+    #[error(
+        "may not trace process {pid}: {source}; who keeps seeds (`ramet up`, `ramet fork serve`) must be root, or the \
+         process's user where ptrace(2) lets that trace it"
+    )]
     NotAllowed {
         /// Which process.
         pid: i32,
@@ -113,7 +125,9 @@ pub enum PrepareError {
     #[error(transparent)]
     Uncarried(#[from] Uncarried),
     /// It is confined by seccomp, and what that means cannot be found out.
-    #[error("process {pid} is confined by seccomp, which only root sees through ({source}); run this as root")]
+    #[error(
+        "process {pid} is confined by seccomp, which only root sees through ({source}); run who keeps seeds as root"
+    )]
     Confined {
         /// Which process.
         pid: i32,
@@ -178,6 +192,8 @@ impl PrepareError {
             // Another one prepares it, which takes milliseconds.
             Self::Traced { .. } => true,
             Self::TooEarly(_) | Self::Executing(_) => true,
+            // The first one has ended, too, while another thread is about to execute a program.
+            Self::Headless(_) => true,
             // What a child waits for in the kernel is likely to be a page that is on its way from another host.
             Self::Unstoppable { .. } => child.is_some(),
             // While a thread executes a program it takes the number of the first one, which is nobody's meanwhile.
@@ -267,8 +283,11 @@ enum Look {
 
 fn attempt(pid: i32, child: Option<&resume::Watch>, look: Look, unforked: Unforked) -> Result<Prepared, PrepareError> {
     latency::keep_awake();
-    let space = Space::find(pid)?;
     let status = Status::parse(&status::read(pid, "status").map_err(proc_failed(pid))?).unwrap_or_default();
+    if status.has_ended {
+        return Err(if status::has_threads(pid) { PrepareError::Headless(pid) } else { PrepareError::Ended(pid) });
+    }
+    let space = Space::find(pid)?;
     if status.is_stopped {
         return Err(PrepareError::Stopped(pid));
     }

@@ -149,6 +149,14 @@ pub enum ResumeError {
         /// How it differs.
         reason: String,
     },
+    /// Its working directory is not here.
+    #[error("the forked process works in {}, which cannot be entered here: {source}; make it", path.display())]
+    Directory {
+        /// Its name.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// It has what no fork carries.
     #[error(transparent)]
     Uncarried(#[from] Uncarried),

@@ -83,6 +83,25 @@ fn a_sockets_number_is_a_dead_sockets_in_the_child() {
     assert_eq!(target.tell("b.recv(100)"), "b'not for the child'");
 }
 
+/// As shells have it, who keep a descriptor of their terminal out of their programs' way.
+#[test]
+fn another_descriptor_of_a_stream_is_what_the_child_is_given() {
+    let target = Target::start();
+    target.tell(
+        "import os\nmaster, slave = os.openpty()\nos.dup2(slave, 2)\nos.dup2(2, 255)\nos.close(slave)\n\
+         os.close(master)",
+    );
+    let (mut ours, theirs) = UnixStream::pair().expect("a pair");
+    let mut given = Given::own().expect("streams");
+    given.streams[2] = theirs.into();
+    let child = target.fork().child_given(&given);
+    drop(given);
+    child.tell("os.write(255, b'255')");
+    let mut said = [0; 3];
+    ours.read_exact(&mut said).expect("said");
+    assert_eq!(&said, b"255");
+}
+
 #[test]
 fn a_child_is_the_user_that_its_host_says() {
     let target = Target::start();

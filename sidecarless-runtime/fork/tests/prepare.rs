@@ -181,6 +181,31 @@ fn one_that_is_stopped_goes_on_first() {
     target.answers();
 }
 
+/// A process that has ended is there until its parent takes note, and one without its first thread for as long as the
+/// others like.
+#[test]
+fn one_that_has_ended_is_told_from_one_that_has_lost_its_first_thread() {
+    const ENDS_FIRST: &str = "import ctypes, threading
+threading.Thread(target=threading.Event().wait).start()
+ctypes.CDLL(None).syscall(60, 0)
+";
+    let python = Command::new("python3").args(["-c", ENDS_FIRST]).stdin(Stdio::null()).spawn().expect("python3");
+    let ended = Command::new("true").stdin(Stdio::null()).spawn().expect("true");
+    for (process, why) in [(ended, "has ended and only waits"), (python, "its first thread has ended")] {
+        let process = Target(process);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let is_there = |state: &str| {
+            let status = fs::read_to_string(format!("/proc/{}/status", process.pid())).expect("its status");
+            status.lines().any(|line| line.starts_with("State:") && line.contains(state))
+        };
+        while !is_there("zombie") {
+            assert!(Instant::now() < deadline, "it does not end");
+        }
+        let error = prepare(process.pid()).map(drop).expect_err("it has ended").to_string();
+        assert!(error.contains(why), "{error}");
+    }
+}
+
 #[test]
 fn says_why_not() {
     let error = prepare(i32::MAX).expect_err("no such process").to_string();

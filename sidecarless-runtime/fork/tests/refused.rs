@@ -62,7 +62,7 @@ fn a_refusal_says_why_and_leaves_nothing() {
     let error = machine(|machine| machine.vvar_bytes += 4096);
     assert!(error.contains("vdso"), "{error}");
     let error = refused(&host, &prepared, |descriptor| descriptor.directory = b"/there/is/none".to_vec());
-    assert!(error.contains("entering its working directory"), "{error}");
+    assert!(error.contains("works in /there/is/none, which cannot be entered here"), "{error}");
     let error = refused(&host, &prepared, |descriptor| descriptor.mapped_files[0].identity.inode ^= 1);
     assert!(error.contains("is not the file that the forked process has"), "{error}");
 
@@ -95,6 +95,12 @@ fn a_refusal_says_why_and_leaves_nothing() {
         assert!(error.contains(name) && error.contains("which a fork cannot carry"), "{error}");
         target.tell("held.close() if hasattr(held, 'close') else os.close(held)");
     }
+    target.tell("os.mkdir(folder + '/gone')\nos.chdir(folder + '/gone')\nos.rmdir(folder + '/gone')");
+    let before = belongings();
+    let error = prepare(target.pid()).map(drop).expect_err("nobody else can enter it").to_string();
+    assert_eq!(belongings(), before, "{error}");
+    assert!(error.contains("its working directory was removed") && error.contains("/gone"), "{error}");
+    target.tell("os.chdir('/')");
     // And what is not refused works.
     assert_eq!(target.fork().child().tell("1 + 1"), "2");
 }

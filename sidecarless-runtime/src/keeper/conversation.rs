@@ -242,9 +242,9 @@ pub(super) fn forbidden(why: Forbidden) -> Problem {
 
 fn refused(error: SeedError) -> Problem {
     let kind = match &error {
-        SeedError::Prepare(PrepareError::NoProcess(_)) | SeedError::Unknown(_) | SeedError::Ended(..) => {
-            ProblemKind::NotFound
-        }
+        SeedError::Prepare(PrepareError::NoProcess(_) | PrepareError::Ended(_))
+        | SeedError::Unknown(_)
+        | SeedError::Ended(..) => ProblemKind::NotFound,
         SeedError::NoLease | SeedError::LeaseTooLong { .. } => ProblemKind::Invalid,
         _ => ProblemKind::Failed,
     };

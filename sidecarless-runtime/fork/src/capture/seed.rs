@@ -103,7 +103,11 @@ impl Seed {
         let mut layout = status::layout(&read("stat")?, &read("auxv")?).ok_or_else(senseless)?;
         let lines = maps::parse(&read("maps")?).ok_or_else(senseless)?;
         let (left, lines): (Vec<_>, Vec<_>) = lines.into_iter().partition(maps::Line::is_of_a_fork);
-        let directory = fs::read_link(format!("/proc/{pid}/cwd")).map_err(failed)?;
+        let directory = fs::read_link(format!("/proc/{pid}/cwd")).map_err(failed)?.into_os_string().into_vec();
+        if directory.ends_with(b" (deleted)") {
+            let reason = format!("its working directory was removed: {}", String::from_utf8_lossy(&directory));
+            return Err(PrepareError::unfit(parent, reason));
+        }
         let namespaces = namespaces::of(pid)?;
         namespaces::are_its_copys(parent)?;
 
@@ -144,7 +148,7 @@ impl Seed {
             machine: Machine::this(&vdso_code, vvar_bytes),
             layout,
             name: status.name,
-            directory: directory.into_os_string().into_vec(),
+            directory,
             umask: status.umask,
             credentials,
             filters,

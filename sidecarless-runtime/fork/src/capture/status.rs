@@ -94,6 +94,13 @@ pub(super) fn is_kernels(pid: i32) -> bool {
     flags.is_some_and(|flags| flags & OF_KERNEL != 0)
 }
 
+/// Whether any of a process's threads has not ended.
+pub(super) fn has_threads(pid: i32) -> bool {
+    let numbers = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let mut numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    numbers.any(|tid| of_thread(pid, tid).is_ok_and(|thread| !thread.has_ended))
+}
+
 /// The fields of `/proc/PID/stat` from the third one on. The name before may have anything in it.
 fn fields(stat: &[u8]) -> Option<Vec<&str>> {
     let after_name = stat.iter().rposition(|byte| *byte == b')')? + 2;

@@ -1,9 +1,13 @@
 //! The children of one seed on this host: where their pages come from, and the template that they are forked from.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::panic::resume_unwind;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -136,6 +140,8 @@ impl Family {
         host.may_fork()?;
         carried::check(&descriptor)?;
         host.machine.can_take(&descriptor.machine)?;
+        let directory = Path::new(OsStr::from_bytes(&descriptor.directory));
+        fs::metadata(directory).map_err(|source| ResumeError::Directory { path: directory.into(), source })?;
         latency::keep_awake();
         let lineage = source.lineage();
         if lineage.len() <= descriptor.ancestors.len() && !descriptor.ancestors.is_empty() {

@@ -51,6 +51,9 @@ pub enum ConnectError {
     /// It does not know the key either, so what it gives is not the seed.
     #[error("who answers at {0} does not know the seed's key; it is not the seed's host")]
     Impostor(SocketAddr),
+    /// Bytes of the greeting were changed.
+    #[error("what {0} has sent was damaged on its way; try again")]
+    Damaged(SocketAddr),
     /// What it says makes no sense.
     #[error("who answers at {address} is no page server that this one can talk to: {source}")]
     Wire {

@@ -241,6 +241,24 @@ fn an_impostor_is_found_out() {
 }
 
 #[test]
+fn a_damaged_greeting_is_no_stranger() {
+    let served = Served::start();
+    let mut heard = served.enter().heard;
+    // Behind the challenge and the head of the frame that welcomes.
+    heard[100] ^= 1;
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let address = listener.local_addr().expect("an address");
+    let other = std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().expect("a client");
+        client.write_all(&heard).expect("said again");
+        let _ = client.read_to_end(&mut Vec::new());
+    });
+    let error = tcp::connect(address, served.held.handle, &served.held.key).map(|_| ()).expect_err("it is damaged");
+    assert_eq!(error.to_string(), format!("what {address} has sent was damaged on its way; try again"));
+    other.join().expect("an end");
+}
+
+#[test]
 fn who_is_no_page_server_is_said_to_be_none() {
     let key = Key::from_bytes([1; 16]);
     let nobody = TcpListener::bind("127.0.0.1:0").expect("a listener").local_addr().expect("an address");

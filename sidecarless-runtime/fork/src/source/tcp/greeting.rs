@@ -61,6 +61,7 @@ pub(super) fn greet(
 ) -> Result<Welcome, ConnectError> {
     converse(stream, handle, key).map_err(|failure| match failure {
         Failure::Link(source) => ConnectError::Link { address, source },
+        Failure::Wire(WireError::Damaged) => ConnectError::Damaged(address),
         Failure::Wire(source) => ConnectError::Wire { address, source },
         Failure::Refused(refusal) => ConnectError::Refused { address, refusal },
         Failure::Impostor => ConnectError::Impostor(address),
