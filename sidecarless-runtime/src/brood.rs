@@ -3,8 +3,8 @@
 
 mod foreign;
 
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -284,11 +284,14 @@ impl Worker {
 
 fn read_key(path: &Path) -> Result<Key, BroodError> {
     let failed = |reason: String| BroodError::Key { path: path.to_owned(), reason };
-    let length = fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
-    if length > KEY_FILE_BYTES_MAX {
+    let file = File::open(path).map_err(|error| failed(error.to_string()))?;
+    let mut bytes = Vec::new();
+    // The length that a file says it has is not what is read of a device.
+    file.take(KEY_FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| failed(error.to_string()))?;
+    if bytes.len() as u64 > KEY_FILE_BYTES_MAX {
         return Err(failed("the file is longer than a key".to_owned()));
     }
-    let text = fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    let text = String::from_utf8_lossy(&bytes);
     let digits = text.trim();
     let byte = |at: usize| digits.get(at * 2..at * 2 + 2).and_then(|byte| u8::from_str_radix(byte, 16).ok());
     let mut key = [0; ramet_fork::seeds::KEY_BYTES];

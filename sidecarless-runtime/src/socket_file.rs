@@ -2,10 +2,10 @@
 
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, chmod};
+use rustix::fs::{Mode, OFlags, chmod, fstat, open};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with};
 use rustix::process::umask;
@@ -41,7 +41,8 @@ pub enum SocketError {
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
-    identity: Identity,
+    /// The file, held so that its number does not come to be another one's.
+    file: OwnedFd,
     _folders: Folders,
 }
 
@@ -64,14 +65,6 @@ impl Drop for Folders {
     }
 }
 
-/// Inode and time of change: an inode alone may be another file's by now.
-type Identity = (u64, i64, i64);
-
-fn identity(path: &Path) -> io::Result<Identity> {
-    let file = std::fs::symlink_metadata(path)?;
-    Ok((file.ino(), file.ctime(), file.ctime_nsec()))
-}
-
 impl SocketFile {
     /// Binds a socket and listens without blocking. Only this process's user may connect. A folder that is missing is
     /// made, and goes with the socket.
@@ -79,7 +72,7 @@ impl SocketFile {
         let system = |call| move |source: io::Error| SocketError::System { path: path.to_owned(), call, source };
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folders = folder.map_or(Ok(Folders(Vec::new())), Folders::make).map_err(system("mkdir"))?;
-        let socket = open(kind).map_err(system("socket"))?;
+        let socket = make(kind).map_err(system("socket"))?;
         let address = SocketAddrUnix::new(path).map_err(|errno| system("bind")(errno.into()))?;
         clear_stale(path, kind)?;
         // The file must never be there with more rights than it keeps.
@@ -89,21 +82,31 @@ impl SocketFile {
         bound.map_err(|errno| system("bind")(errno.into()))?;
         chmod(path, Mode::RUSR | Mode::WUSR).map_err(io::Error::from).map_err(system("chmod"))?;
         listen(&socket, BACKLOG).map_err(|errno| system("listen")(errno.into()))?;
-        let identity = identity(path).map_err(system("stat"))?;
-        Ok((Self { path: path.to_owned(), identity, _folders: folders }, socket))
+        let file = look_at(path).map_err(|errno| system("open")(errno.into()))?;
+        Ok((Self { path: path.to_owned(), file, _folders: folders }, socket))
     }
+
+    /// Whether the file is still there. Somebody may have put another node's socket in its place, or have changed who
+    /// may connect.
+    fn is_there(&self) -> Result<bool, Errno> {
+        let (own, found) = (fstat(&self.file)?, fstat(&look_at(&self.path)?)?);
+        Ok((own.st_dev, own.st_ino) == (found.st_dev, found.st_ino))
+    }
+}
+
+fn look_at(path: &Path) -> Result<OwnedFd, Errno> {
+    open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Somebody may have put another node's socket there meanwhile.
-        if identity(&self.path).is_ok_and(|found| found == self.identity) {
+        if self.is_there() == Ok(true) {
             let _ = std::fs::remove_file(&self.path);
         }
     }
 }
 
-fn open(kind: SocketType) -> io::Result<OwnedFd> {
+fn make(kind: SocketType) -> io::Result<OwnedFd> {
     Ok(socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?)
 }
 
@@ -116,7 +119,7 @@ fn clear_stale(path: &Path, kind: SocketType) -> Result<(), SocketError> {
         Ok(file) if !file.file_type().is_socket() => return Err(SocketError::NoSocket(path.to_owned())),
         Ok(_) => {}
     }
-    let socket = open(kind).map_err(system("socket"))?;
+    let socket = make(kind).map_err(system("socket"))?;
     let address = SocketAddrUnix::new(path).map_err(|errno| system("connect")(errno.into()))?;
     match connect(&socket, &address) {
         // One that cannot let in more is there, and so is one that speaks otherwise.
@@ -148,6 +151,16 @@ mod tests {
         drop(socket);
         assert!(path.exists(), "it is another one's by now");
         drop(newer);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn it_goes_whoever_was_let_in_meanwhile() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("ramet.sock");
+        let (socket, _listener) = SocketFile::bind(&path, SocketType::STREAM).expect("bound");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).expect("chmod");
+        drop(socket);
         assert!(!path.exists());
     }
 

@@ -96,10 +96,10 @@ impl Node {
         }
     }
 
-    /// Where an instance that executes its command is to live, so that it can be forked. Without one it cannot be, and
-    /// that is found out then.
+    /// Where an instance that executes its command is to live, so that it can be forked, now or later. Without one it
+    /// cannot be, and that is found out then.
     pub(super) fn habitat_for(&self, function: &Function) -> Habitat {
-        if !matches!(function.ancestry, Ancestry::Sought) || function.manifest.spec.start != Start::Fork {
+        if function.manifest.spec.start != Start::Fork {
             return Habitat::default();
         }
         let host = self.means.hosts.host().map_err(|error| error.to_string());

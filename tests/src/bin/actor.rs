@@ -153,9 +153,12 @@ fn handle(request: Request, context: &Context) -> Result<Response> {
         "panic" => panic!("as told"),
         "error" => Err(Error::new("as told")),
         "exit" => std::process::exit(7),
-        "hang" => loop {
-            std::thread::park();
-        },
+        "hang" => {
+            println!("hangs");
+            loop {
+                std::thread::park();
+            }
+        }
         "pause" => {
             let pause = Duration::from_millis(argument.parse()?);
             // tidy: the test asks for a slow function

@@ -19,7 +19,7 @@ fn sayings(node: &Node) -> BTreeSet<(String, String, String)> {
     said.collect()
 }
 
-fn scale_to(node: &Node, arguments: &str, replicas: u32) {
+pub(super) fn scale_to(node: &Node, arguments: &str, replicas: u32) {
     let path = node.write_manifest("scaled.yaml", &manifest(arguments, &format!(", replicas: {replicas}")));
     let applied = node.ramet(&["apply", "-f", &path.display().to_string()]);
     assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));

@@ -1,6 +1,8 @@
 //! Instances that are copies of another node's, and what happens where there is nothing to copy.
 
 use std::collections::BTreeSet;
+use std::io::Write;
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
@@ -9,7 +11,7 @@ use ramet_tests::guest::bytes_by_rdma;
 use ramet_tests::node::skipped;
 use ramet_tests::{Node, Start, TRANSPORTS, eventually};
 
-use super::copies::confinement;
+use super::copies::{confinement, scale_to};
 use super::{can_fork, identity, instances, manifest, message, wait_for_ready};
 
 /// What the other node has of the copy's parent.
@@ -136,6 +138,27 @@ fn where_instances_cannot_be_forked_they_execute_the_command_and_the_node_says_w
         assert_eq!(said, 1, "{}", node.log());
         assert_eq!(node.post("/one", b"x").status, 200);
     }
+}
+
+/// Whoever executes its command because nobody could be forked just then can be forked itself.
+#[test]
+fn one_that_executed_its_command_meanwhile_is_a_parent() {
+    if !can_fork() {
+        return;
+    }
+    let node = Node::start(&Start::new("ring", &manifest("", ", replicas: 1"))).expect("ring runs everywhere");
+    let id = id_of(&node, "exec");
+    prepare(&node);
+    // What it has in service does not end, so it does not freeze.
+    let mut client = TcpStream::connect(node.listen).expect("the gateway accepts");
+    client.write_all(b"POST /one HTTP/1.1\r\nhost: h\r\nx-do: hang\r\ncontent-length: 1\r\n\r\nx").expect("sent");
+    eventually("the function to have the request", || node.log().contains("hangs").then_some(()));
+    assert!(node.ramet(&["fork", "revoke", "--all"]).status.success());
+    scale_to(&node, "", 2);
+    let other = instances(&node).iter().find_map(|one| one["id"].as_u64().filter(|other| *other != id));
+    let other = format!("instance/{}", other.expect("another one"));
+    let prepared = node.ramet(&["fork", "prepare", &other, "-o", "json"]);
+    assert!(prepared.status.success(), "{}\n{}", String::from_utf8_lossy(&prepared.stderr), node.log());
 }
 
 #[test]
