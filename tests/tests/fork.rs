@@ -212,6 +212,11 @@ fn seeds_are_prepared_listed_renewed_and_revoked() {
         (renewed == format!("seed {} is kept until {expires}\n", seed.handle)).then_some(())
     });
 
+    let renewed = done(&keeper.ramet(&["renew", &seed.handle, "--lease", "10s", "-o", "json"]));
+    let renewed: serde_json::Value = serde_json::from_str(&renewed).expect("an answer");
+    assert_eq!(keys(&renewed), keys(&["handle", "expires"]));
+    assert_eq!(renewed["handle"], seed.handle);
+
     let revoked = done(&keeper.ramet(&["revoke", &seed.handle]));
     assert_eq!(revoked, format!("seed {} revoked\n", seed.handle));
     let gone = keeper.resume_fails(&seed, &[]);
@@ -219,6 +224,7 @@ fn seeds_are_prepared_listed_renewed_and_revoked() {
     assert!(err(&gone).contains("it was revoked"), "{}", err(&gone));
     assert_eq!(code(&keeper.ramet(&["revoke", &seed.handle])), 3, "it is no more");
     assert_eq!(done(&keeper.ramet(&["revoke", "--all"])), "1 seed revoked\n");
+    assert_eq!(done(&keeper.ramet(&["revoke", "--all", "-o", "yaml"])), "revoked: 0\n");
     assert_eq!(keeper.list().as_array().map(Vec::len), Some(0));
     assert!(err(&keeper.resume_fails(&other, &[])).contains("it was revoked"));
     eventually("the seeds' processes to end", || (family_of(target.marker()) == [target.pid()]).then_some(()));

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use ramet_manifest::ByteCount;
 
 /// The most connections: as many as one ramet function may have waiting.
 const CONNECTIONS_MAX: u64 = 4096;
@@ -104,16 +105,9 @@ fn bounded(number: Option<u64>, range: std::ops::RangeInclusive<u64>) -> Result<
     usize::try_from(number).map_err(|_| expected())
 }
 
-/// A number, alone or with a unit: `100`, `64Ki`, `64KiB`, `1Mi`, `1MiB`.
+/// A number, alone or with a unit: `100`, `64Ki`, `1MiB`.
 pub(crate) fn bytes(text: &str) -> Option<u64> {
-    let digits = text.trim_end_matches(|character: char| !character.is_ascii_digit());
-    let factor = match &text[digits.len()..] {
-        "" | "B" => 1,
-        "Ki" | "KiB" => 1 << 10,
-        "Mi" | "MiB" => 1 << 20,
-        _ => return None,
-    };
-    digits.parse::<u64>().ok()?.checked_mul(factor)
+    ByteCount::from_text(text).map(ByteCount::bytes)
 }
 
 /// A number with a unit: `500ms`, `2s`, `1m`; more than nothing and at most an hour.

@@ -10,7 +10,7 @@ use ramet_control::fork::{CHILDREN_MAX, SourceKind};
 use ramet_fork::Handle;
 use ramet_manifest::ByteCount;
 use ramet_manifest::quantity::duration_from_text;
-use ramet_manifest::settings::{ENVIRONMENT_FORK_KEY, SEEDS_BYTES, SEEDS_MAX};
+use ramet_manifest::settings::{SEEDS_BYTES, SEEDS_MAX};
 
 use super::key::KeyText;
 use crate::arguments::{OutputArgument, address};
@@ -81,8 +81,9 @@ pub(crate) struct Resume {
     /// The seed
     #[arg(long)]
     pub(crate) handle: Handle,
-    /// The seed's key. Everybody on this host sees a command's arguments, so rather use the variable or --key-file
-    #[arg(long, env = ENVIRONMENT_FORK_KEY, hide_env_values = true)]
+    /// The seed's key. Everybody on this host sees a command's arguments, so rather set RAMET_FORK_KEY, which is asked
+    /// where there is no option, or use --key-file
+    #[arg(long)]
     pub(crate) key: Option<KeyText>,
     /// A file with the seed's key; `-` is standard input
     #[arg(long, value_name = "FILE", conflicts_with = "key")]
@@ -132,6 +133,8 @@ pub(crate) struct Revoke {
     /// All seeds
     #[arg(long)]
     pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputArgument,
 }
 
 #[derive(Debug, Args)]
@@ -141,6 +144,8 @@ pub(crate) struct Renew {
     /// For how long it is kept from now on, if that is longer than it would be
     #[arg(long, value_name = "TIME", value_parser = lease)]
     pub(crate) lease: Duration,
+    #[command(flatten)]
+    pub(crate) output: OutputArgument,
 }
 
 #[derive(Debug, Args)]

@@ -58,7 +58,9 @@ pub(super) fn resume(node: &NodeArguments, options: &Resume) -> Result<(), Failu
     let (input, output, error) = (io::stdin(), io::stdout(), io::stderr());
     let streams = [input.as_fd(), output.as_fd(), error.as_fd()];
     let Answer::Resumed(children, problem) = keeper.ask(&question, &streams)? else { return Err(unexpected()) };
-    print(options.output.output, &children)?;
+    let told = print(options.output.output, &children);
+    // Those of `--wait` end with this command.
+    told.map_err(|error| if options.wait { error } else { told_here(error, &children) })?;
     let ended = match signals {
         Some(signals) => follow(&keeper, &signals, children.len()),
         None => Ok(()),
@@ -84,6 +86,17 @@ fn print(format: Format, children: &[fork::Child]) -> Result<(), Failure> {
         let cells = all.map(|time| time.map_or_else(|| "-".to_owned(), |time| format!("{time}µs")));
         std::iter::once(row.pid.to_string()).chain(cells).collect()
     })
+}
+
+/// An answer could not be written: whose children nobody knows would never be ended.
+fn told_here(error: Failure, children: &[fork::Child]) -> Failure {
+    let numbers: Vec<String> = children.iter().map(|child| child.pid.to_string()).collect();
+    match error {
+        Failure::Failed(why) if !numbers.is_empty() => {
+            Failure::Failed(format!("{why}; the children go on, as processes {}", numbers.join(", ")))
+        }
+        error => error,
+    }
 }
 
 fn row(child: &fork::Child) -> Row {

@@ -1,7 +1,8 @@
 //! Where the key of a seed comes from: somewhere that other users do not see.
 
-use std::fs;
-use std::io;
+use std::env;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 use std::str::FromStr;
 
@@ -9,6 +10,9 @@ use ramet_control::fork::Key;
 use ramet_manifest::settings::ENVIRONMENT_FORK_KEY;
 
 use crate::exit::Failure;
+
+/// The most that is read of a file: a key, and room for blanks around it. Not every file has an end.
+const FILE_BYTES_MAX: u64 = 256;
 
 /// A key as people write it. It is never printed.
 #[derive(Clone, Debug)]
@@ -30,25 +34,42 @@ pub(super) fn digits(key: &Key) -> String {
     format!("{:032x}", u128::from_be_bytes(key.0))
 }
 
-/// The key that was given in one of the ways.
+/// The key that was given in one of the ways. An option wins over the variable.
 pub(super) fn read(argument: Option<&KeyText>, file: Option<&Path>) -> Result<Key, Failure> {
     match (argument, file) {
         (_, Some(file)) => read_file(file),
         (Some(KeyText(key)), None) => Ok(key.clone()),
-        (None, None) => Err(Failure::Invalid(format!(
-            "the seed's key is missing; set {ENVIRONMENT_FORK_KEY}, or name a file that has it with --key-file (`-` is \
-             standard input)"
-        ))),
+        (None, None) => {
+            let text = env::var_os(ENVIRONMENT_FORK_KEY).ok_or_else(|| {
+                Failure::Invalid(format!(
+                    "the seed's key is missing; set {ENVIRONMENT_FORK_KEY}, or name a file that has it with --key-file \
+                     (`-` is standard input)"
+                ))
+            })?;
+            parse(ENVIRONMENT_FORK_KEY, text.as_encoded_bytes())
+        }
     }
 }
 
 fn read_file(file: &Path) -> Result<Key, Failure> {
-    let (name, text) = if file == Path::new("-") {
-        ("standard input".to_owned(), io::read_to_string(io::stdin()))
+    let (name, bytes) = if file == Path::new("-") {
+        ("standard input".to_owned(), read_some(io::stdin()))
     } else {
-        (file.display().to_string(), fs::read_to_string(file))
+        (file.display().to_string(), File::open(file).and_then(read_some))
     };
-    let text = text.map_err(|error| Failure::Invalid(format!("cannot read the key from {name}: {error}")))?;
+    let bytes = bytes.map_err(|error| Failure::Invalid(format!("cannot read the key from {name}: {error}")))?;
+    parse(&name, &bytes)
+}
+
+fn read_some(from: impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The key that somebody wrote there.
+fn parse(name: &str, bytes: &[u8]) -> Result<Key, Failure> {
+    let text = String::from_utf8_lossy(bytes);
     let KeyText(key) = text.trim().parse().map_err(|why| Failure::Invalid(format!("{name}: {why}")))?;
     Ok(key)
 }

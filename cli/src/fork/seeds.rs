@@ -39,6 +39,19 @@ struct Row {
     readers: u32,
 }
 
+/// How long a seed is kept, as programs read it.
+#[derive(Serialize)]
+struct Renewed {
+    handle: String,
+    expires: String,
+}
+
+/// How many seeds were ended, as programs read it.
+#[derive(Serialize)]
+struct Revoked {
+    revoked: u32,
+}
+
 /// `ramet fork prepare`.
 pub(super) fn prepare(node: &NodeArguments, options: &Prepare) -> Result<(), Failure> {
     let lease = options.lease;
@@ -46,17 +59,22 @@ pub(super) fn prepare(node: &NodeArguments, options: &Prepare) -> Result<(), Fai
         Target::Process(pid) => Question::Prepare { pid, lease },
         Target::Instance(id) => Question::PrepareInstance { id, lease },
     };
-    let Answer::Prepared(prepared) = Keeper::reach(node)?.ask(&question, &[])? else { return Err(unexpected()) };
+    let keeper = Keeper::reach(node)?;
+    let Answer::Prepared(prepared) = keeper.ask(&question, &[])? else { return Err(unexpected()) };
+    let handle = prepared.handle;
     let prepared = Prepared {
         address: prepared.address.to_string(),
-        handle: Handle::from_bytes(prepared.handle).to_string(),
+        handle: Handle::from_bytes(handle).to_string(),
         key: key::digits(&prepared.key),
         expires: expiry::in_universal_time(prepared.lease),
         pause_us: prepared.pause.as_micros(),
         prepare_us: prepared.prepare.as_micros(),
         descriptor_bytes: prepared.descriptor_bytes,
     };
-    output::value(options.output.output, &prepared)
+    output::value(options.output.output, &prepared).inspect_err(|_| {
+        // Nobody will ever know its key. If it cannot be ended now, its lease ends.
+        let _ = keeper.ask(&Question::Revoke { handle: Some(handle) }, &[]);
+    })
 }
 
 /// `ramet fork list`.
@@ -95,18 +113,25 @@ fn row(seed: fork::Seed) -> Row {
 
 /// `ramet fork renew`.
 pub(super) fn renew(node: &NodeArguments, options: &Renew) -> Result<(), Failure> {
-    let Renew { handle, lease } = *options;
+    let Renew { handle, lease, .. } = *options;
     let question = Question::Renew { handle: handle.to_bytes(), lease };
     let Answer::Renewed(left) = Keeper::reach(node)?.ask(&question, &[])? else { return Err(unexpected()) };
-    output::line(&format!("seed {handle} is kept until {}", expiry::in_universal_time(left)))
+    let expires = expiry::in_universal_time(left);
+    match options.output.output {
+        Format::Table => output::line(&format!("seed {handle} is kept until {expires}")),
+        format => output::value(format, &Renewed { handle: handle.to_string(), expires }),
+    }
 }
 
 /// `ramet fork revoke`.
 pub(super) fn revoke(node: &NodeArguments, options: &Revoke) -> Result<(), Failure> {
     let question = Question::Revoke { handle: options.handle.map(Handle::to_bytes) };
     let Answer::Revoked(count) = Keeper::reach(node)?.ask(&question, &[])? else { return Err(unexpected()) };
-    match options.handle {
-        Some(handle) => output::line(&format!("seed {handle} revoked")),
-        None => output::line(&format!("{count} {} revoked", if count == 1 { "seed" } else { "seeds" })),
+    match (options.output.output, options.handle) {
+        (Format::Table, Some(handle)) => output::line(&format!("seed {handle} revoked")),
+        (Format::Table, None) => {
+            output::line(&format!("{count} {} revoked", if count == 1 { "seed" } else { "seeds" }))
+        }
+        (format, _) => output::value(format, &Revoked { revoked: count }),
     }
 }

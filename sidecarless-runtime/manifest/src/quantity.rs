@@ -7,7 +7,7 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
-/// A number of bytes, written as a plain number or with `Ki`, `Mi` or `Gi`.
+/// A number of bytes, written as a plain number or with `Ki`, `Mi` or `Gi`, and a `B` behind it or none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteCount(u64);
 
@@ -35,6 +35,7 @@ impl ByteCount {
     #[must_use]
     pub fn from_text(text: &str) -> Option<Self> {
         let (digits, unit) = split_number(text)?;
+        let unit = unit.strip_suffix('B').unwrap_or(unit);
         let factor = if unit.is_empty() { 1 } else { BYTE_UNITS.iter().find(|(name, _)| *name == unit)?.1 };
         digits.checked_mul(factor).map(Self)
     }
@@ -86,9 +87,9 @@ impl JsonSchema for ByteCount {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": ["integer", "string"],
-            "description": "A number of bytes: plain, or with one of the units Ki, Mi and Gi, such as `8Mi`.",
+            "description": "A number of bytes: plain, or with one of the units Ki, Mi and Gi, such as `8Mi` or `8MiB`.",
             "minimum": 0,
-            "pattern": "^(0|[1-9][0-9]{0,19})(Ki|Mi|Gi)?$",
+            "pattern": "^(0|[1-9][0-9]{0,19})(Ki|Mi|Gi)?B?$",
         })
     }
 }
@@ -204,12 +205,14 @@ mod tests {
             ("8Mi", 8 << 20, "8Mi"),
             ("1024Ki", 1 << 20, "1Mi"),
             ("2048", 2048, "2Ki"),
+            ("8MiB", 8 << 20, "8Mi"),
+            ("100B", 100, "100"),
         ] {
             let count = ByteCount::from_text(text).unwrap_or_else(|| panic!("{text} is a byte count"));
             assert_eq!(count.bytes(), bytes, "{text}");
             assert_eq!(count.to_string(), canonical);
         }
-        for bad in ["", "Mi", "8MB", "8M", "-1", "1.5Gi", "08", "99999999999Gi"] {
+        for bad in ["", "Mi", "B", "8MB", "8M", "8BMi", "8MiBB", "8 MiB", "-1", "1.5Gi", "08", "99999999999Gi"] {
             assert_eq!(ByteCount::from_text(bad), None, "{bad}");
         }
         assert_eq!(ByteCount::suggestion("8MB").as_deref(), Some("8Mi"));

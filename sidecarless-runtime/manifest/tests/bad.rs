@@ -51,7 +51,7 @@ fn function_specs() {
             "start: remote-fork",
             "7:10: spec.start: \"remote-fork\" needs to know of which process: a map with address, handle and keyFile",
         ),
-        ("start: spawn", "7:10: spec.start: found \"spawn\", expected one of \"exec\", \"fork\""),
+        ("start: spawn", "7:10: spec.start: found \"spawn\", expected \"exec\", \"fork\", or a map with `remote-fork`"),
         (
             "start: {remote-fork: {address: here, handle: \"00112233445566778899aabbccddeeff\", keyFile: key}}",
             "7:34: spec.start.remote-fork.address: found \"here\", expected an address and a port, such as \
@@ -452,7 +452,7 @@ fn one_error_has_no_echo() {
 fn a_problem_shows_the_line() {
     let errors = Manifests::parse(&[source(&function("f", "  command: [x]\n  start: later # \u{7}"))]).unwrap_err();
     let shown = format!("{:#}", errors.problems()[0]);
-    let marked = "ramet.yaml:7:10: spec.start: found \"later\", expected one of \"exec\", \"fork\"\n    \
+    let marked = "ramet.yaml:7:10: spec.start: found \"later\", expected \"exec\", \"fork\", or a map with `remote-fork`\n    \
         7 |   start: later #\n      |          ^^^^^";
     assert_eq!(shown, marked);
 }

@@ -77,9 +77,20 @@ fn a_key_need_not_be_an_argument() {
     };
     let file = file.display().to_string();
     for options in [["--key-file", file.as_str()], ["--key", seed.key.as_str()]] {
-        let output = command(&options).stdin(Stdio::null()).output().expect("ramet runs");
-        done(&output);
+        // An option is meant for this command, and the variable for any.
+        let mut command = command(&options);
+        done(&command.env("RAMET_FORK_KEY", "none").stdin(Stdio::null()).output().expect("ramet runs"));
     }
+    let variable = command(&[]).env("RAMET_FORK_KEY", "none").stdin(Stdio::null()).output().expect("ramet runs");
+    assert_eq!(code(&variable), 2, "{}", err(&variable));
+    assert!(err(&variable).contains("RAMET_FORK_KEY: a key has 32 hexadecimal digits"), "{}", err(&variable));
+    // Without an end. Whoever reads on is ended before all of the machine's memory is gone.
+    let mut endless = Command::new("sh");
+    endless.args(["-c", "ulimit -v 8000000; exec \"$@\"", "sh"]).arg(program("ramet"));
+    endless.args(command(&["--key-file", "/dev/zero"]).get_args()).stdin(Stdio::null());
+    let endless = endless.output().expect("ramet runs");
+    assert_eq!(code(&endless), 2, "{}", err(&endless));
+    assert!(err(&endless).contains("/dev/zero: a key has 32 hexadecimal digits"), "{}", err(&endless));
     let mut piped = command(&["--key-file", "-"]);
     let mut piped = piped.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("ramet starts");
     piped.stdin.take().expect("input").write_all(seed.key.as_bytes()).expect("written");
@@ -88,6 +99,7 @@ fn a_key_need_not_be_an_argument() {
     for (options, part) in [
         (vec![], "RAMET_FORK_KEY"),
         (vec!["--key-file", "/nowhere"], "/nowhere"),
+        (vec!["--key-file", file.as_str(), "--key", seed.key.as_str()], "cannot be used with"),
         (vec!["--key", "1234"], "32 hexadecimal digits"),
         (vec!["--key", seed.key.as_str(), "-n", "0"], "--children"),
         (vec!["--key", seed.key.as_str(), "-n", "10001"], "--children"),
@@ -105,7 +117,7 @@ fn what_cannot_be_prepared_is_named() {
         return;
     }
     let target = Target::python();
-    let keeper = Keeper::start_with(&["--memory", "4Mi", "--seeds", "2"]);
+    let keeper = Keeper::start_with(&["--memory", "4MiB", "--seeds", "2"]);
     let nothing = "00000000000000000000000000000000";
     let own = keeper.pid().to_string();
     for (arguments, exit, part) in [
@@ -140,6 +152,27 @@ fn what_cannot_be_prepared_is_named() {
     let not_there = elsewhere.resume_fails(&seed, &["--source", "local"]);
     assert!(err(&not_there).contains("another keeper's"), "{}", err(&not_there));
     small.kill().and_then(|()| small.wait()).expect("ended");
+}
+
+/// Nobody could end what nobody was told of.
+#[test]
+fn an_answer_that_cannot_be_written_leaves_no_secret() {
+    if !can_fork() {
+        return;
+    }
+    let target = Target::python();
+    let keeper = Keeper::start();
+    let full = || std::fs::File::options().write(true).open("/dev/full").expect("a full device");
+    let mut prepare = keeper.command(&["prepare", &target.pid().to_string()]);
+    let untold = prepare.stdin(Stdio::null()).stdout(full()).stderr(Stdio::piped()).output().expect("ramet runs");
+    assert!(code(&untold) == 1 && err(&untold).contains("No space left"), "{}", err(&untold));
+    assert_eq!(keeper.list(), serde_json::json!([]), "it was given up");
+
+    let seed = Seed::prepare(&keeper, target.pid());
+    let mut resume = keeper.resume_command(&seed, &["-n", "2"]);
+    let untold = resume.stdin(Stdio::null()).stdout(full()).stderr(Stdio::piped()).output().expect("ramet runs");
+    assert_eq!(code(&untold), 1, "{}", err(&untold));
+    assert!(err(&untold).contains("the children go on, as processes "), "{}", err(&untold));
 }
 
 #[test]

@@ -32,27 +32,22 @@ pub(super) fn replicas(at: At<'_>, report: &mut Report) -> Option<Replicas> {
 }
 
 pub(super) fn start(at: At<'_>, report: &mut Report, base_dir: Option<&FilePath>) -> Option<Start> {
-    let Value::Map(_) = &at.node.value else {
-        if matches!(&at.node.value, Value::Scalar { text, .. } if text == "remote-fork") {
-            at.say(report, "\"remote-fork\" needs to know of which process: a map with address, handle and keyFile");
-            return None;
+    if let Value::Scalar { text, .. } = &at.node.value {
+        match text.as_str() {
+            "exec" => return Some(Start::Exec),
+            "fork" => return Some(Start::Fork),
+            "remote-fork" => {
+                let needs = "\"remote-fork\" needs to know of which process: a map with address, handle and keyFile";
+                at.say(report, needs);
+                return None;
+            }
+            _ => {}
         }
-        let which = scalar::keyword(at, report, &[("exec", Kind::Exec), ("fork", Kind::Fork)])?;
-        return Some(match which {
-            Kind::Exec => Start::Exec,
-            Kind::Fork => Start::Fork,
-        });
-    };
+    }
     let mut fields = Fields::of(at, report, "\"exec\", \"fork\", or a map with `remote-fork`")?;
     let seed = fields.need("remote-fork", report, |at, report| remote_fork(at, report, base_dir));
     fields.end(report);
     seed.map(Start::RemoteFork)
-}
-
-#[derive(Clone, Copy)]
-enum Kind {
-    Exec,
-    Fork,
 }
 
 fn remote_fork(at: At<'_>, report: &mut Report, base_dir: Option<&FilePath>) -> Option<RemoteFork> {
