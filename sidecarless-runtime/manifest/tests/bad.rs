@@ -452,8 +452,8 @@ fn one_error_has_no_echo() {
 fn a_problem_shows_the_line() {
     let errors = Manifests::parse(&[source(&function("f", "  command: [x]\n  start: later # \u{7}"))]).unwrap_err();
     let shown = format!("{:#}", errors.problems()[0]);
-    let marked = "ramet.yaml:7:10: spec.start: found \"later\", expected \"exec\", \"fork\", or a map with `remote-fork`\n    \
-        7 |   start: later #\n      |          ^^^^^";
+    let marked = "ramet.yaml:7:10: spec.start: found \"later\", expected \"exec\", \"fork\", or a map with \
+        `remote-fork`\n    7 |   start: later #\n      |          ^^^^^";
     assert_eq!(shown, marked);
 }
 

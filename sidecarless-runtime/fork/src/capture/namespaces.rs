@@ -45,8 +45,8 @@ pub(super) fn are_its_copys(pid: i32) -> Result<(), PrepareError> {
         let childrens = || link(&format!("{kind}_for_children"));
         // A kernel may have no such namespaces, and the process may have ended since.
         let Ok(own) = link(kind) else { continue };
-        // Nothing is told of a PID namespace that has no process yet; nor of a thread that ends, but whose number another
-        // one takes then, and that is told.
+        // Nothing is told of a PID namespace that has no process yet; nor of a thread that ends, but whose number
+        // another one takes then, and that is told.
         let has_none = |error: io::Error| kind == "pid" && error.kind() == io::ErrorKind::NotFound;
         let is_untold = || childrens().is_err_and(has_none);
         let is_other = match childrens() {
