@@ -283,9 +283,15 @@ enum Look {
 
 fn attempt(pid: i32, child: Option<&resume::Watch>, look: Look, unforked: Unforked) -> Result<Prepared, PrepareError> {
     latency::keep_awake();
-    let status = Status::parse(&status::read(pid, "status").map_err(proc_failed(pid))?).unwrap_or_default();
+    let look_at = || {
+        let text = status::read(pid, "status").map_err(proc_failed(pid))?;
+        Ok::<_, PrepareError>(Status::parse(&text).unwrap_or_default())
+    };
+    let status = look_at()?;
     if status.has_ended {
-        return Err(if status::has_threads(pid) { PrepareError::Headless(pid) } else { PrepareError::Ended(pid) });
+        // A thread that executes a program takes the number of the first one meanwhile, and its own is gone.
+        let goes_on = status::has_threads(pid) || !look_at()?.has_ended;
+        return Err(if goes_on { PrepareError::Headless(pid) } else { PrepareError::Ended(pid) });
     }
     let space = Space::find(pid)?;
     if status.is_stopped {
