@@ -1,12 +1,12 @@
 /* A process that has numbers in vector registers while it sleeps and while it computes. Where the processor has AMX it
  * may use that, and does once as each process. It writes "COUNT WRONG" to FOLDER/PID, where PID is its number as the
  * host knows it and WRONG is how often a register was not what it had been. */
+#include "counts.h"
+
 #include <cpuid.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <time.h>
-#include <unistd.h>
 
 enum { TILES = 18, ARCH_REQ_XCOMP_PERM = 0x1023, TURNS = 1000000 };
 
@@ -49,7 +49,7 @@ static void use_a_tile(void) {
 }
 
 int main(int argc, char **argv) {
-	char last[32] = "";
+	char last[NUMBER_BYTES] = "";
 	unsigned long wrong = 0;
 	int tiles = has_tiles();
 	for (int i = 0; i < 64; i++)
@@ -62,20 +62,13 @@ int main(int argc, char **argv) {
 			bytes = in_avx512();
 		wrong += memcmp(seen, expected, bytes) != 0;
 		memset(seen, 0, sizeof seen);
-		char self[32] = "", name[256], new_name[256];
-		if (readlink("/proc/self", self, sizeof self - 1) < 0)
+		char self[NUMBER_BYTES];
+		if (!number(self))
 			return 1;
 		if (tiles && strcmp(self, last) != 0)
 			use_a_tile();
 		strcpy(last, self);
-		snprintf(name, sizeof name, "%s/%s", argv[argc - 1], self);
-		snprintf(new_name, sizeof new_name, "%s.new", name);
-		FILE *file = fopen(new_name, "w");
-		if (!file)
+		if (!tell(argv[argc - 1], count, wrong))
 			return 1;
-		fprintf(file, "%lu %lu", count, wrong);
-		if (fclose(file) != 0)
-			return 1;
-		rename(new_name, name);
 	}
 }
